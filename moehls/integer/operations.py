@@ -1,0 +1,206 @@
+"""Operations of the integer network. What each computes is written in `docs/numbers.md`, section 3.
+
+Weights are int8 or int16 arrays, every other array is int64. Values are named as in the float network; a residual value
+is updated in place by the machine, so each residual value is read by at most one later residual update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.integer.precision import Precision
+from moehls.network.operations import GateNormalisation, GeluForm
+
+IntArray = npt.NDArray[np.int64]
+WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
+RealArray = npt.NDArray[np.float64]
+TensorKind = Literal["residual", "fine", "operand", "raw", "routing"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Requantisation parameters, one an output channel (the last axis): `requantise(acc; bias, multiplier, shift)`."""
+
+    bias: IntArray
+    multiplier: IntArray
+    shift: IntArray
+
+
+@dataclass(frozen=True)
+class Requantise:
+    """Epilogue: saturate to a signed operand."""
+
+
+@dataclass(frozen=True)
+class GeluRequantise:
+    """Epilogue: GELU, then `usat(rs((gelu + offset) · multiplier, shift), AB)`, an unsigned operand."""
+
+    multiplier: IntArray
+    """[out] (Linear) or [experts, hidden] (Experts), 0 … 255"""
+    shift: int
+    offset: int
+    """delta_fraction fraction bits"""
+
+
+@dataclass(frozen=True)
+class AddResidual:
+    """Epilogue: add to the residual value `residual`."""
+
+    residual: str
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Epilogue: accumulator plus bias."""
+
+
+Epilogue = Requantise | GeluRequantise | AddResidual | Raw
+
+
+@dataclass(frozen=True)
+class IntegerEmbed:
+    name: str
+    input: str
+    output: str
+    weight: WeightArray
+    """[channels, pixels a patch]"""
+    scaling: Scaling
+    initial: IntArray
+    """[tokens, channels], residual scale"""
+    prefix: int
+
+
+@dataclass(frozen=True)
+class IntegerNorm:
+    """LayerNorm of the tokens `start … stop-1`; writes a fine value and its narrowed operand.
+
+    Rows outside the range are not computed; the outputs have `stop - start` rows.
+    """
+
+    name: str
+    input: str
+    fine: str
+    operand: str
+    start: int
+    stop: int
+    scaling: Scaling
+    """multiplier holds the signed gain"""
+    epsilon: int
+
+
+@dataclass(frozen=True)
+class IntegerLinear:
+    name: str
+    input: str
+    output: str
+    weight: WeightArray
+    """[out, in]"""
+    scaling: Scaling
+    """unused multiplier 1 and shift 0 with Raw"""
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True)
+class IntegerAttention:
+    name: str
+    query: str
+    key: str
+    value: str
+    output: str
+    heads: int
+    score_multiplier: IntArray
+    """[heads]"""
+    score_shift: IntArray
+    """[heads]"""
+    scaling: Scaling
+
+
+@dataclass(frozen=True)
+class IntegerRoute:
+    name: str
+    input: str
+    """a fine value"""
+    output: str
+    weight: WeightArray
+    """[tasks, experts, channels]"""
+    bias: IntArray
+    """[tasks, experts]"""
+    multiplier: IntArray
+    """[tasks]"""
+    shift: IntArray
+    """[tasks]"""
+    k: int
+    normalisation: GateNormalisation
+
+
+@dataclass(frozen=True)
+class IntegerExperts:
+    name: str
+    input: str
+    routing: str
+    residual: str
+    output: str
+    first_weight: WeightArray
+    """[experts, hidden, channels]"""
+    first_scaling: Scaling
+    """[experts, hidden]"""
+    gelu: GeluRequantise
+    second_weight: WeightArray
+    """[experts, channels, hidden]"""
+    second_scaling: Scaling
+    """[experts, channels]"""
+
+
+IntegerOperation = IntegerEmbed | IntegerNorm | IntegerLinear | IntegerAttention | IntegerRoute | IntegerExperts
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the integers of a value mean: `real = (q - offset) · scale`, a channel. For people and hosts, not for the machine."""
+
+    kind: TensorKind
+    bits: int
+    signed: bool
+    scale: RealArray
+    """[channels]"""
+    offset: RealArray
+    """[channels]"""
+
+
+@dataclass(frozen=True)
+class IntegerInput:
+    """The image input; pixels are quantised a channel (`docs/numbers.md`, section 2)."""
+
+    name: str
+    shape: tuple[int, int, int]
+    """[channels, height, width]"""
+    patch: tuple[int, int]
+    scale: RealArray
+    offset: RealArray
+
+
+@dataclass(frozen=True)
+class IntegerOutput:
+    name: str
+    value: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class IntegerNetwork:
+    """The whole specification of the numbers of one model."""
+
+    name: str
+    precision: Precision
+    input: IntegerInput
+    tokens: int
+    operations: tuple[IntegerOperation, ...]
+    formats: dict[str, Format]
+    outputs: tuple[IntegerOutput, ...]
+    tasks: int
+    task_input: str | None
+    gelu_form: GeluForm

@@ -1,0 +1,1 @@
+"""The float network: typed token-matrix operations recognised from an ONNX graph."""

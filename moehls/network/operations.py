@@ -1,0 +1,174 @@
+"""Operations of the float network.
+
+A network is a sequence of operations in static single assignment form over token matrices `[tokens, channels]`. Each
+operation names the values it reads and the one it writes. Arrays are float32; linear weights are `[out, in]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+GeluForm = Literal["exact", "tanh"]
+GateNormalisation = Literal["all", "chosen"]
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Image to tokens: non-overlapping patches, leading constant tokens, positions.
+
+    `output[n] = prefix[n] + position[n]` for the leading tokens, `patch[n - len(prefix)] · weightᵀ + bias + position[n]` after.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: FloatArray
+    """[channels, image channels, patch height, patch width]"""
+    bias: FloatArray
+    """[channels]"""
+    prefix: FloatArray
+    """[leading tokens, channels]: class, distillation or register tokens; may have no rows"""
+    position: FloatArray
+    """[tokens, channels]; zeros where the graph has none"""
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalisation over the channels of each token."""
+
+    name: str
+    input: str
+    output: str
+    weight: FloatArray
+    bias: FloatArray
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`output = input · weightᵀ + bias`."""
+
+    name: str
+    input: str
+    output: str
+    weight: FloatArray
+    """[out, in]"""
+    bias: FloatArray
+    """[out]"""
+
+
+@dataclass(frozen=True)
+class Gelu:
+    name: str
+    input: str
+    output: str
+    form: GeluForm
+
+
+@dataclass(frozen=True)
+class Add:
+    """Residual add of two token matrices of one shape."""
+
+    name: str
+    left: str
+    right: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention: `softmax(scale · q kᵀ) v`, heads side by side in the channels."""
+
+    name: str
+    query: str
+    key: str
+    value: str
+    output: str
+    heads: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """Router: logits, softmax and top-k. Its output is a routing (expert indices and gate weights a token).
+
+    `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over the
+    chosen ones (`chosen`, also softmax, top-k, renormalise); equal logits go to the lower expert index.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: FloatArray
+    """[tasks, experts, channels]"""
+    bias: FloatArray
+    """[tasks, experts]"""
+    k: int
+    normalisation: GateNormalisation
+
+
+@dataclass(frozen=True)
+class Experts:
+    """`output[n] = Σ_chosen gate[n, e] · (second[e] · gelu(first[e] · input[n] + first_bias[e]) + second_bias[e])`."""
+
+    name: str
+    input: str
+    routing: str
+    output: str
+    first_weight: FloatArray
+    """[experts, hidden, channels]"""
+    first_bias: FloatArray
+    """[experts, hidden]"""
+    second_weight: FloatArray
+    """[experts, channels, hidden]"""
+    second_bias: FloatArray
+    """[experts, channels]"""
+    form: GeluForm
+
+
+@dataclass(frozen=True)
+class SelectTokens:
+    """Rows `start … stop-1` of the token matrix (the class token before a head)."""
+
+    name: str
+    input: str
+    output: str
+    start: int
+    stop: int
+
+
+Operation = Embed | LayerNorm | Linear | Gelu | Add | Attention | Route | Experts | SelectTokens
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """The image input of the ONNX graph: its name and `[channels, height, width]`."""
+
+    name: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """An output of the ONNX graph: its name, the value `[tokens, channels]` it shows and its shape in the graph."""
+
+    name: str
+    value: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A recognised model. `task_input` names the integer task input, `None` where the graph has one task."""
+
+    name: str
+    input: NetworkInput
+    operations: tuple[Operation, ...]
+    outputs: tuple[NetworkOutput, ...]
+    tasks: int
+    task_input: str | None
