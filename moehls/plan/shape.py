@@ -1,0 +1,49 @@
+"""The accelerator's shape: parallelism and memory sizes, the compile-time constants of the hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moehls.integer.precision import Precision
+
+Storage = Literal["bram", "uram", "lutram"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Compile-time constants of one accelerator (`docs/accelerator.md`, section 1). Depths are in words a bank."""
+
+    precision: Precision
+    token_parallel: int
+    block: int
+    epilogue_lanes: int
+    ports: int
+    activation_depth: int
+    residual_depth: int
+    raw_depth: int
+    kept_depth: int
+    """weight words kept in `weights`: the largest n2 of a stream step"""
+    norm_depth: int
+    """channel blocks of the residual"""
+    parameter_depth: int
+    """parameter words kept in memory order"""
+    max_tokens: int
+    max_experts: int
+    fifo_beats: int
+    """depth of each port's stream FIFO"""
+    activation_storage: Storage = "bram"
+    residual_storage: Storage = "bram"
+
+    @property
+    def word_bits(self) -> int:
+        return self.block * self.block * self.precision.weight_bits
+
+    @property
+    def parameter_bits(self) -> int:
+        """bits of one channel's parameters"""
+        return self.precision.accumulator_bits + 32
+
+    @property
+    def blocks_per_parameter_word(self) -> int:
+        return self.word_bits // (self.block * self.parameter_bits)
