@@ -160,7 +160,7 @@ IntegerOperation = IntegerEmbed | IntegerNorm | IntegerLinear | IntegerAttention
 
 @dataclass(frozen=True)
 class Format:
-    """What the integers of a value mean: `real = (q - offset) · scale`, a channel. For people and hosts, not for the machine."""
+    """What the integers of a value mean: `real = (q - offset) · scale`, a channel. Not for the machine."""
 
     kind: TensorKind
     bits: int

@@ -1,0 +1,48 @@
+"""What the host computes around the machine: real images to pixels, output integers to real values.
+
+In IEEE double precision, in the order written in `docs/numbers.md`, sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.errors import MoehlsError
+from moehls.integer.operations import IntArray, IntegerNetwork
+
+
+def quantise_image(network: IntegerNetwork, image: npt.NDArray[Any]) -> IntArray:
+    """Real image `[channels, height, width]` to unsigned pixels `[patches, channels · patch height · patch width]`.
+
+    Raises:
+        MoehlsError: the image has another shape or holds a value that is not finite.
+    """
+    source = network.input
+    if image.shape != source.shape:
+        raise MoehlsError(f"input {source.name!r}: found shape {image.shape}, the model takes {source.shape}")
+    real = image.astype(np.float64)
+    if not np.isfinite(real).all():
+        raise MoehlsError(f"input {source.name!r}: holds values that are not finite; pixels must be finite")
+    levels = np.floor(real / source.scale[:, None, None] + source.offset[:, None, None] + 0.5)
+    pixels = np.clip(levels, 0, (1 << network.precision.activation_bits) - 1).astype(np.int64)
+    (channels, height, width), (rows, columns) = source.shape, source.patch
+    grid = pixels.reshape(channels, height // rows, rows, width // columns, columns)
+    return grid.transpose(1, 3, 0, 2, 4).reshape(-1, channels * rows * columns)
+
+
+def dequantise_output(network: IntegerNetwork, name: str, integers: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    """Integers `[tokens, channels]` of the value behind the ONNX output `name` to reals in the output's shape.
+
+    Raises:
+        MoehlsError: the network has no such output.
+    """
+    by_name = {output.name: output for output in network.outputs}
+    if name not in by_name:
+        raise MoehlsError(f"output {name!r}: the model has the outputs {', '.join(sorted(by_name))}")
+    output = by_name[name]
+    meaning = network.formats[output.value]
+    real = (integers.astype(np.float64) - meaning.offset) * meaning.scale
+    return real.astype(np.float32).reshape(output.shape)

@@ -1,0 +1,33 @@
+"""Experts: the chosen MLPs, scaled by their gates, added to the residual in the order of the experts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moehls.integer.arithmetic import requantise, rs, sat
+from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, Scaling
+from moehls.integer.precision import Precision
+from moehls.network.operations import GeluForm
+from moehls.reference.linear import gelu_requantise
+from moehls.reference.product import product
+from moehls.reference.route import Routing
+
+
+def experts(
+    operation: IntegerExperts, x: IntArray, routing: Routing, residual: IntArray, precision: Precision, form: GeluForm
+) -> IntArray:
+    """Operand `[tokens, channels]` and the residual `[tokens, channels]` to the new residual."""
+    result = residual.copy()
+    for e in range(len(operation.first_weight)):
+        tokens, rank = np.nonzero(routing.chosen == e)
+        epilogue = GeluRequantise(operation.gelu.multiplier[e], operation.gelu.shift, operation.gelu.offset)
+        first, second = _of_expert(operation.first_scaling, e), _of_expert(operation.second_scaling, e)
+        h = gelu_requantise(product(x[tokens], operation.first_weight[e]), first, epilogue, precision, form)
+        z = requantise(product(h, operation.second_weight[e]), second.bias, second.multiplier, second.shift, precision)
+        scaled = rs(z * routing.gates[tokens, rank, None], precision.gate_fraction + precision.expert_fraction)
+        result[tokens] = sat(result[tokens] + scaled, precision.residual_bits)
+    return result
+
+
+def _of_expert(scaling: Scaling, e: int) -> Scaling:
+    return Scaling(scaling.bias[e], scaling.multiplier[e], scaling.shift[e])

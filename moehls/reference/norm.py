@@ -1,0 +1,22 @@
+"""Norm: LayerNorm with exact sums, a reciprocal square root by table and a gain and bias a channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moehls.integer.arithmetic import rs, rsqrt, sat
+from moehls.integer.operations import IntArray, IntegerNorm
+from moehls.integer.precision import Precision
+
+
+def norm(operation: IntegerNorm, residual: IntArray, precision: Precision) -> tuple[IntArray, IntArray]:
+    """Residual `[tokens, channels]` to (fine, operand), both `[stop - start, channels]`."""
+    x = residual[operation.start : operation.stop]
+    channels = x.shape[1]
+    s1 = x.sum(axis=1, keepdims=True)
+    s2 = (x * x).sum(axis=1, keepdims=True)
+    r, e = rsqrt(np.maximum(channels * s2 - s1 * s1 + operation.epsilon, 1))
+    n = sat(rs((channels * x - s1) * r, e // 2 + 16 - precision.norm_fraction), precision.norm_bits)
+    scaling = operation.scaling
+    fine = sat(rs(n * scaling.multiplier + scaling.bias, scaling.shift), precision.fine_bits)
+    return fine, sat(rs(fine, precision.fine_shift), precision.activation_bits)
