@@ -1,0 +1,329 @@
+"""Random integer networks whose values use their ranges: in goes a seed and the sizes, out comes a valid network.
+
+The multipliers and shifts are fitted operation by operation to the values the NumPy reference computes on one random
+image, so that most values lie inside their range, some saturate, and no stage is trivially zero. The operations cover the
+whole contract: class token, LayerNorm of all tokens and of one, attention, dense and expert MLPs on alternate layers,
+routing with both normalisations and several tasks (two experts share a gate, so ties occur), a raw head and plain residual
+output.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moehls.integer.arithmetic import gelu, requantise, sat
+from moehls.integer.operations import (
+    AddResidual,
+    Format,
+    GeluRequantise,
+    IntArray,
+    IntegerAttention,
+    IntegerEmbed,
+    IntegerExperts,
+    IntegerInput,
+    IntegerLinear,
+    IntegerNetwork,
+    IntegerNorm,
+    IntegerOperation,
+    IntegerOutput,
+    IntegerRoute,
+    Raw,
+    Requantise,
+    Scaling,
+    TensorKind,
+    WeightArray,
+)
+from moehls.integer.precision import W8A8, Precision
+from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.reference.execute import Execution, execute
+from moehls.reference.product import product
+from moehls.reference.route import Routing
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a random network; the defaults are multiples of nothing."""
+
+    tokens: int = 11
+    width: int = 30
+    heads: int = 3
+    layers: int = 2
+    mlp: int = 52
+    experts: int = 5
+    hidden: int = 21
+    k: int = 2
+    tasks: int = 2
+    prefix: int = 1
+    channels: int = 3
+    patch: tuple[int, int] = (3, 5)
+    head: int = 7
+    """outputs of the raw head on the first token; 0 for none"""
+
+
+def random_integer_network(
+    seed: int,
+    precision: Precision = W8A8,
+    sizes: Sizes | None = None,
+    *,
+    normalisation: GateNormalisation = "all",
+    gelu_form: GeluForm = "exact",
+) -> IntegerNetwork:
+    """A network of `sizes`; odd layers have experts (none if `experts` is 0), even ones an MLP.
+
+    Outputs: `tokens`, the final residual, `features`, the fine values of the final norm of all tokens where there is no
+    head, and `logits`, the raw head.
+    """
+    builder = _Builder(np.random.default_rng(seed), precision, sizes or Sizes(), normalisation, gelu_form)
+    return builder.build()
+
+
+def random_image(network: IntegerNetwork, seed: int) -> np.ndarray:
+    """A float32 image that covers the pixel range of the network; a few pixels saturate."""
+    top = (1 << network.precision.activation_bits) - 1
+    levels = np.random.default_rng(seed).normal(top / 2, top / 4, network.input.shape)
+    source = network.input
+    return ((levels - source.offset[:, None, None]) * source.scale[:, None, None]).astype(np.float32)
+
+
+@dataclass
+class _Builder:
+    rng: np.random.Generator
+    precision: Precision
+    sizes: Sizes
+    normalisation: GateNormalisation
+    gelu_form: GeluForm
+    operations: list[IntegerOperation] = field(default_factory=list)
+    formats: dict[str, Format] = field(default_factory=dict)
+    known: Execution = field(default_factory=lambda: Execution({}))
+
+    def build(self) -> IntegerNetwork:
+        s = self.sizes
+        residual = self.embed()
+        for layer in range(s.layers):
+            residual = self.attention(f"layer{layer}", residual)
+            residual = (self.experts if layer % 2 == 1 and s.experts else self.mlp)(f"layer{layer}", residual)
+        outputs = [IntegerOutput("tokens", residual, (1, s.tokens, s.width))]
+        fine, operand = self.norm("final", residual, 0, 1 if s.head else s.tokens)
+        if s.head:
+            self.linear("head", operand, "head.logits", s.head, Raw())
+            outputs.append(IntegerOutput("logits", "head.logits", (1, s.head)))
+        else:
+            outputs.append(IntegerOutput("features", fine, (1, s.tokens, s.width)))
+        return self.network(tuple(outputs))
+
+    def network(self, outputs: tuple[IntegerOutput, ...]) -> IntegerNetwork:
+        s = self.sizes
+        patches = s.tokens - s.prefix
+        rows = max(d for d in range(1, math.isqrt(patches) + 1) if patches % d == 0)
+        shape = (s.channels, rows * s.patch[0], patches // rows * s.patch[1])
+        levels = 1 << self.precision.activation_bits
+        scale = np.linspace(3.0, 5.0, s.channels) / levels
+        offset = np.linspace(0.4, 0.6, s.channels) * levels
+        return IntegerNetwork(
+            name="random",
+            precision=self.precision,
+            input=IntegerInput("image", shape, s.patch, scale, offset),
+            tokens=s.tokens,
+            operations=tuple(self.operations),
+            formats=dict(self.formats),
+            outputs=outputs,
+            tasks=s.tasks,
+            task_input="task" if s.tasks > 1 else None,
+            gelu_form=self.gelu_form,
+        )
+
+    def embed(self) -> str:
+        s, ab = self.sizes, self.precision.activation_bits
+        pixels = self.rng.integers(0, 1 << ab, (s.tokens - s.prefix, s.channels * s.patch[0] * s.patch[1]))
+        self.known.values["image"] = pixels
+        weight = self.weights(s.width, pixels.shape[1])
+        scaling = self.fit(product(pixels, weight), 2.0**12)
+        initial = sat(self.rng.normal(0, 2.0**12, (s.tokens, s.width)).round().astype(np.int64), 16)
+        self.append(IntegerEmbed("embed", "image", "embed.tokens", weight, scaling, initial, s.prefix), "residual")
+        return "embed.tokens"
+
+    def attention(self, layer: str, residual: str) -> str:
+        s, p = self.sizes, self.precision
+        _, x = self.norm(f"{layer}.norm1", residual, 0, s.tokens)
+        q, k, v = (self.linear(f"{layer}.{n}", x, f"{layer}.{n}.out", s.width, Requantise()) for n in ("q", "k", "v"))
+        d = s.width // s.heads
+        queries, keys = (self.known.array(n).reshape(-1, s.heads, d).swapaxes(0, 1) for n in (q, k))
+        scores = product(queries, keys).transpose(1, 2, 0).reshape(-1, s.heads)
+        target = 2.0 ** (p.score_fraction + self.rng.uniform(-1, 4, s.heads))
+        score = self.fit(scores, target, bias=False)
+        context = IntegerAttention(
+            f"{layer}.attention", q, k, v, f"{layer}.context", s.heads, score.multiplier, score.shift, _unit(s.width)
+        )
+        before = self.known.array(v) << p.context_fraction
+        self.append(
+            IntegerAttention(**(vars(context) | {"scaling": self.fit(before, 2.0 ** (p.activation_bits - 2))})),
+            "operand",
+        )
+        return self.linear(f"{layer}.projection", context.output, f"{layer}.attended", s.width, AddResidual(residual))
+
+    def mlp(self, layer: str, residual: str) -> str:
+        s = self.sizes
+        _, x = self.norm(f"{layer}.norm2", residual, 0, s.tokens)
+        hidden = self.linear(f"{layer}.first", x, f"{layer}.hidden", s.mlp, None)
+        return self.linear(f"{layer}.second", hidden, f"{layer}.out", s.width, AddResidual(residual))
+
+    def experts(self, layer: str, residual: str) -> str:
+        s, p = self.sizes, self.precision
+        fine, operand = self.norm(f"{layer}.norm2", residual, 0, s.tokens)
+        routing = self.route(layer, fine)
+        x = self.known.array(operand)
+        first_weight = self.weights(s.experts, s.hidden, s.width)
+        accumulators = [product(x, w) for w in first_weight]
+        first = [self.fit(a, self.gelu_target(s.hidden)) for a in accumulators]
+        activated = [self.activate(a, f) for a, f in zip(accumulators, first, strict=True)]
+        epilogues = self.fit_gelu(np.stack(activated))
+        second_weight = self.weights(s.experts, s.width, s.hidden)
+        unsigned = self.rng.integers(0, 1 << p.activation_bits, (s.tokens, s.hidden))
+        gate = 1 << p.expert_fraction
+        second = [self.fit(product(unsigned, w), 2.0**12 * gate) for w in second_weight]
+        operation = IntegerExperts(
+            f"{layer}.experts",
+            operand,
+            routing,
+            residual,
+            f"{layer}.out",
+            first_weight,
+            _stack(first),
+            epilogues,
+            second_weight,
+            _stack(second),
+        )
+        self.append(operation, "residual")
+        return operation.output
+
+    def route(self, layer: str, fine: str) -> str:
+        s, p = self.sizes, self.precision
+        weight = self.weights(s.tasks, s.experts, s.width)
+        weight[:, -1] = weight[:, 0]
+        logits = [product(self.known.array(fine), w) for w in weight]
+        noise = self.rng.normal(0, 0.2, (s.tasks, s.experts))
+        bias = np.stack([np.rint(n * one.std() - one.mean(axis=0)) for n, one in zip(noise, logits, strict=True)])
+        bias = bias.astype(np.int64)
+        bias[:, -1] = bias[:, 0]
+        spread = np.stack([one.ravel() for one in logits], axis=1)
+        scaling = self.fit(spread, 2.0 ** (p.logit_fraction + 1), bias=False)
+        output = f"{layer}.routing"
+        self.append(
+            IntegerRoute(
+                f"{layer}.route", fine, output, weight, bias, scaling.multiplier, scaling.shift, s.k, self.normalisation
+            ),
+            "routing",
+        )
+        return output
+
+    def norm(self, name: str, residual: str, start: int, stop: int) -> tuple[str, str]:
+        p, width = self.precision, self.sizes.width
+        shift = self.rng.integers(10, 20, width)
+        gain = 2.0 ** (p.fine_bits - 3 - p.norm_fraction + shift) * self.rng.uniform(0.3, 1.5, width)
+        sign = self.rng.choice([-1, 1], width)
+        multiplier = sign * np.minimum(gain, 32767).astype(np.int64)
+        bias = self.rng.normal(0, 2.0 ** (p.fine_bits - 4), width) * 2.0**shift
+        limit = (1 << (p.accumulator_bits - 1)) - 1
+        scaling = Scaling(np.clip(bias, -limit, limit).astype(np.int64), multiplier, shift.astype(np.int64))
+        epsilon = int(self.rng.integers(0, 1 << 12))
+        operation = IntegerNorm(name, residual, f"{name}.fine", f"{name}.operand", start, stop, scaling, epsilon)
+        self.append(operation, "fine", width)
+        return operation.fine, operation.operand
+
+    def linear(self, name: str, x: str, output: str, out: int, epilogue: Requantise | AddResidual | Raw | None) -> str:
+        """`None` stands for the GELU epilogue, which is fitted here."""
+        p = self.precision
+        inputs = self.known.array(x)
+        weight = self.weights(out, inputs.shape[1])
+        accumulator = product(inputs, weight)
+        fitted: Requantise | AddResidual | Raw | GeluRequantise
+        kind: TensorKind = "operand"
+        match epilogue:
+            case Raw():
+                scaling, fitted, kind = _unit(out), epilogue, "raw"
+                scaling = Scaling(self.fit(accumulator, 1.0).bias, scaling.multiplier, scaling.shift)
+            case AddResidual():
+                scaling, fitted, kind = self.fit(accumulator, 2.0**12), epilogue, "residual"
+            case Requantise():
+                scaling, fitted = self.fit(accumulator, 2.0 ** (p.activation_bits - 2)), epilogue
+            case None:
+                scaling = self.fit(accumulator, self.gelu_target(out))
+                fitted = self.fit_gelu(self.activate(accumulator, scaling))
+        self.append(IntegerLinear(name, x, output, weight, scaling, fitted), kind)
+        return output
+
+    def append(self, operation: IntegerOperation, kind: TensorKind, width: int = 0) -> None:
+        """Add an operation, compute what it writes and note the formats."""
+        self.operations.append(operation)
+        written = execute(self.network(()), operation, self.known, 0)
+        self.known.values.update(written)
+        p = self.precision
+        bits = {
+            "residual": p.residual_bits,
+            "fine": p.fine_bits,
+            "operand": p.activation_bits,
+            "raw": p.accumulator_bits,
+            "routing": p.gate_fraction + 1,
+        }
+        for name, value in written.items():
+            own: TensorKind = "operand" if isinstance(operation, IntegerNorm) and name == operation.operand else kind
+            unsigned = own == "routing" or isinstance(getattr(operation, "epilogue", None), GeluRequantise)
+            columns = 1 if isinstance(value, Routing) else value.shape[1]
+            scale, offset = self.rng.uniform(1e-4, 1e-2, columns), np.zeros(columns)
+            self.formats[name] = Format(own, bits[own], not unsigned, scale, offset)
+
+    def weights(self, *shape: int) -> WeightArray:
+        """Normal weights over the whole range; a few rows (output channels) are small."""
+        limit = (1 << (self.precision.weight_bits - 1)) - 1
+        spread = limit * self.rng.choice([0.4, 0.05], (*shape[:-1], 1), p=[0.9, 0.1])
+        values = np.clip(np.rint(self.rng.normal(0, 1, shape) * spread), -limit, limit)
+        result: WeightArray = values.astype(np.int8 if self.precision.weight_bits == 8 else np.int16)
+        return result
+
+    def fit(self, accumulator: IntArray, target: np.ndarray | float, *, bias: bool = True) -> Scaling:
+        """Parameters that give `[rows, out]` accumulators about `target` deviation, a channel; some far off."""
+        out = accumulator.shape[1]
+        spread = np.maximum(accumulator.std(axis=0), 0.3 * accumulator.std() + 1.0)
+        wanted = np.asarray(target) * self.rng.choice([1.0, 0.25, 3.0], out, p=[0.8, 0.1, 0.1])
+        mean = accumulator.mean(axis=0) if bias else 0.0
+        shifted = (
+            np.rint(self.rng.normal(0, 0.3, out) * spread - mean).astype(np.int64) if bias else np.zeros(out, np.int64)
+        )
+        multiplier, shift = encode(wanted / spread, self.precision.multiplier_bits)
+        return Scaling(shifted, multiplier, shift)
+
+    def gelu_target(self, channels: int) -> np.ndarray:
+        return 2.0**self.precision.gelu_fraction * self.rng.uniform(0.3, 4.0, channels)
+
+    def activate(self, accumulator: IntArray, scaling: Scaling) -> IntArray:
+        p = self.precision
+        g = requantise(accumulator, scaling.bias, scaling.multiplier, scaling.shift, p)
+        return gelu(sat(g, p.gelu_bits), p, self.gelu_form)
+
+    def fit_gelu(self, activated: IntArray) -> GeluRequantise:
+        """Second multipliers over the last axis (and experts) that fill the unsigned range with some saturation."""
+        p = self.precision
+        offset = int(0.17 * (1 << p.delta_fraction))
+        largest = (activated + offset).max(axis=-2) * self.rng.uniform(
+            0.7, 1.5, activated.shape[:-2] + activated.shape[-1:]
+        )
+        ratio = (1 << p.activation_bits) / largest
+        shift = math.floor(math.log2(255 / np.quantile(ratio, 0.9)))
+        return GeluRequantise(np.clip(np.rint(ratio * 2.0**shift), 0, 255).astype(np.int64), max(shift, 0), offset)
+
+
+def encode(ratio: np.ndarray, bits: int) -> tuple[IntArray, IntArray]:
+    """`ratio ≈ multiplier · 2^-shift` with the largest multiplier of `bits` bits and a shift of 0 to 63."""
+    shift = np.clip(bits - 1 - np.floor(np.log2(ratio)), 0, 63).astype(np.int64)
+    return np.clip(np.rint(ratio * 2.0**shift), 0, (1 << bits) - 1).astype(np.int64), shift
+
+
+def _unit(channels: int) -> Scaling:
+    return Scaling(np.zeros(channels, np.int64), np.ones(channels, np.int64), np.zeros(channels, np.int64))
+
+
+def _stack(parts: list[Scaling]) -> Scaling:
+    return Scaling(*(np.stack([getattr(part, name) for part in parts]) for name in ("bias", "multiplier", "shift")))
