@@ -1,0 +1,237 @@
+// Runs whole frames on the kernel's RTL: reads a script of commands from standard input, prints one JSON object a started frame.
+//
+//   load ADDRESS FILE          bytes of FILE into the DRAM
+//   dump ADDRESS BYTES FILE    bytes of the DRAM into FILE
+//   set OFFSET VALUE           write a 32-bit control register
+//   expect OFFSET MASK VALUE   read a control register; exit 1 where (register & MASK) != VALUE
+//   dram NAME VALUE            a setting of the DRAM model: latency, bandwidth_q8, refresh_interval, refresh_length, stall_q8,
+//                              seed, error_first, error_last
+//   start TIMEOUT              ap_start, then wait for ap_done: {"cycles": …, "read_beats": …, "write_beats": …}; exit 3 on time-out
+//   begin                      ap_start without waiting
+//   run CYCLES                 let the clock run
+//   reset                      hold reset for 16 cycles
+//   trace FILE                 write waves (FST) from here on, where the bench was built with waves
+//
+// Numbers are decimal or 0x….
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "Vframe.h"
+#include "Vframe___024root.h"
+#include "verilated.h"
+#if VM_TRACE
+#include "verilated_fst_c.h"
+#endif
+
+namespace {
+
+class Bench {
+ public:
+  Bench() : top_(std::make_unique<Vframe>(&context_)) {
+    top_->clk = 0;
+    top_->latency = 150;
+    top_->bandwidth_q8 = 3 * 256;
+    top_->seed = 1;
+    top_->error_first = 1;
+    top_->error_last = 0;
+    top_->control_bready = 1;
+    top_->control_rready = 1;
+    reset();
+  }
+
+  void tick() {
+    top_->clk = 1;
+    step();
+    top_->clk = 0;
+    step();
+    ++cycle_;
+  }
+
+  void reset() {
+    top_->rst_n = 0;
+    for (int i = 0; i < 16; ++i) tick();
+    top_->rst_n = 1;
+    tick();
+  }
+
+  void write_register(uint32_t offset, uint32_t value) {
+    top_->control_awaddr = offset;
+    top_->control_wdata = value;
+    top_->control_awvalid = 1;
+    top_->control_wvalid = 1;
+    bool address = false, data = false, response = false;
+    while (!address || !data || !response) {
+      top_->eval();
+      const bool a = top_->control_awvalid && top_->control_awready;
+      const bool d = top_->control_wvalid && top_->control_wready;
+      response |= top_->control_bvalid != 0;
+      tick();
+      if (a) { address = true; top_->control_awvalid = 0; }
+      if (d) { data = true; top_->control_wvalid = 0; }
+    }
+  }
+
+  uint32_t read_register(uint32_t offset) {
+    top_->control_araddr = offset;
+    top_->control_arvalid = 1;
+    for (;;) {
+      top_->eval();
+      const bool a = top_->control_arvalid && top_->control_arready;
+      const bool r = top_->control_rvalid != 0;
+      const uint32_t value = top_->control_rdata;
+      tick();
+      if (a) top_->control_arvalid = 0;
+      if (r) return value;
+    }
+  }
+
+  // True when the kernel raised its interrupt within `timeout` cycles.
+  bool start_and_wait(uint64_t timeout) {
+    write_register(0x04, 1);  // global interrupt enable
+    write_register(0x08, 1);  // on ap_done
+    const uint64_t reads = top_->read_beats, writes = top_->write_beats;
+    write_register(0x00, 1);
+    const uint64_t begin = cycle_;
+    while (!top_->interrupt) {
+      if (cycle_ - begin > timeout) return false;
+      tick();
+    }
+    const uint64_t cycles = cycle_ - begin;
+    write_register(0x0c, 1);  // clear
+    read_register(0x00);      // clears ap_done
+    std::printf("{\"cycles\": %llu, \"read_beats\": %llu, \"write_beats\": %llu, \"protocol_errors\": %u}\n",
+                static_cast<unsigned long long>(cycles), static_cast<unsigned long long>(top_->read_beats - reads),
+                static_cast<unsigned long long>(top_->write_beats - writes), top_->protocol_errors);
+    std::fflush(stdout);
+    return true;
+  }
+
+  bool dram(const std::string& name, uint64_t value) {
+    if (name == "latency") top_->latency = static_cast<uint16_t>(value);
+    else if (name == "bandwidth_q8") top_->bandwidth_q8 = static_cast<uint16_t>(value);
+    else if (name == "refresh_interval") top_->refresh_interval = static_cast<uint16_t>(value);
+    else if (name == "refresh_length") top_->refresh_length = static_cast<uint16_t>(value);
+    else if (name == "stall_q8") top_->stall_q8 = static_cast<uint8_t>(value);
+    else if (name == "seed") top_->seed = static_cast<uint32_t>(value);
+    else if (name == "error_first") top_->error_first = value;
+    else if (name == "error_last") top_->error_last = value;
+    else return false;
+    return true;
+  }
+
+  bool load(uint64_t address, const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) return false;
+    std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    auto& memory = top_->rootp->frame__DOT__dram__DOT__memory;
+    if (address % 16 != 0 || address / 16 + (bytes.size() + 15) / 16 > memory.size()) return false;
+    for (size_t beat = 0; beat * 16 < bytes.size(); ++beat) {
+      const size_t left = bytes.size() - beat * 16;
+      std::memcpy(&memory[address / 16 + beat], bytes.data() + beat * 16, left < 16 ? left : 16);
+    }
+    return true;
+  }
+
+  bool dump(uint64_t address, uint64_t count, const std::string& path) {
+    auto& memory = top_->rootp->frame__DOT__dram__DOT__memory;
+    if (address % 16 != 0 || address / 16 + (count + 15) / 16 > memory.size()) return false;
+    std::ofstream file(path, std::ios::binary);
+    for (uint64_t at = 0; at < count; at += 16)
+      file.write(reinterpret_cast<const char*>(&memory[(address + at) / 16]),
+                 static_cast<std::streamsize>(count - at < 16 ? count - at : 16));
+    return static_cast<bool>(file);
+  }
+
+  bool trace(const std::string& path) {
+#if VM_TRACE
+    context_.traceEverOn(true);
+    waves_ = std::make_unique<VerilatedFstC>();
+    top_->trace(waves_.get(), 99);
+    waves_->open(path.c_str());
+    return true;
+#else
+    static_cast<void>(path);
+    return false;
+#endif
+  }
+
+  void finish() {
+    top_->final();
+#if VM_TRACE
+    if (waves_) waves_->close();
+#endif
+  }
+
+ private:
+  void step() {
+    top_->eval();
+    context_.timeInc(1);
+#if VM_TRACE
+    if (waves_) waves_->dump(context_.time());
+#endif
+  }
+
+  VerilatedContext context_;
+  std::unique_ptr<Vframe> top_;
+#if VM_TRACE
+  std::unique_ptr<VerilatedFstC> waves_;
+#endif
+  uint64_t cycle_ = 0;
+};
+
+int fail(const std::string& line, const char* why, int code) {
+  std::cerr << "frame bench: " << line << ": " << why << std::endl;
+  return code;
+}
+
+int run(Bench& bench) {
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    std::istringstream words(line);
+    std::string command, a, b, c;
+    words >> command >> a >> b >> c;
+    const auto number = [](const std::string& text) { return std::strtoull(text.c_str(), nullptr, 0); };
+    if (command == "load") {
+      if (!bench.load(number(a), b)) return fail(line, "cannot read the file, or it does not fit the DRAM", 2);
+    } else if (command == "dump") {
+      if (!bench.dump(number(a), number(b), c)) return fail(line, "cannot write the file, or outside the DRAM", 2);
+    } else if (command == "set") {
+      bench.write_register(static_cast<uint32_t>(number(a)), static_cast<uint32_t>(number(b)));
+    } else if (command == "expect") {
+      const uint32_t value = bench.read_register(static_cast<uint32_t>(number(a)));
+      if ((value & number(b)) != number(c)) return fail(line, ("register is " + std::to_string(value)).c_str(), 1);
+    } else if (command == "dram") {
+      if (!bench.dram(a, number(b))) return fail(line, "no such setting", 2);
+    } else if (command == "start") {
+      if (!bench.start_and_wait(number(a))) return fail(line, "time-out: the kernel did not finish", 3);
+    } else if (command == "begin") {
+      bench.write_register(0x00, 1);
+    } else if (command == "run") {
+      for (uint64_t i = number(a); i != 0; --i) bench.tick();
+    } else if (command == "reset") {
+      bench.reset();
+    } else if (command == "trace") {
+      if (!bench.trace(a)) return fail(line, "built without waves", 2);
+    } else if (!command.empty()) {
+      return fail(line, "unknown command", 2);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main() {
+  Bench bench;
+  const int code = run(bench);
+  bench.finish();
+  return code;
+}
