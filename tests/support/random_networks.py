@@ -1,10 +1,10 @@
 """Random integer networks whose values use their ranges: in goes a seed and the sizes, out comes a valid network.
 
 The multipliers and shifts are fitted operation by operation to the values the NumPy reference computes on one random
-image, so that most values lie inside their range, some saturate, and no stage is trivially zero. The operations cover the
-whole contract: class token, LayerNorm of all tokens and of one, attention, dense and expert MLPs on alternate layers,
-routing with both normalisations and several tasks (two experts share a gate, so ties occur), a raw head and plain residual
-output.
+image, so that most values lie inside their range, some saturate, and no stage is trivially zero. The operations cover
+the whole contract: class token, LayerNorm of all tokens and of one, attention, dense and expert MLPs on alternate
+layers, routing with both normalisations and several tasks (two experts share a gate, so ties occur), a raw head and
+plain residual output.
 """
 
 from __future__ import annotations

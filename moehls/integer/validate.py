@@ -1,0 +1,327 @@
+"""Checks an integer network against the invariants of `docs/numbers.md`: a network comes in, nothing or an error out.
+
+Everything the machine relies on without testing it is tested here: names, shapes and number formats, the range of every
+parameter, and that no accumulator can overflow whatever the image is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.errors import MoehlsError
+from moehls.integer.operations import (
+    AddResidual,
+    GeluRequantise,
+    IntegerAttention,
+    IntegerEmbed,
+    IntegerExperts,
+    IntegerLinear,
+    IntegerNetwork,
+    IntegerNorm,
+    IntegerOperation,
+    IntegerRoute,
+    Raw,
+    Requantise,
+    Scaling,
+    TensorKind,
+)
+from moehls.integer.precision import Precision
+
+_MAXIMUM_SHIFT = 63
+_EPSILON_BITS = 48
+_MAXIMUM_WIDTH = 1 << 15
+
+
+def check(network: IntegerNetwork) -> None:
+    """Prove the invariants of `network`.
+
+    Raises:
+        MoehlsError: one is violated; the message names the operation, the array and what was found.
+    """
+    walk = _Walk(network)
+    walk.check_input()
+    for index, operation in enumerate(network.operations):
+        if isinstance(operation, IntegerEmbed) != (index == 0):
+            walk.fail(operation.name, "the first operation, and no other, must be the patch embedding")
+        walk.check_operation(operation)
+    walk.check_outputs()
+
+
+@dataclass(frozen=True)
+class _Value:
+    kind: TensorKind
+    rows: int
+    columns: int
+    signed: bool = True
+
+
+@dataclass
+class _Walk:
+    """The values known so far and which residual values were overwritten."""
+
+    network: IntegerNetwork
+    values: dict[str, _Value] = field(default_factory=dict)
+    overwritten: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> Precision:
+        return self.network.precision
+
+    def fail(self, where: str, what: str) -> NoReturn:
+        raise MoehlsError(f"integer network {self.network.name!r}: {where}: {what}")
+
+    def check_input(self) -> None:
+        """Image shape, patches, tasks."""
+        network, source = self.network, self.network.input
+        if any(size < 1 for size in (*source.shape, *source.patch)):
+            self.fail(source.name, f"shape {source.shape} and patch {source.patch} must be positive")
+        if source.shape[1] % source.patch[0] or source.shape[2] % source.patch[1]:
+            self.fail(source.name, f"the image {source.shape[1:]} is not a whole number of patches {source.patch}")
+        self.check_real(source.name, source.scale, source.offset, source.shape[0])
+        if network.tasks < 1 or (network.task_input is None) != (network.tasks == 1):
+            self.fail("tasks", f"{network.tasks} tasks with task input {network.task_input!r}")
+        if network.gelu_form not in ("exact", "tanh"):
+            self.fail("gelu_form", f"found {network.gelu_form!r}; exact and tanh are defined")
+
+    def check_operation(self, operation: IntegerOperation) -> None:
+        match operation:
+            case IntegerEmbed():
+                self.check_embed(operation)
+            case IntegerNorm():
+                self.check_norm(operation)
+            case IntegerLinear():
+                self.check_linear(operation)
+            case IntegerAttention():
+                self.check_attention(operation)
+            case IntegerRoute():
+                self.check_route(operation)
+            case IntegerExperts():
+                self.check_experts(operation)
+
+    def check_embed(self, operation: IntegerEmbed) -> None:
+        name, source, p = operation.name, self.network.input, self.precision
+        pixels = source.shape[0] * source.patch[0] * source.patch[1]
+        patches = (source.shape[1] // source.patch[0]) * (source.shape[2] // source.patch[1])
+        if operation.input != source.name:
+            self.fail(name, f"reads {operation.input!r}; the image is {source.name!r}")
+        if operation.prefix < 0 or operation.prefix + patches != self.network.tokens:
+            self.fail(name, f"{operation.prefix} leading tokens and {patches} patches, {self.network.tokens} tokens")
+        channels = operation.weight.shape[0]
+        self.check_weight(name, operation.weight, (channels, pixels))
+        self.check_scaling(name, operation.scaling, (channels,))
+        self.check_accumulator(name, operation.weight, operation.scaling.bias, (1 << p.activation_bits) - 1)
+        limit = 1 << (p.residual_bits - 1)
+        self.check_integers(name, "initial", operation.initial, (self.network.tokens, channels), -limit, limit - 1)
+        self.define(name, operation.output, _Value("residual", self.network.tokens, channels))
+
+    def check_norm(self, operation: IntegerNorm) -> None:
+        name, p = operation.name, self.precision
+        x = self.read(name, operation.input, "residual")
+        if not 0 <= operation.start < operation.stop <= x.rows:
+            self.fail(name, f"tokens {operation.start} to {operation.stop} of {x.rows}")
+        if x.columns > _MAXIMUM_WIDTH:
+            self.fail(name, f"{x.columns} channels; the exact variance takes at most {_MAXIMUM_WIDTH}")
+        if not 0 <= operation.epsilon < 1 << _EPSILON_BITS:
+            self.fail(name, f"epsilon {operation.epsilon} is not in 0 … 2^{_EPSILON_BITS} - 1")
+        gain = (1 << (p.multiplier_bits - 1)) - 1
+        self.check_scaling(name, operation.scaling, (x.columns,), -gain - 1, gain)
+        rows = operation.stop - operation.start
+        self.define(name, operation.fine, _Value("fine", rows, x.columns))
+        self.define(name, operation.operand, _Value("operand", rows, x.columns))
+
+    def check_linear(self, operation: IntegerLinear) -> None:
+        name, epilogue = operation.name, operation.epilogue
+        x = self.read(name, operation.input, "operand")
+        out = operation.weight.shape[0]
+        self.check_weight(name, operation.weight, (out, x.columns))
+        self.check_scaling(name, operation.scaling, (out,))
+        self.check_accumulator(name, operation.weight, operation.scaling.bias, self.largest(x))
+        match epilogue:
+            case Raw():
+                value = _Value("raw", x.rows, out)
+            case Requantise():
+                value = _Value("operand", x.rows, out)
+            case GeluRequantise():
+                self.check_gelu(name, epilogue, (out,))
+                value = _Value("operand", x.rows, out, signed=False)
+            case AddResidual():
+                self.overwrite(name, epilogue.residual, operation.output, x.rows, out)
+                value = _Value("residual", x.rows, out)
+        self.define(name, operation.output, value)
+
+    def check_attention(self, operation: IntegerAttention) -> None:
+        name, p = operation.name, self.precision
+        q, k, v = (self.read(name, n, "operand") for n in (operation.query, operation.key, operation.value))
+        if q != k or q != v or not q.signed:
+            self.fail(name, f"query, key and value must be signed and of one shape, found {q}, {k}, {v}")
+        if operation.heads < 1 or q.columns % operation.heads:
+            self.fail(name, f"{operation.heads} heads do not divide {q.columns} channels")
+        maximum = (1 << p.multiplier_bits) - 1
+        heads = (operation.heads,)
+        self.check_integers(name, "score_multiplier", operation.score_multiplier, heads, 0, maximum)
+        self.check_integers(name, "score_shift", operation.score_shift, heads, 0, _MAXIMUM_SHIFT)
+        self.check_scaling(name, operation.scaling, (q.columns,))
+        signed, unsigned = 1 << (p.activation_bits - 1), (1 << p.activation_bits) - 1
+        self.check_bound(name, "scores", q.columns // operation.heads * signed * signed)
+        self.check_bound(name, "context", q.rows * unsigned * signed)
+        bias = int(np.abs(operation.scaling.bias).max())
+        self.check_bound(name, "context with bias", (1 << (p.requantised_bits - 1)) + bias)
+        self.define(name, operation.output, _Value("operand", q.rows, q.columns))
+
+    def check_route(self, operation: IntegerRoute) -> None:
+        name, p, tasks = operation.name, self.precision, self.network.tasks
+        x = self.read(name, operation.input, "fine")
+        if operation.weight.ndim != 3:
+            self.fail(name, f"weight has shape {operation.weight.shape}, not [tasks, experts, channels]")
+        experts = operation.weight.shape[1]
+        self.check_weight(name, operation.weight, (tasks, experts, x.columns))
+        limit = (1 << (p.accumulator_bits - 1)) - 1
+        self.check_integers(name, "bias", operation.bias, (tasks, experts), -limit - 1, limit)
+        self.check_integers(name, "multiplier", operation.multiplier, (tasks,), 0, (1 << p.multiplier_bits) - 1)
+        self.check_integers(name, "shift", operation.shift, (tasks,), 0, _MAXIMUM_SHIFT)
+        self.check_accumulator(name, operation.weight, operation.bias, 1 << (p.fine_bits - 1))
+        if not 1 <= operation.k <= experts:
+            self.fail(name, f"k = {operation.k} of {experts} experts")
+        if operation.normalisation not in ("all", "chosen"):
+            self.fail(name, f"normalisation {operation.normalisation!r}; all and chosen are defined")
+        self.define(name, operation.output, _Value("routing", x.rows, experts))
+
+    def check_experts(self, operation: IntegerExperts) -> None:
+        name = operation.name
+        x = self.read(name, operation.input, "operand")
+        routing = self.read(name, operation.routing, "routing")
+        if operation.first_weight.ndim != 3:
+            self.fail(name, f"first_weight has shape {operation.first_weight.shape}, not [experts, hidden, channels]")
+        experts, hidden, _ = operation.first_weight.shape
+        if (routing.rows, routing.columns) != (x.rows, experts):
+            self.fail(
+                name, f"routing of {routing.rows} tokens to {routing.columns} experts, {x.rows} to {experts} here"
+            )
+        out = self.value(name, operation.residual).columns
+        self.check_weight(name, operation.first_weight, (experts, hidden, x.columns))
+        self.check_scaling(name, operation.first_scaling, (experts, hidden))
+        self.check_accumulator(name, operation.first_weight, operation.first_scaling.bias, self.largest(x))
+        self.check_gelu(name, operation.gelu, (experts, hidden))
+        self.check_weight(name, operation.second_weight, (experts, out, hidden))
+        self.check_scaling(name, operation.second_scaling, (experts, out))
+        largest = (1 << self.precision.activation_bits) - 1
+        self.check_accumulator(name, operation.second_weight, operation.second_scaling.bias, largest)
+        self.overwrite(name, operation.residual, operation.output, x.rows, out)
+        self.define(name, operation.output, _Value("residual", x.rows, out))
+
+    def check_outputs(self) -> None:
+        """The outputs show residual, fine or raw values and have as many elements."""
+        names = [output.name for output in self.network.outputs]
+        if not names or len(set(names)) != len(names):
+            self.fail("outputs", f"found {names}; names must be distinct and there must be one")
+        for output in self.network.outputs:
+            value = self.value(output.name, output.value)
+            if value.kind not in ("residual", "fine", "raw"):
+                self.fail(output.name, f"shows the {value.kind} value {output.value!r}")
+            if int(np.prod(output.shape)) != value.rows * value.columns:
+                self.fail(output.name, f"shape {output.shape} of a value [{value.rows}, {value.columns}]")
+
+    # Values
+
+    def value(self, where: str, name: str) -> _Value:
+        if name not in self.values:
+            self.fail(where, f"reads {name!r}, which no earlier operation writes")
+        return self.values[name]
+
+    def read(self, where: str, name: str, kind: TensorKind) -> _Value:
+        value = self.value(where, name)
+        if value.kind != kind:
+            self.fail(where, f"reads the {value.kind} value {name!r} as {kind}")
+        if name in self.overwritten:
+            self.fail(where, f"reads residual {name!r}, which {self.overwritten[name]!r} has replaced in place")
+        return value
+
+    def overwrite(self, where: str, name: str, output: str, rows: int, columns: int) -> None:
+        residual = self.read(where, name, "residual")
+        if (residual.rows, residual.columns) != (rows, columns):
+            self.fail(where, f"adds [{rows}, {columns}] to the residual [{residual.rows}, {residual.columns}]")
+        self.overwritten[name] = output
+
+    def define(self, where: str, name: str, value: _Value) -> None:
+        if name in self.values or name == self.network.input.name:
+            self.fail(where, f"writes {name!r} a second time")
+        self.values[name] = value
+        meaning = self.network.formats.get(name)
+        if meaning is None:
+            self.fail(where, f"value {name!r} has no format")
+        if meaning.kind != value.kind:
+            self.fail(where, f"format of {name!r} is {meaning.kind}, the value is {value.kind}")
+        if value.kind == "routing":
+            return
+        p = self.precision
+        bits = {"residual": p.residual_bits, "fine": p.fine_bits, "raw": p.accumulator_bits}
+        expected = (bits.get(value.kind, p.activation_bits), value.signed)
+        if (meaning.bits, meaning.signed) != expected:
+            self.fail(where, f"format of {name!r}: (bits, signed) {(meaning.bits, meaning.signed)}, value {expected}")
+        self.check_real(name, meaning.scale, meaning.offset, value.columns)
+
+    def largest(self, operand: _Value) -> int:
+        """Largest magnitude of an operand."""
+        bits = self.precision.activation_bits
+        return 1 << (bits - 1) if operand.signed else (1 << bits) - 1
+
+    # Arrays
+
+    def check_integers(
+        self, where: str, what: str, array: npt.NDArray[Any], shape: tuple[int, ...], low: int, high: int
+    ) -> None:
+        if array.dtype != np.int64 or array.shape != shape:
+            self.fail(where, f"{what} is {array.dtype}{list(array.shape)}, must be int64{list(shape)}")
+        if array.size and not (low <= int(array.min()) and int(array.max()) <= high):
+            self.fail(where, f"{what} spans {array.min()} … {array.max()}, must be in {low} … {high}")
+
+    def check_real(self, where: str, scale: npt.NDArray[Any], offset: npt.NDArray[Any], channels: int) -> None:
+        for what, array in (("scale", scale), ("offset", offset)):
+            if array.dtype != np.float64 or array.shape != (channels,) or not np.isfinite(array).all():
+                self.fail(where, f"{what} is {array.dtype}{list(array.shape)}, must be finite float64[{channels}]")
+        if not (scale > 0).all():
+            self.fail(where, "scales must be positive")
+
+    def check_weight(self, where: str, weight: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+        bits = self.precision.weight_bits
+        dtype = np.dtype(np.int8 if bits <= 8 else np.int16)
+        if weight.dtype != dtype or weight.shape != shape or weight.size == 0:
+            self.fail(where, f"weight is {weight.dtype}{list(weight.shape)}, must be {dtype}{list(shape)}")
+        limit = (1 << (bits - 1)) - 1
+        if int(weight.min()) < -limit:
+            self.fail(where, f"weight {weight.min()} is below the symmetric range -{limit} … {limit}")
+
+    def check_scaling(
+        self, where: str, scaling: Scaling, shape: tuple[int, ...], low: int = 0, high: int | None = None
+    ) -> None:
+        p = self.precision
+        limit = (1 << (p.accumulator_bits - 1)) - 1
+        self.check_integers(where, "bias", scaling.bias, shape, -limit - 1, limit)
+        maximum = (1 << p.multiplier_bits) - 1 if high is None else high
+        self.check_integers(where, "multiplier", scaling.multiplier, shape, low, maximum)
+        self.check_integers(where, "shift", scaling.shift, shape, 0, _MAXIMUM_SHIFT)
+
+    def check_gelu(self, where: str, epilogue: GeluRequantise, shape: tuple[int, ...]) -> None:
+        p = self.precision
+        maximum = (1 << p.second_multiplier_bits) - 1
+        self.check_integers(where, "second multiplier", epilogue.multiplier, shape, 0, maximum)
+        if not 0 <= epilogue.shift <= _MAXIMUM_SHIFT:
+            self.fail(where, f"second shift {epilogue.shift} is not in 0 … {_MAXIMUM_SHIFT}")
+        if not 0 <= epilogue.offset < 1 << p.delta_fraction:
+            self.fail(where, f"GELU offset {epilogue.offset} is not in 0 … 2^{p.delta_fraction} - 1")
+
+    def check_accumulator(
+        self, where: str, weight: npt.NDArray[Any], bias: npt.NDArray[np.int64], largest: int
+    ) -> None:
+        """`Σ|w| · largest + |bias|` bounds every partial sum of a channel."""
+        total = np.abs(weight.astype(np.int32)).sum(axis=-1, dtype=np.int64)
+        self.check_bound(where, "accumulator", int((total * largest + np.abs(bias)).max()))
+
+    def check_bound(self, where: str, what: str, magnitude: int) -> None:
+        bits = self.precision.accumulator_bits
+        if magnitude >= 1 << (bits - 1):
+            self.fail(where, f"the {what} can reach {magnitude}, which {bits} bits do not hold; scale the weights down")
