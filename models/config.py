@@ -88,6 +88,9 @@ def checked(config: VitConfig) -> VitConfig:
         )
     if config.tasks > 1 and not config.moe_layers:
         raise MoehlsError(f"tasks={config.tasks} needs a block with experts: only gates tell tasks apart")
+    names = [name for name, _ in config.outputs]
+    if len({*names, "image", "task"}) != len(names) + 2 or any(not name or classes < 1 for name, classes in config.outputs):
+        raise MoehlsError(f"outputs {config.outputs}: names must differ from each other and from the inputs, classes be ≥ 1")
     if config.class_tokens < 0 or (config.outputs and not config.class_tokens):
         raise MoehlsError(f"class_tokens={config.class_tokens}: a head needs at least one class token")
     if not config.epsilon > 0:

@@ -161,7 +161,7 @@ class M3Vit(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.tokens, config.width))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon) if config.final_norm else nn.Identity()
-        self.heads = nn.ModuleDict({name: nn.Linear(config.width, classes) for name, classes in config.outputs})
+        self.heads = nn.ModuleList(nn.Linear(config.width, classes) for _, classes in config.outputs)
 
     def forward(self, image: Tensor, task: int | Tensor = 0) -> tuple[Tensor, ...]:
         x = self.patch_embed(image).flatten(2).transpose(1, 2)
@@ -174,7 +174,7 @@ class M3Vit(nn.Module):
         if not self.config.outputs:
             return (x,)
         last = self.config.class_tokens - 1
-        return tuple(head(x[:, min(number, last)]) for number, head in enumerate(self.heads.values()))
+        return tuple(head(x[:, min(number, last)]) for number, head in enumerate(self.heads))
 
 
 def initialise(module: nn.Module, seed: int) -> None:

@@ -109,7 +109,7 @@ def _parameters(model: M3Vit) -> dict[str, torch.Tensor]:
             named |= _pair(f"{prefix}_fc1", block.mlp.fc1) | _pair(f"{prefix}_fc2", block.mlp.fc2)
     if model.config.final_norm:
         named |= _pair("norm", model.norm)
-    for name, head in model.heads.items():
+    for (name, _), head in zip(model.config.outputs, model.heads, strict=True):
         named |= _pair(f"head_{name}", head)
     return named
 
