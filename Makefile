@@ -1,0 +1,54 @@
+# make demo   the whole way on the trained model of this repository, from nothing
+# make test   every check, from nothing
+# The other targets are listed by `make help`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   := build/digits
+
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup demo test lint test-models bench clean
+
+help:
+	@echo "make demo         compile, simulate, verify and report the committed digits model"
+	@echo "make test         ruff, mypy, import-linter and pytest"
+	@echo "make setup        the virtual environment alone, everything but torch"
+	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
+	@echo "make bench        the figures of benchmarks/"
+	@echo "make clean        removes build/ and the caches, not the virtual environment"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "moehls needs Python 3.11 or later; set PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/moehls compile models/digits/digits.onnx --calibrate models/digits/calibration.npz -o $(DEMO) --force
+	$(BIN)/moehls verify $(DEMO) --levels reference,csim --inputs models/digits/test.npz
+	$(BIN)/moehls report $(DEMO)
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test-models: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl,models]'
+	$(BIN)/pytest -m models
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
