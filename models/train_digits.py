@@ -1,7 +1,8 @@
 """Train the small two-task MoE ViT on scikit-learn's digits and write what the demo and the tests use.
 
 In: scikit-learn's digits (1,797 images of 8×8) and a seed. Out, in the folder given (`models/digits`): `weights.npz`, `digits.onnx`,
-`test_images.npz` (held-out images), `test_labels.npz` (an array a task output), `calibration.npz` (64 training images).
+`test_images.npz` (held-out images), `test_labels.npz` (an array a task output), `test.npz` (both, as `moehls verify --inputs` takes them),
+`calibration.npz` (64 training images).
 Task 0 is the digit, task 1 whether it is odd. Prints the held-out float accuracy of each task.
 
     python -m models.train_digits [--out models/digits] [--seed 0] [--epochs 80]
@@ -10,7 +11,9 @@ Task 0 is the digit, task 1 whether it is odd. Prints the held-out float accurac
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +99,15 @@ def accuracy(model: M3Vit, images: Tensor, labels: tuple[Tensor, ...]) -> list[f
         ]
 
 
+def verification_inputs(images: Images, labels: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of `moehls verify`: each image once a task, interleaved, with labels where a head is that task's."""
+    tasks = np.tile(np.arange(len(labels), dtype=np.int64), len(images))
+    arrays: dict[str, npt.NDArray[Any]] = {"image": images.repeat(len(labels), axis=0), "task": tasks}
+    for task, (name, label) in enumerate(labels.items()):
+        arrays[f"{name}.labels"] = np.where(tasks == task, label.repeat(len(labels)), -1)
+    return arrays
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "digits")
@@ -135,7 +147,9 @@ def main() -> None:
     export_model(model, arguments.out / "digits.onnx", task="all", exporter="ts", opset=17)
     np.savez_compressed(arguments.out / "test_images.npz", image=held_out)
     np.savez_compressed(arguments.out / "calibration.npz", image=rest[:CALIBRATION])
-    write_npz(arguments.out / "test_labels.npz", {name: array[:HELD_OUT] for name, array in labels.items()})
+    held_out_labels = {name: array[:HELD_OUT] for name, array in labels.items()}
+    write_npz(arguments.out / "test_labels.npz", held_out_labels)
+    np.savez_compressed(arguments.out / "test.npz", **verification_inputs(held_out, held_out_labels))
 
 
 if __name__ == "__main__":
