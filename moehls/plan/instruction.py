@@ -1,7 +1,7 @@
 """The header word of a step: fields, kinds, modes, bindings, and their encoding.
 
-The one definition of the instruction format. `include/program.hpp` of a project is rendered from `FIELDS`; the meaning of
-the fields a kind is in `docs/accelerator.md`, section 3.
+The one definition of the instruction format. `include/program.hpp` of a project is rendered from `FIELDS`; the
+meaning of the fields a kind is in `docs/accelerator.md`, section 3.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def encode(instruction: Instruction) -> int:
         low, high = (-(1 << (field.bits - 1)), 1 << (field.bits - 1)) if field.signed else (0, 1 << field.bits)
         if not low <= value < high:
             raise MoehlsError(
-                f"step {instruction.kind.name}: {field.name} = {value} does not fit the machine's {field.bits}-bit field; "
+                f"step {instruction.kind.name}: {field.name} = {value} does not fit the machine's {field.bits} bits; "
                 "the model has too many tokens, channels or experts for this accelerator"
             )
         word |= (value & ((1 << field.bits) - 1)) << field.offset

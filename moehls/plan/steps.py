@@ -1,0 +1,169 @@
+"""The step program and where its values lie: the dataclasses between program builder, simulators and emitter.
+
+A `Program` is what the machine runs; a `Place` says where a token matrix lies in a memory, so that anyone can read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.integer.operations import IntArray, TensorKind
+from moehls.plan.instruction import Instruction
+from moehls.plan.payload import Payload, header_word
+from moehls.plan.shape import Shape
+
+Memory = Literal["m0", "m1", "m2", "m3", "residual", "raw", "queue"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """How the real channels of a value lie in blocks: `heads` equal parts, each padded to whole blocks."""
+
+    count: int
+    heads: int = 1
+
+    def blocks(self, block: int) -> int:
+        """Blocks a row."""
+        return self.heads * -(-(self.count // self.heads) // block)
+
+    def positions(self, block: int) -> IntArray:
+        """`[count]`: the padded position of every real channel."""
+        channel, size = np.arange(self.count, dtype=np.int64), self.count // self.heads
+        return channel // size * (self.blocks(block) // self.heads * block) + channel % size
+
+
+@dataclass(frozen=True)
+class Place:
+    """A token matrix in a memory.
+
+    Row n of an activation or residual memory lies in lane `n mod Tt`, group `n div Tt`; block b of plane p of group g
+    is the word `base + g·stride + p·blocks + b`. In the raw memory row n is the words `base + n·stride + b`. A routing
+    lies in the queues, `rows` tokens and `channels.count` experts.
+    """
+
+    memory: Memory
+    base: int
+    stride: int
+    rows: int
+    channels: Channels
+    signed: bool = True
+    planes: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The value `value` is complete and lies at `place` after step `step` (an index into `Program.steps`).
+
+    `task` is `ANY_TASK`, or the task for which the value is written by this step.
+    """
+
+    value: str
+    kind: TensorKind
+    step: int
+    task: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a step declares to read or write in a memory: the name of the value (or temporary) and its place."""
+
+    value: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its header, the parameters and weights behind it, and what it reads and writes."""
+
+    name: str
+    operation: str
+    """name of the operation of the integer network"""
+    instruction: Instruction
+    payload: Payload | None
+    macs: int
+    """real multiply-accumulates: without padding; an expert's are for one token"""
+    reads: tuple[Access, ...] = ()
+    writes: tuple[Access, ...] = ()
+
+    def words(self, shape: Shape) -> npt.NDArray[np.uint8]:
+        """`[1 + payload_words, word_bytes]`: header word and payload."""
+        out = np.zeros((1 + self.instruction.payload_words, shape.word_bits // 8), np.uint8)
+        out[0] = header_word(self.instruction, shape)
+        if self.payload is not None:
+            self.payload.write(out[1:], shape)
+        return out
+
+
+@dataclass(frozen=True)
+class OutputPlace:
+    """Output `name` (the value `value`) in the result stream: from `beat`, `rows` rows of `blocks` blocks."""
+
+    name: str
+    value: str
+    kind: TensorKind
+    beat: int
+    rows: int
+    channels: int
+    blocks: int
+    block: int
+    """lanes a block"""
+    bits: int
+    """bits a lane in the stream"""
+
+    @property
+    def beats(self) -> int:
+        return self.rows * self.blocks * self.block * self.bits // 128
+
+
+@dataclass(frozen=True)
+class InputPlace:
+    """The input stream: `patches` rows of `blocks` token-words of `channels` real pixels in all."""
+
+    patches: int
+    channels: int
+    blocks: int
+    beats_a_word: int
+
+    @property
+    def beats(self) -> int:
+        return self.patches * self.blocks * self.beats_a_word
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """The least sizes of the memories for a program (fields of `Shape`)."""
+
+    activation_depth: int
+    residual_depth: int
+    raw_depth: int
+    kept_depth: int
+    norm_depth: int
+    parameter_depth: int
+    max_tokens: int
+    max_experts: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as steps of the machine, for one parallelism; `Shape` depths play no part in it."""
+
+    steps: tuple[Step, ...]
+    stages: tuple[Stage, ...]
+    input: InputPlace
+    outputs: tuple[OutputPlace, ...]
+    requirements: Requirements
+
+    @property
+    def words(self) -> int:
+        """Words of the whole stream."""
+        return sum(1 + step.instruction.payload_words for step in self.steps)
+
+    @property
+    def output_beats(self) -> int:
+        """128-bit beats of the result stream."""
+        return max((output.beat + output.beats for output in self.outputs), default=0)

@@ -1,0 +1,60 @@
+"""Who reads which value of an integer network: last readers, and the values that attention takes."""
+
+from __future__ import annotations
+
+from moehls.errors import MoehlsError
+from moehls.integer.operations import (
+    AddResidual,
+    IntegerAttention,
+    IntegerExperts,
+    IntegerLinear,
+    IntegerNetwork,
+    IntegerOperation,
+)
+from moehls.plan.steps import Memory
+
+
+def reads(operation: IntegerOperation) -> tuple[str, ...]:
+    """The values `operation` reads."""
+    match operation:
+        case IntegerAttention():
+            return operation.query, operation.key, operation.value
+        case IntegerExperts():
+            return operation.input, operation.routing, operation.residual
+        case IntegerLinear(epilogue=AddResidual(residual=residual)):
+            return operation.input, residual
+        case _:
+            return (operation.input,)
+
+
+def last_uses(network: IntegerNetwork) -> dict[str, int]:
+    """Index of the last operation that reads a value; values that none reads are missing."""
+    return {value: index for index, operation in enumerate(network.operations) for value in reads(operation)}
+
+
+def attention_roles(network: IntegerNetwork) -> dict[str, tuple[Memory, int]]:
+    """The memory and the heads of every query, key and value.
+
+    Raises:
+        MoehlsError: a value has two roles, or its channels do not divide by the heads.
+    """
+    roles: dict[str, tuple[Memory, int]] = {}
+    for operation in network.operations:
+        if not isinstance(operation, IntegerAttention):
+            continue
+        channels = len(operation.scaling.bias)
+        if channels % operation.heads:
+            raise MoehlsError(f"{operation.name}: {channels} channels do not divide by {operation.heads} heads")
+        memories: tuple[tuple[str, Memory], ...] = (
+            (operation.query, "m1"),
+            (operation.key, "m2"),
+            (operation.value, "m1"),
+        )
+        for value, memory in memories:
+            if value in roles:
+                raise MoehlsError(
+                    f"{operation.name}: {value!r} already is a query, key or value; the machine computes each by a "
+                    "linear layer of its own: duplicate the layer in the model"
+                )
+            roles[value] = (memory, operation.heads)
+    return roles
