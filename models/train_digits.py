@@ -1,8 +1,8 @@
 """Train the small two-task MoE ViT on scikit-learn's digits and write what the demo and the tests use.
 
-In: scikit-learn's digits (1,797 images of 8×8) and a seed. Out, in the folder given (`models/digits`): `weights.npz`, `digits.onnx`,
-`test_images.npz` (held-out images), `test_labels.npz` (an array a task output), `test.npz` (both, as `moehls verify --inputs` takes them),
-`calibration.npz` (64 training images).
+In: scikit-learn's digits (1,797 images of 8×8) and a seed. Out, in the folder given (`models/digits`): `weights.npz`,
+`digits.onnx`, `test_images.npz` (held-out images), `test_labels.npz` (an array a task output), `test.npz` (both, as
+`moehls verify --inputs` takes them), `calibration.npz` (64 training images).
 Task 0 is the digit, task 1 whether it is odd. Prints the held-out float accuracy of each task.
 
     python -m models.train_digits [--out models/digits] [--seed 0] [--epochs 80]
