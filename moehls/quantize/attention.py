@@ -1,0 +1,86 @@
+"""Attention: one grid for the scores of a head, grids a channel for queries, keys, values and the context.
+
+What is free: any constant added to a key channel (softmax does not see it), any scale and offset of a value channel
+(undone after), and the split of the score's scale between query and key, channel by channel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moehls.integer.operations import IntegerAttention, RealArray, Scaling
+from moehls.network.operations import Attention
+from moehls.quantize.builder import Builder
+from moehls.quantize.fixed_point import Grid, factor, rounded, significant
+from moehls.quantize.ranges import balanced_steps, clipped_range
+
+_HEADROOM = 1.15
+
+
+def plan_attention(attention: Attention, builder: Builder) -> None:
+    """Choose the grids of queries, keys and values, once an attention."""
+    if attention.query in builder.grids:
+        return
+    bits = builder.precision.activation_bits
+    levels = (1 << bits) - 1
+    query, key = builder.target(attention.query), builder.target(attention.key)
+    low, high = clipped_range(key, levels, _HEADROOM)
+    key_reach, key_centre = (high - low) / 2, (high + low) / 2
+    low, high = clipped_range(np.concatenate([query, -query]), levels, _HEADROOM)
+    query_reach = high
+    product = significant(_head_max(query_reach * key_reach, attention.heads) / (levels / 2) ** 2)
+    chosen = factor(product * attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction, 16)
+    product = chosen.value / (attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction)
+    product = np.repeat(product, query.shape[1] // attention.heads)
+    even = np.sqrt(product)
+    ideal = np.sqrt(np.maximum(query.std(axis=0), 1e-9) / np.maximum(key.std(axis=0), 1e-9))
+    least = query_reach / (levels / 2) / even
+    most = even / np.maximum(key_reach / (levels / 2), 1e-12)
+    split = significant(np.clip(ideal, least, np.maximum(most, least)))
+    builder.add(attention.query, "operand", bits, True, Grid(even * split, np.zeros_like(even)))
+    key_scale = even / split
+    builder.add(attention.key, "operand", bits, True, Grid(key_scale, significant(-key_centre / key_scale)))
+    value = builder.target(attention.value)
+    low, high = clipped_range(value, levels, _HEADROOM)
+    scale = significant(np.maximum((high - low) / levels, 1e-9))
+    builder.add(attention.value, "operand", bits, True, Grid(scale, significant(-(low + high) / 2 / scale)))
+
+
+def convert_attention(attention: Attention, builder: Builder) -> IntegerAttention:
+    """The context gets its own grid a channel, balanced against the projection."""
+    precision = builder.precision
+    levels = (1 << precision.activation_bits) - 1
+    context = builder.target(attention.output)
+    low, high = clipped_range(context, levels, _HEADROOM)
+    least = np.maximum((high - low) / levels, 1e-9)
+    wanted = balanced_steps(least, context.std(axis=0), builder.readers(attention.output), builder.weight_limit)
+    value = builder.grids[attention.value]
+    fine = np.ldexp(value.scale, -precision.context_fraction)
+    chosen = factor(fine / wanted, precision.multiplier_bits)
+    scale = fine / chosen.value
+    wanted_offset = -(low + high) / 2 / scale
+    zero = value.offset * 2**precision.context_fraction
+    bias = rounded(wanted_offset * scale / fine - zero)
+    offset = (bias + zero) * fine / scale
+    builder.add(attention.output, "operand", precision.activation_bits, True, Grid(scale, offset))
+    key, query = builder.grids[attention.key], builder.grids[attention.query]
+    factor_of_head = (key.scale * query.scale).reshape(attention.heads, -1)[:, 0]
+    score = factor(factor_of_head * attention.scale * math.log2(math.e) * 2**precision.score_fraction, 16)
+    return IntegerAttention(
+        attention.name,
+        attention.query,
+        attention.key,
+        attention.value,
+        attention.output,
+        attention.heads,
+        score.multiplier,
+        score.shift,
+        Scaling(bias, chosen.multiplier, chosen.shift),
+    )
+
+
+def _head_max(x: RealArray, heads: int) -> RealArray:
+    result: RealArray = x.reshape(heads, -1).max(axis=1)
+    return result

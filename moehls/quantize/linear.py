@@ -1,0 +1,114 @@
+"""Linear, with each of its epilogues."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moehls.integer.operations import (
+    AddResidual,
+    Epilogue,
+    GeluRequantise,
+    IntArray,
+    IntegerLinear,
+    Raw,
+    RealArray,
+    Requantise,
+    Scaling,
+)
+from moehls.integer.precision import Precision
+from moehls.integer.tables import delta_table
+from moehls.network.operations import GeluForm, Linear
+from moehls.quantize.attention import plan_attention
+from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
+from moehls.quantize.fixed_point import Grid
+from moehls.quantize.ranges import balanced_steps, clipped_range
+from moehls.quantize.structure import AttentionInputStep, GeluStep, OutputStep, ResidualStep
+from moehls.quantize.weights import second_moments
+
+_HEADROOM = 1.15
+
+
+def convert_attention_input(step: AttentionInputStep, builder: Builder) -> IntegerLinear:
+    """Queries, keys or values, on the grids chosen for the whole attention."""
+    plan_attention(step.attention, builder)
+    grid = builder.grids[step.linear.output]
+    rows = _rows(step.linear, builder, grid.scale, builder.target(step.linear.output), grid.offset)
+    return _integer(step.linear, step.linear.output, rows, Requantise(), builder)
+
+
+def convert_residual(step: ResidualStep, builder: Builder) -> IntegerLinear:
+    """The branch is to bring the integer residual, with its errors, to the float one, on the mean."""
+    unit = np.full(len(step.linear.bias), builder.residual)
+    target = builder.target(step.output) - flat(builder.data.integer(step.residual)) * builder.residual
+    rows = _rows(step.linear, builder, unit, target)
+    builder.add_residual(step.output, len(unit))
+    return _integer(step.linear, step.output, rows, AddResidual(step.residual), builder)
+
+
+def convert_output(step: OutputStep, builder: Builder) -> IntegerLinear:
+    """The accumulator is the output, in the scale of the weights."""
+    name = step.linear.output
+    rows = _rows(step.linear, builder, np.ones(len(step.linear.bias)), builder.target(name))
+    grid = Grid(rows.step, np.zeros_like(rows.step))
+    builder.add(name, "raw", builder.precision.accumulator_bits, True, grid)
+    one, zero = np.ones_like(rows.scaling.bias), np.zeros_like(rows.scaling.bias)
+    unscaled = Rows(rows.weight, rows.step, Scaling(rows.scaling.bias, one, zero))
+    return _integer(step.linear, name, unscaled, Raw(), builder)
+
+
+def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
+    """The second multiplier puts each channel on its own grid, undone by the matrices that read it."""
+    precision, form = builder.precision, step.gelu.form
+    unit = np.full(len(step.linear.bias), 2.0**-precision.gelu_fraction)
+    rows = _rows(step.linear, builder, unit, builder.target(step.linear.output))
+    activated = builder.target(step.gelu.output)
+    wanted = gelu_steps(activated, builder.readers(step.gelu.output), form, precision)
+    epilogue, grid = gelu_grid(wanted, form, precision)
+    builder.add(step.gelu.output, "operand", precision.activation_bits, False, grid)
+    return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
+
+
+def gelu_steps(activated: RealArray, matrices: list[RealArray], form: GeluForm, precision: Precision) -> RealArray:
+    """Steps `[channels]` of the unsigned operand for GELU outputs `[rows, channels]`."""
+    levels = (1 << precision.activation_bits) - 1
+    lowest = float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
+    _, high = clipped_range(activated, levels, _HEADROOM)
+    least = np.maximum(high + lowest, lowest / 2) / levels
+    return balanced_steps(least, activated.std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
+
+
+def gelu_grid(steps: RealArray, form: GeluForm, precision: Precision) -> tuple[GeluRequantise, Grid]:
+    """The second multipliers nearest to `steps` `[…, channels]` and the grid that they define.
+
+    One shift holds for the tensor: the widest channel has a multiplier of 16 … 31, the finest at most 255.
+    """
+    offset = int(delta_table(form, precision.delta_fraction, precision.delta_step).max())
+    ratio = np.ldexp(steps, precision.delta_fraction)
+    _, exponent = np.frexp(float(ratio.max()))
+    shift = int(exponent) + 4
+    largest = (1 << precision.second_multiplier_bits) - 1
+    multiplier: IntArray = np.clip(np.floor(np.ldexp(1 / ratio, shift)), 1, largest).astype(np.int64)
+    scale = 2.0 ** (shift - precision.delta_fraction) / multiplier
+    grid = Grid(scale, offset / 2.0**precision.delta_fraction / scale)
+    return GeluRequantise(multiplier, shift, offset), grid
+
+
+def _rows(
+    linear: Linear, builder: Builder, unit: RealArray, target: RealArray, offset: RealArray | float = 0.0
+) -> Rows:
+    return quantise_rows(
+        builder.weight(linear),
+        builder.bias(linear),
+        builder.grids[linear.input],
+        second_moments(flat(builder.data.integer(linear.input))),
+        unit,
+        (1 << builder.precision.activation_bits) - 1,
+        builder.precision,
+        offset,
+        target.mean(axis=0),
+    )
+
+
+def _integer(linear: Linear, output: str, rows: Rows, epilogue: Epilogue, builder: Builder) -> IntegerLinear:
+    weight = narrow(rows.weight, builder.precision)
+    return IntegerLinear(linear.name, linear.input, output, weight, rows.scaling, epilogue)

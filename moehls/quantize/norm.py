@@ -1,0 +1,54 @@
+"""LayerNorm: gain and bias a channel that put the operand, and the fine value behind it, on their grids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moehls.integer.operations import IntegerNorm, Scaling
+from moehls.quantize.builder import Builder
+from moehls.quantize.fixed_point import Grid, factor, rounded
+from moehls.quantize.ranges import balanced_steps, clipped_range
+from moehls.quantize.structure import NormStep
+
+_HEADROOM = 1.1
+_GAIN_BITS = 15
+_LARGEST_SHIFT = 15
+"""keeps the bias, which has `shift` fraction bits below the fine value, within 32 bits"""
+
+
+def fine_name(output: str) -> str:
+    """Name of the fine value beside the operand `output`."""
+    return f"{output}.fine"
+
+
+def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
+    """The operand's steps are balanced against the matrices that read it; its offset is the middle of its range."""
+    precision = builder.precision
+    x = builder.target(step.output)
+    levels = (1 << precision.activation_bits) - 1
+    low, high = clipped_range(x, levels, _HEADROOM)
+    operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit)
+    gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
+    one = float(1 << precision.norm_fraction)
+    fine_step = np.ldexp(operand_step, -precision.fine_shift)
+    chosen = factor(np.maximum(np.abs(gain) / (fine_step * one), 2.0**-_LARGEST_SHIFT), _GAIN_BITS, _LARGEST_SHIFT)
+    scale = np.where(gain == 0, fine_step, np.abs(gain) / (chosen.value * one))
+    multiplier = np.sign(gain).astype(np.int64) * chosen.multiplier
+    middle = -(low + high) / 2 / scale
+    integer_bias = rounded(np.ldexp(bias / scale + middle, chosen.shift))
+    offset = np.ldexp(integer_bias.astype(np.float64), -chosen.shift) - bias / scale
+    fine = fine_name(step.output)
+    builder.add(fine, "fine", precision.fine_bits, True, Grid(scale, offset))
+    wide = 2.0**precision.fine_shift
+    builder.add(step.output, "operand", precision.activation_bits, True, Grid(scale * wide, offset / wide))
+    channels = len(gain)
+    return IntegerNorm(
+        step.norm.name if step.output == step.norm.output else step.output,
+        step.source,
+        fine,
+        step.output,
+        step.start,
+        step.start + builder.data.real(step.output).shape[1],
+        Scaling(integer_bias, multiplier, chosen.shift),
+        int(rounded(step.norm.epsilon * channels**2 / builder.residual**2)),
+    )

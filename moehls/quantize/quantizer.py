@@ -1,0 +1,127 @@
+"""Float network and calibration images to the integer network, one operation after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from moehls.integer.host import quantise_image
+from moehls.integer.operations import Format, IntegerNetwork, IntegerOperation, IntegerOutput
+from moehls.integer.precision import Precision
+from moehls.network.operations import Attention, Embed, FloatArray, Network, Route
+from moehls.quantize.attention import convert_attention
+from moehls.quantize.builder import Builder
+from moehls.quantize.calibrate import Trajectories, checked, residual_range
+from moehls.quantize.embed import convert_embed, integer_input
+from moehls.quantize.experts import convert_experts
+from moehls.quantize.fixed_point import significant
+from moehls.quantize.linear import convert_attention_input, convert_gelu, convert_output, convert_residual
+from moehls.quantize.norm import convert_norm, fine_name
+from moehls.quantize.route import convert_route
+from moehls.quantize.structure import (
+    AttentionInputStep,
+    ExpertsStep,
+    GeluStep,
+    NormStep,
+    OutputStep,
+    ResidualStep,
+    Step,
+    structure,
+)
+
+Progress = Callable[[int, int, str], None]
+"""called with the number of operations done, of all, and the name of the one that comes next"""
+
+_RESIDUAL_HEADROOM = 1.75
+
+
+def quantize(
+    network: Network, images: FloatArray, precision: Precision, progress: Progress | None = None
+) -> IntegerNetwork:
+    """Quantise `network`, calibrated on `images` for every task.
+
+    Args:
+        network: the float network.
+        images: `[samples, channels, height, width]`, as the ONNX model takes them.
+        precision: bit widths.
+        progress: told of every operation.
+
+    Raises:
+        MoehlsError: an operation has no place on the accelerator, or the images do not fit the network.
+    """
+    images = checked(network, images)
+    found = structure(network)
+    embed = next(step for step in found.steps if isinstance(step, Embed))
+    source = integer_input(network.input, embed, images, precision)
+    outputs = tuple(
+        IntegerOutput(o.name, fine_name(o.value) if _is_norm(o.value, found.steps) else o.value, o.shape)
+        for o in network.outputs
+    )
+    largest = residual_range(network, images, found.residuals)
+    unit = float(significant(_RESIDUAL_HEADROOM * largest / ((1 << (precision.residual_bits - 1)) - 1)))
+    data = Trajectories(network, images)
+    builder = Builder(precision, found, data, unit)
+
+    def assembled(operations: tuple[IntegerOperation, ...], formats: dict[str, Format]) -> IntegerNetwork:
+        return IntegerNetwork(
+            network.name,
+            precision,
+            source,
+            len(embed.position),
+            operations,
+            formats,
+            outputs,
+            network.tasks,
+            network.task_input,
+            found.gelu_form,
+        )
+
+    bare = assembled((), {})
+    data.pixels(network.input.name, [quantise_image(bare, image) for image in images])
+    operations: list[IntegerOperation] = []
+    for number, step in enumerate(found.steps):
+        operation = _convert(step, source, builder)
+        if progress is not None:
+            progress(number, len(found.steps), operation.name)
+        operations.append(operation)
+        data.execute(bare, operation)
+        data.forget(_written(step))
+    return assembled(tuple(operations), builder.formats)
+
+
+def _convert(step: Step, source: object, builder: Builder) -> IntegerOperation:
+    match step:
+        case Embed():
+            return convert_embed(step, source, builder)
+        case NormStep():
+            return convert_norm(step, builder)
+        case AttentionInputStep():
+            return convert_attention_input(step, builder)
+        case GeluStep():
+            return convert_gelu(step, builder)
+        case ResidualStep():
+            return convert_residual(step, builder)
+        case OutputStep():
+            return convert_output(step, builder)
+        case Attention():
+            return convert_attention(step, builder)
+        case Route():
+            return convert_route(step, builder)
+        case ExpertsStep():
+            return convert_experts(step, builder)
+
+
+def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
+    return any(isinstance(step, NormStep) and step.output == value for step in steps)
+
+
+def _written(step: Step) -> str:
+    """Name of the last float value that a step computes."""
+    match step:
+        case AttentionInputStep() | OutputStep():
+            return step.linear.output
+        case GeluStep():
+            return step.gelu.output
+        case _:
+            return step.output

@@ -1,0 +1,285 @@
+"""Float operations to the steps of the accelerator, before any number is chosen.
+
+In goes a float network, out comes a tuple of steps, each of which becomes one integer operation: an activation joined
+to the linear before it, a residual add to the linear or experts before it, a token selection to the norm beside it. What
+cannot be represented is refused here, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moehls.errors import MoehlsError
+from moehls.network.operations import (
+    Add,
+    Attention,
+    Embed,
+    Experts,
+    Gelu,
+    GeluForm,
+    LayerNorm,
+    Linear,
+    Network,
+    Operation,
+    Route,
+    SelectTokens,
+)
+
+
+@dataclass(frozen=True)
+class NormStep:
+    """LayerNorm of the rows `start … stop-1` of a residual value; `stop` None for all of them."""
+
+    norm: LayerNorm
+    source: str
+    start: int
+    stop: int | None
+    output: str
+    """the float value whose rows the integer operation computes"""
+
+
+@dataclass(frozen=True)
+class AttentionInputStep:
+    """A linear that gives the queries, keys or values of `attention`."""
+
+    linear: Linear
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class GeluStep:
+    linear: Linear
+    gelu: Gelu
+
+
+@dataclass(frozen=True)
+class ResidualStep:
+    """A linear added to the residual value `residual`; the sum is called `output`."""
+
+    linear: Linear
+    residual: str
+    output: str
+
+
+@dataclass(frozen=True)
+class OutputStep:
+    """A linear that is an output of the network."""
+
+    linear: Linear
+
+
+@dataclass(frozen=True)
+class ExpertsStep:
+    experts: Experts
+    residual: str
+    output: str
+
+
+Step = Embed | NormStep | AttentionInputStep | GeluStep | ResidualStep | OutputStep | Attention | Route | ExpertsStep
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The steps of a network, in its order, and what the quantiser asks about its values."""
+
+    steps: tuple[Step, ...]
+    residuals: frozenset[str]
+    """names of the residual values"""
+    readers: dict[str, tuple[Operation, ...]]
+    """operations that read a value, in order"""
+    gelu_form: GeluForm
+
+
+def inputs(operation: Operation) -> tuple[str, ...]:
+    """Names of the values an operation reads."""
+    match operation:
+        case Add():
+            return (operation.left, operation.right)
+        case Attention():
+            return (operation.query, operation.key, operation.value)
+        case Experts():
+            return (operation.input, operation.routing)
+        case _:
+            return (operation.input,)
+
+
+def structure(network: Network) -> Structure:
+    """The steps of `network`.
+
+    Raises:
+        MoehlsError: an operation stands where the accelerator has no place for it.
+    """
+    return _Resolver(network).resolve()
+
+
+class _Resolver:
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.makers = {operation.output: operation for operation in network.operations}
+        self.shown = {output.value for output in network.outputs}
+        readers: dict[str, list[Operation]] = {name: [] for name in (network.input.name, *self.makers)}
+        for operation in network.operations:
+            for name in inputs(operation):
+                if name not in readers:
+                    raise MoehlsError(f"{operation.name}: reads {name!r}, which no operation before it writes")
+                readers[name].append(operation)
+        self.readers = {name: tuple(found) for name, found in readers.items()}
+        self.residuals: set[str] = set()
+        self.operands: set[str] = set()
+
+    def resolve(self) -> Structure:
+        steps: list[Step] = []
+        for operation in self.network.operations:
+            steps.extend(self._steps(operation))
+        for output in self.network.outputs:
+            maker = self.makers.get(output.value)
+            norm = output.value in self.operands and isinstance(maker, LayerNorm | SelectTokens)
+            if not (norm or output.value in self.residuals or isinstance(maker, Linear)):
+                what = type(maker).__name__ if maker else "no operation"
+                raise MoehlsError(
+                    f"output {output.name!r} shows the result of {what} ({output.value!r}); supported: the residual "
+                    "stream, a LayerNorm and a linear; end the exported model there"
+                )
+        return Structure(tuple(steps), frozenset(self.residuals), self.readers, self._gelu_form())
+
+    def _steps(self, operation: Operation) -> list[Step]:
+        match operation:
+            case Embed():
+                if self.residuals:
+                    raise MoehlsError(f"{operation.name}: a second patch embedding; supported: one")
+                self.residuals.add(operation.output)
+                return [operation]
+            case LayerNorm():
+                return self._norms(operation)
+            case Linear():
+                return [self._linear(operation)]
+            case Attention():
+                self.operands.add(operation.output)
+                return [operation]
+            case Route():
+                maker = self._maker(operation.input, self.operands)
+                if not isinstance(maker, LayerNorm):
+                    raise self._refusal(operation, "its input is not the output of a LayerNorm over all tokens")
+                self._only(operation.output, operation, lambda reader: isinstance(reader, Experts))
+                return [operation]
+            case Experts():
+                return [self._experts(operation)]
+            case Add():
+                return self._add(operation)
+            case Gelu():
+                if not isinstance(self.makers.get(operation.input), Linear):
+                    raise self._refusal(operation, "its input is not the output of a linear")
+                self.operands.add(operation.output)
+                return []
+            case SelectTokens():
+                if operation.input not in self.residuals and operation.output not in self.operands:
+                    raise self._refusal(operation, "its input is neither the residual stream nor a LayerNorm")
+                self._only(operation.output, operation, lambda r: isinstance(r, LayerNorm | Linear | SelectTokens))
+                return []
+
+    def _norms(self, norm: LayerNorm) -> list[Step]:
+        """One step for the whole output where anything reads it, one for each selection of rows from it."""
+        source, start, stop = self._rows(norm)
+        found: list[Step] = []
+        selections = [r for r in self.readers[norm.output] if isinstance(r, SelectTokens)]
+        if len(selections) < len(self.readers[norm.output]) or norm.output in self.shown:
+            found.append(NormStep(norm, source, start, stop, norm.output))
+            self.operands.add(norm.output)
+        for selection in selections:
+            first, last = start + selection.start, start + selection.stop
+            found.append(NormStep(norm, source, first, last, selection.output))
+            self.operands.add(selection.output)
+        return found
+
+    def _rows(self, norm: LayerNorm) -> tuple[str, int, int | None]:
+        """The residual value a norm reads, through selections, and its rows."""
+        name, start, stop = norm.input, 0, None
+        while isinstance(maker := self.makers.get(name), SelectTokens):
+            stop = maker.stop if stop is None else maker.start + stop
+            name, start = maker.input, start + maker.start
+        if name not in self.residuals:
+            raise self._refusal(norm, "its input is not the residual stream (post-norm models are not supported)")
+        return name, start, stop
+
+    def _linear(self, linear: Linear) -> Step:
+        self._maker(linear.input, self.operands, linear)
+        readers = self.readers[linear.output]
+        if linear.output in self.shown:
+            if readers:
+                raise self._refusal(linear, "it is an output of the network and is read again")
+            return OutputStep(linear)
+        if len(readers) != 1:
+            raise self._refusal(linear, f"{len(readers)} operations read its output; supported: one")
+        match readers[0]:
+            case Attention() as attention:
+                if inputs(attention).count(linear.output) > 1:
+                    raise self._refusal(linear, "it gives the attention more than one of query, key and value")
+                return AttentionInputStep(linear, attention)
+            case Gelu() as gelu:
+                return GeluStep(linear, gelu)
+            case Add() as add:
+                return ResidualStep(linear, self._residual(add, linear.output), add.output)
+            case other:
+                raise self._refusal(linear, f"its output goes to {other.name} ({type(other).__name__})")
+
+    def _experts(self, experts: Experts) -> ExpertsStep:
+        self._maker(experts.input, self.operands, experts)
+        route = self.makers.get(experts.routing)
+        if not isinstance(route, Route) or route.input != experts.input:
+            raise self._refusal(experts, "its router does not read the same LayerNorm")
+        self._only(experts.output, experts, lambda reader: isinstance(reader, Add))
+        add = self.readers[experts.output][0]
+        assert isinstance(add, Add)
+        return ExpertsStep(experts, self._residual(add, experts.output), add.output)
+
+    def _add(self, add: Add) -> list[Step]:
+        sides = [side for side in (add.left, add.right) if side not in self.residuals]
+        if len(sides) != 1 or not isinstance(self.makers.get(sides[0]), Linear | Experts):
+            raise self._refusal(add, "it is not the residual stream plus the output of a linear or of experts")
+        self.residuals.add(add.output)
+        return []
+
+    def _residual(self, add: Add, branch: str) -> str:
+        other = add.right if add.left == branch else add.left
+        if other not in self.residuals:
+            raise self._refusal(add, f"{other!r} is not the residual stream")
+        return other
+
+    def _maker(self, name: str, allowed: set[str], reader: Operation | None = None) -> Operation | None:
+        if reader is not None and name not in allowed:
+            maker = self.makers.get(name)
+            what = type(maker).__name__ if maker else "the image"
+            raise self._refusal(reader, f"it reads {name!r}, the result of {what}")
+        return self.makers.get(name)
+
+    def _only(self, name: str, operation: Operation, allowed: Callable[[Operation], bool]) -> None:
+        readers = self.readers[name]
+        if not readers or not all(allowed(reader) for reader in readers) or name in self.shown:
+            found = ", ".join(f"{r.name} ({type(r).__name__})" for r in readers) or "nothing"
+            raise self._refusal(operation, f"its output is read by {found}")
+
+    def _gelu_form(self) -> GeluForm:
+        forms = {o.form: o.name for o in self.network.operations if isinstance(o, Gelu | Experts)}
+        if len(forms) > 1:
+            raise MoehlsError(
+                f"GELU in two forms: exact in {forms['exact']}, tanh in {forms['tanh']}; supported: one form a network; "
+                "export the model with one"
+            )
+        return next(iter(forms), "exact")
+
+    def _refusal(self, operation: Operation, why: str) -> MoehlsError:
+        supported = {
+            "LayerNorm": "a LayerNorm of the residual stream",
+            "Linear": "linears that read a LayerNorm, an attention or a GELU, and whose output goes to one attention, "
+            "GELU or residual add or is an output of the network",
+            "Gelu": "a GELU after a linear",
+            "Add": "residual adds",
+            "Route": "a router on a LayerNorm over all tokens that feeds experts",
+            "Experts": "experts on the LayerNorm that their router reads, added to the residual stream",
+            "SelectTokens": "a selection of rows beside the LayerNorm before a head",
+        }
+        kind = type(operation).__name__
+        return MoehlsError(
+            f"{operation.name} ({kind}) cannot be mapped: {why}; supported: {supported[kind]}; change the model there"
+        )

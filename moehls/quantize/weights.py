@@ -1,0 +1,79 @@
+"""Weights to integers: a step a row chosen by error, then error-compensated rounding.
+
+In go real weights whose columns are already scaled to the integers they multiply, and the centred second moments of
+those integers over the calibration data; out come integers. The rounding is the one of GPTQ (Frantar et al., 2023): the
+error of a column is made up for by the columns not yet rounded, so that the error of the product, not that of the
+weights, is small. The mean of the inputs does not count, as the bias makes up for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.integer.operations import IntArray, RealArray
+
+_DAMPING = 0.01
+_BLOCK = 64
+_CLIPS = np.arange(1.0, 0.45, -0.05)
+
+
+def second_moments(integers: npt.NDArray[np.integer]) -> tuple[RealArray, RealArray]:
+    """Mean `[channels]` and covariance `[channels, channels]` of integers `[rows, channels]`; sums are exact."""
+    rows = max(len(integers), 1)
+    x = integers.astype(np.float64)
+    mean = x.sum(axis=0) / rows
+    return mean, x.T @ x / rows - np.outer(mean, mean)
+
+
+def weight_steps(weight: RealArray, variance: RealArray, limit: int) -> RealArray:
+    """The step of each row `[out]` of `weight` `[out, in]` that loses least.
+
+    Args:
+        weight: real weights a unit of the integer input.
+        variance: `[in]` variance of the input integers.
+        limit: the largest weight integer.
+    """
+    best = np.abs(weight).max(axis=1) / limit
+    full, least = best, np.full(best.shape, np.inf)
+    for clip in _CLIPS:
+        step = full * clip
+        safe = np.where(step > 0, step, 1.0)[:, None]
+        error = (((np.clip(np.rint(weight / safe), -limit, limit) * safe - weight) ** 2) * variance).sum(axis=1)
+        better = error < least * (1 - 1e-9)
+        best, least = np.where(better, step, best), np.where(better, error, least)
+    return best
+
+
+def round_weights(weight: RealArray, step: RealArray, covariance: RealArray, limit: int) -> IntArray:
+    """`weight / step` as integers of at most `limit`, with the least error of the product that one pass finds.
+
+    Args:
+        weight: `[out, in]`.
+        step: `[out]`, positive.
+        covariance: `[in, in]` of the input integers.
+        limit: the largest weight integer.
+    """
+    columns = weight.shape[1]
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    rest = (weight / step[:, None]).T[order]
+    upper = _inverse_factor(covariance[np.ix_(order, order)])
+    result = np.empty_like(rest)
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        errors = np.empty_like(rest[start:stop])
+        for i in range(start, stop):
+            result[i] = np.clip(np.rint(rest[i]), -limit, limit)
+            errors[i - start] = (rest[i] - result[i]) / upper[i, i]
+            rest[i + 1 : stop] -= upper[i, i + 1 : stop, None] * errors[i - start]
+        rest[stop:] -= upper[start:stop, stop:].T @ errors
+    integers = np.empty_like(result)
+    integers[order] = result
+    return integers.T.astype(np.int64)
+
+
+def _inverse_factor(covariance: RealArray) -> RealArray:
+    """The upper Cholesky factor of the inverse of the damped covariance."""
+    damping = _DAMPING * float(np.trace(covariance)) / len(covariance) + 1e-6
+    lower: RealArray = np.linalg.cholesky(np.linalg.inv(covariance + damping * np.eye(len(covariance))))
+    return lower.T
