@@ -140,8 +140,8 @@ class _Builder:
         pixels = self.rng.integers(0, 1 << ab, (s.tokens - s.prefix, s.channels * s.patch[0] * s.patch[1]))
         self.known.values["image"] = pixels
         weight = self.weights(s.width, pixels.shape[1])
-        scaling = self.fit(product(pixels, weight), 2.0**12)
-        initial = sat(self.rng.normal(0, 2.0**12, (s.tokens, s.width)).round().astype(np.int64), 16)
+        scaling = self.fit(product(pixels, weight), self.branch)
+        initial = sat(self.rng.normal(0, self.branch, (s.tokens, s.width)).round().astype(np.int64), 16)
         self.append(IntegerEmbed("embed", "image", "embed.tokens", weight, scaling, initial, s.prefix), "residual")
         return "embed.tokens"
 
@@ -183,7 +183,7 @@ class _Builder:
         second_weight = self.weights(s.experts, s.width, s.hidden)
         unsigned = self.rng.integers(0, 1 << p.activation_bits, (s.tokens, s.hidden))
         gate = 1 << p.expert_fraction
-        second = [self.fit(product(unsigned, w), 2.0**12 * gate) for w in second_weight]
+        second = [self.fit(product(unsigned, w), self.branch * gate) for w in second_weight]
         operation = IntegerExperts(
             f"{layer}.experts",
             operand,
@@ -246,7 +246,7 @@ class _Builder:
                 scaling, fitted, kind = _unit(out), epilogue, "raw"
                 scaling = Scaling(self.fit(accumulator, 1.0).bias, scaling.multiplier, scaling.shift)
             case AddResidual():
-                scaling, fitted, kind = self.fit(accumulator, 2.0**12), epilogue, "residual"
+                scaling, fitted, kind = self.fit(accumulator, self.branch), epilogue, "residual"
             case Requantise():
                 scaling, fitted = self.fit(accumulator, 2.0 ** (p.activation_bits - 2)), epilogue
             case None:
@@ -294,6 +294,11 @@ class _Builder:
         )
         multiplier, shift = encode(wanted / spread, self.precision.multiplier_bits)
         return Scaling(shifted, multiplier, shift)
+
+    @property
+    def branch(self) -> float:
+        """Deviation of what one update adds to the residual: the sum of all stays mostly, not always, in 16 bits."""
+        return 2.0**13 / math.sqrt(2 * self.sizes.layers + 1)
 
     def gelu_target(self, channels: int) -> np.ndarray:
         return 2.0**self.precision.gelu_fraction * self.rng.uniform(0.3, 4.0, channels)

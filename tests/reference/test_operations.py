@@ -1,0 +1,207 @@
+"""Each operation of the NumPy reference equals the scalar implementation, for any shapes, parameters and values.
+
+The parameters are drawn from their whole range (multipliers from 0, shifts to 63) and the values with many extremes, so
+saturation, ties and vanishing values occur; a shift that keeps the result in view is drawn as often as any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moehls.integer.operations import (
+    AddResidual,
+    Epilogue,
+    GeluRequantise,
+    IntArray,
+    IntegerAttention,
+    IntegerEmbed,
+    IntegerExperts,
+    IntegerLinear,
+    IntegerNorm,
+    IntegerRoute,
+    Raw,
+    Requantise,
+    Scaling,
+    WeightArray,
+)
+from moehls.integer.precision import PRECISIONS, Precision
+from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.reference.attention import attention
+from moehls.reference.embed import embed
+from moehls.reference.experts import experts
+from moehls.reference.linear import linear
+from moehls.reference.norm import norm
+from moehls.reference.route import Routing, route
+from tests.reference import scalar
+
+SIZE = st.integers(1, 7)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random arrays of one precision from a seed."""
+
+    rng: np.random.Generator
+    precision: Precision
+    form: GeluForm
+
+    def values(self, bits: int, shape: tuple[int, ...], *, signed: bool = True) -> IntArray:
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+        kinds = [
+            self.rng.integers(low, high, shape, endpoint=True),
+            self.rng.choice(np.array([low, high, 0, 1]), shape),
+            self.rng.integers(max(low, -3), 4, shape),
+        ]
+        return np.choose(self.rng.choice(3, shape, p=[0.6, 0.2, 0.2]), kinds).astype(np.int64)
+
+    def operand(self, *shape: int, signed: bool = True) -> IntArray:
+        return self.values(self.precision.activation_bits, shape, signed=signed)
+
+    def weight(self, *shape: int) -> WeightArray:
+        limit = (1 << (self.precision.weight_bits - 1)) - 1
+        values = np.clip(self.values(self.precision.weight_bits, shape), -limit, limit)
+        return values.astype(np.int8) if limit < 128 else values.astype(np.int16)
+
+    def scaling(self, spread: float, target: float, *shape: int) -> Scaling:
+        """Half of the channels take accumulators of size `spread` to about `target`, half are anything."""
+        p = self.precision
+        multiplier = self.values(p.multiplier_bits, shape, signed=False)
+        near = np.clip(np.log2(spread * np.maximum(multiplier, 1) / target) + self.rng.integers(-2, 3, shape), 0, 63)
+        anything = self.rng.random(shape) < 0.5
+        shift = np.where(anything, self.rng.integers(0, 64, shape), near).astype(np.int64)
+        bias = self.values(int(np.log2(spread)) + 1, shape)
+        return Scaling(bias, multiplier, shift)
+
+    def gelu(self, *shape: int) -> GeluRequantise:
+        p = self.precision
+        offset = int(self.rng.integers(0, 1 << p.delta_fraction))
+        shift = int(self.rng.integers(0, 64)) if self.rng.random() < 0.5 else p.delta_fraction + 8 - p.activation_bits
+        return GeluRequantise(self.values(8, shape, signed=False), shift, offset)
+
+    def accumulator(self, terms: int) -> float:
+        """Usual size of a sum of products."""
+        return math.sqrt(terms) * 2.0 ** (self.precision.weight_bits + self.precision.activation_bits - 3)
+
+
+def draws(test: Callable[..., None]) -> Callable[..., None]:
+    """Every precision; seeds and GELU forms by hypothesis."""
+    drawn = st.builds(
+        lambda seed, precision, form: Draw(np.random.default_rng(seed), precision, form),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from(list(PRECISIONS.values())),
+        st.sampled_from(["exact", "tanh"]),
+    )
+    return settings(max_examples=60, deadline=None)(given(draw=drawn, n=SIZE, d=SIZE, out=SIZE)(test))
+
+
+@draws
+def test_embed(draw: Draw, n: int, d: int, out: int) -> None:
+    prefix = int(draw.rng.integers(0, 3))
+    scaling = draw.scaling(draw.accumulator(d), 2.0**15, out)
+    initial = draw.values(draw.precision.residual_bits, (prefix + n, out))
+    operation = IntegerEmbed("embed", "image", "x", draw.weight(out, d), scaling, initial, prefix)
+    pixels = draw.operand(n, d, signed=False)
+    assert embed(operation, pixels, draw.precision).tolist() == scalar.embed(operation, pixels.tolist(), draw.precision)
+
+
+@draws
+def test_norm(draw: Draw, n: int, d: int, out: int) -> None:
+    start = int(draw.rng.integers(0, n))
+    shift = draw.rng.choice([draw.rng.integers(0, 64, d), draw.rng.integers(8, 16, d)])
+    scaling = Scaling(draw.values(30, (d,)), draw.values(16, (d,)), shift)
+    epsilon = int(draw.rng.choice([0, 1, 10**6]))
+    operation = IntegerNorm("norm", "x", "fine", "operand", start, n, scaling, epsilon)
+    x = draw.values(16, (n, d)) // int(draw.rng.choice([1, 100, 65536]))
+    fine, operand = norm(operation, x, draw.precision)
+    assert (fine.tolist(), operand.tolist()) == scalar.norm(operation, x.tolist(), draw.precision)
+
+
+@pytest.mark.parametrize("epilogue", ["requantise", "gelu", "add", "raw"])
+@draws
+def test_linear(epilogue: str, draw: Draw, n: int, d: int, out: int) -> None:
+    p = draw.precision
+    kinds: dict[str, tuple[float, Epilogue]] = {
+        "requantise": (2.0**p.activation_bits, Requantise()),
+        "gelu": (2.0**p.gelu_fraction, draw.gelu(out)),
+        "add": (2.0**p.residual_bits, AddResidual("r")),
+        "raw": (1.0, Raw()),
+    }
+    target, kind = kinds[epilogue]
+    scaling = draw.scaling(draw.accumulator(d), target, out)
+    operation = IntegerLinear("linear", "x", "y", draw.weight(out, d), scaling, kind)
+    x = draw.operand(n, d, signed=bool(draw.rng.integers(2)))
+    residual = draw.values(p.residual_bits, (n, out)) if epilogue == "add" else None
+    expected = scalar.linear(operation, x.tolist(), None if residual is None else residual.tolist(), p, draw.form)
+    assert linear(operation, x, residual, p, draw.form).tolist() == expected
+
+
+@draws
+def test_attention(draw: Draw, n: int, d: int, out: int) -> None:
+    p, heads = draw.precision, out
+    score = draw.scaling(draw.accumulator(d), 2.0 ** (p.score_fraction + 2), heads)
+    scaling = draw.scaling(2.0 ** (p.activation_bits + p.context_fraction - 1), 2.0**p.activation_bits, heads * d)
+    operation = IntegerAttention("attention", "q", "k", "v", "y", heads, score.multiplier, score.shift, scaling)
+    q, k, v = (draw.operand(n, heads * d) for _ in range(3))
+    expected = scalar.attention(operation, q.tolist(), k.tolist(), v.tolist(), p)
+    assert attention(operation, q, k, v, p).tolist() == expected
+
+
+@pytest.mark.parametrize("normalisation", ["all", "chosen"])
+@draws
+def test_route(normalisation: GateNormalisation, draw: Draw, n: int, d: int, out: int) -> None:
+    p, tasks = draw.precision, 2
+    spread = 2.0 ** (p.weight_bits + p.fine_bits - 3) * d**0.5
+    scaling = draw.scaling(spread, 2.0 ** (p.logit_fraction + 2), tasks)
+    weight, bias = draw.weight(tasks, out, d), draw.values(int(np.log2(spread)) + 1, (tasks, out))
+    copied = draw.rng.integers(0, out, out)
+    weight, bias = weight[:, copied], bias[:, copied]
+    k = int(draw.rng.integers(1, out, endpoint=True))
+    operation = IntegerRoute(
+        "route", "fine", "routing", weight, bias, scaling.multiplier, scaling.shift, k, normalisation
+    )
+    fine = draw.values(p.fine_bits, (n, d))
+    for task in range(tasks):
+        routing = route(operation, fine, task, p)
+        found = (routing.logits.tolist(), routing.chosen.tolist(), routing.gates.tolist())
+        assert found == scalar.route(operation, fine.tolist(), task, p)
+
+
+@draws
+def test_experts(draw: Draw, n: int, d: int, out: int) -> None:
+    p, hidden = draw.precision, out
+    count = int(draw.rng.integers(1, 6))
+    k = int(draw.rng.integers(1, count, endpoint=True))
+    operation = IntegerExperts(
+        "experts",
+        "x",
+        "routing",
+        "r",
+        "y",
+        draw.weight(count, hidden, d),
+        draw.scaling(draw.accumulator(d), 2.0**p.gelu_fraction, count, hidden),
+        draw.gelu(count, hidden),
+        draw.weight(count, d, hidden),
+        draw.scaling(draw.accumulator(hidden), 2.0**23, count, d),
+    )
+    x, residual = draw.operand(n, d), draw.values(p.residual_bits, (n, d))
+    chosen = np.argsort(draw.rng.random((n, count)), axis=1)[:, :k]
+    gates = draw.rng.integers(0, 2**15, (n, k), endpoint=True)
+    routing = Routing(np.zeros((n, count), np.int64), chosen, gates)
+    expected = scalar.experts(operation, x.tolist(), chosen.tolist(), gates.tolist(), residual.tolist(), p, draw.form)
+    assert experts(operation, x, routing, residual, p, draw.form).tolist() == expected
+
+
+def test_equal_logits_go_to_the_lower_expert() -> None:
+    weight = np.array([[[1], [3], [3], [2], [3]]], np.int8)
+    zeros = np.zeros((1, 5), np.int64)
+    one = np.array([1], np.int64)
+    operation = IntegerRoute("route", "fine", "routing", weight, zeros, one, one, 3, "all")
+    routing = route(operation, np.array([[100], [0], [-100]], np.int64), 0, PRECISIONS["w8a8"])
+    assert routing.chosen.tolist() == [[1, 2, 4], [0, 1, 2], [0, 3, 1]]
