@@ -1,7 +1,7 @@
 """From the integer network to the step program of one machine shape (`docs/accelerator.md`, section 3).
 
 In go an IntegerNetwork and a Shape, out comes a `Program`: steps in the order of the stream, and a `Stage` for every
-value that lies in a memory. The depths of the shape take no part; `moehls.plan.memory` compares them with `requirements`.
+value that lies in a memory. The depths of the shape take no part: they are compared with `Program.requirements`.
 """
 
 from __future__ import annotations

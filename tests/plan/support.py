@@ -1,0 +1,24 @@
+"""Shapes for tests: the parallelism asked for, with the memories the program needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from moehls.integer.operations import IntegerNetwork
+from moehls.integer.precision import Precision
+from moehls.plan.program import build_program
+from moehls.plan.shape import Shape
+from moehls.plan.steps import Program
+
+
+def bare_shape(precision: Precision, token_parallel: int, block: int, lanes: int = 1, ports: int = 1) -> Shape:
+    """A shape whose memories have no depth: enough to build a program."""
+    return Shape(precision, token_parallel, block, lanes, ports, 0, 0, 0, 0, 0, 0, 0, 0, 64)
+
+
+def program_and_shape(network: IntegerNetwork, token_parallel: int, block: int) -> tuple[Program, Shape]:
+    """The program of `network` and the smallest shape that runs it."""
+    bare = bare_shape(network.precision, token_parallel, block)
+    program = build_program(network, bare)
+    sizes = asdict(program.requirements)
+    return program, Shape(network.precision, token_parallel, block, 1, 1, **sizes, fifo_beats=64)

@@ -1,0 +1,122 @@
+"""The program on a functional model of the machine equals the NumPy reference, value by value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moehls.integer.host import quantise_image
+from moehls.integer.operations import IntegerAttention, IntegerNetwork
+from moehls.integer.precision import W8A8, W16A16, Precision
+from moehls.plan.layout import (
+    activation_tensor,
+    chosen_gates,
+    input_bytes,
+    output_tensors,
+    queue_gates,
+    raw_tensor,
+    residual_tensor,
+    stream_words,
+)
+from moehls.plan.shape import Shape
+from moehls.plan.steps import Program, Stage
+from moehls.reference import Routing, run
+from tests.plan.machine import Machine
+from tests.plan.support import program_and_shape
+from tests.support.random_networks import Sizes, random_image, random_integer_network
+
+
+def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block: int, task: int) -> None:
+    program, shape = program_and_shape(network, token_parallel, block)
+    image = random_image(network, 7)
+    expected = run(network, image, task)
+    compared: set[str] = set()
+
+    def trace(step: int, machine: Machine) -> None:
+        for stage in program.stages:
+            if stage.step == step and stage.task in (0xFFFF, task):
+                reference = expected.values[stage.value]
+                if isinstance(reference, Routing):
+                    reference = chosen_gates(reference.chosen, reference.gates, stage.place.channels.count)
+                np.testing.assert_array_equal(traced(stage, machine, shape), reference, err_msg=stage.value)
+                compared.add(stage.value)
+
+    results = run_machine(network, program, shape, image, task, trace)
+    for name, value in output_tensors(np.frombuffer(results, np.uint8), program.outputs).items():
+        source = next(output.value for output in network.outputs if output.name == name)
+        np.testing.assert_array_equal(value, expected.array(source), err_msg=name)
+    unread = {operation.fine for operation in network.operations if hasattr(operation, "fine")}
+    assert set(expected.values) - compared - unread == {network.input.name}
+
+
+def run_machine(network, program: Program, shape: Shape, image, task, trace=None) -> bytes:  # type: ignore[no-untyped-def]
+    pixels = input_bytes(quantise_image(network, image), program.input, shape)
+    assert len(pixels) == 16 * program.input.beats
+    results = Machine(shape, network.gelu_form).run(stream_words(program, shape), pixels.tobytes(), task, trace)
+    assert len(results) == 16 * program.output_beats
+    return results
+
+
+def traced(stage: Stage, machine: Machine, shape: Shape) -> np.ndarray:
+    place = stage.place
+    match place.memory:
+        case "residual":
+            image = machine.residual.astype("<i2").view(np.uint8).reshape(*machine.residual.shape[:2], -1)
+            return residual_tensor(place, image, shape)
+        case "raw":
+            wide = machine.raw.astype("<i8").view(np.uint8).reshape(*machine.raw.shape, 8)
+            size = shape.precision.accumulator_bits // 8
+            return raw_tensor(place, wide[..., :size].reshape(len(wide), -1), shape)
+        case "queue":
+            lane, group, gate = np.moveaxis(machine.queue, 2, 0)
+            return queue_gates(place, (lane | group << 8 | gate << 24).astype(np.uint64), machine.count, shape)
+        case memory:
+            return activation_tensor(place, machine.image(int(memory[1])), shape)
+
+
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+@pytest.mark.parametrize(("token_parallel", "block"), [(4, 8), (8, 8), (3, 16)])
+@pytest.mark.parametrize("task", [0, 1])
+def test_every_value_equals_the_reference(precision: Precision, token_parallel: int, block: int, task: int) -> None:
+    network = random_integer_network(1, precision, normalisation="chosen" if task else "all")
+    assert_equals_reference(network, token_parallel, block, task)
+
+
+def test_scores_of_the_whole_range_keep_their_exponents() -> None:
+    """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
+    network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))
+    loud = [
+        replace(operation, score_multiplier=operation.score_multiplier * 0 + 65535, score_shift=np.full(3, 10))
+        if isinstance(operation, IntegerAttention)
+        else operation
+        for operation in network.operations
+    ]
+    assert_equals_reference(replace(network, operations=tuple(loud)), 2, 8, 0)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_random_networks_on_random_shapes(data: st.DataObject) -> None:
+    block = data.draw(st.sampled_from([8, 16]))
+    heads = data.draw(st.integers(1, 3))
+    experts = data.draw(st.integers(2, 6))
+    sizes = Sizes(
+        tokens=data.draw(st.integers(3, 14)),
+        width=heads * data.draw(st.integers(3, 11)),
+        heads=heads,
+        layers=2,
+        mlp=data.draw(st.integers(1, 30)),
+        experts=experts,
+        hidden=data.draw(st.integers(1, 30)),
+        k=data.draw(st.integers(1, experts)),
+        tasks=1,
+        prefix=data.draw(st.integers(0, 2)),
+        patch=(2, 3),
+        head=data.draw(st.sampled_from([0, 9])),
+    )
+    network = random_integer_network(data.draw(st.integers(0, 99)), W8A8, sizes)
+    assert_equals_reference(network, data.draw(st.integers(1, block)), block, 0)
