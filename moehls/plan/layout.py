@@ -139,8 +139,8 @@ def _rows(place: Place, image: Bytes, shape: Shape) -> Bytes:
     """`[rows, words · word bytes]`: the words of each row."""
     row, words = np.arange(place.rows)[:, None], place.planes * place.channels.blocks(shape.block)
     address = place.base + row // shape.token_parallel * place.stride + np.arange(words)
-    words: Bytes = image[row % shape.token_parallel, address].reshape(place.rows, -1)
-    return words
+    rows: Bytes = image[row % shape.token_parallel, address].reshape(place.rows, -1)
+    return rows
 
 
 def _real(place: Place, padded: IntArray, shape: Shape) -> IntArray:

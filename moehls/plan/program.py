@@ -12,11 +12,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from moehls.errors import MoehlsError
-from moehls.integer.arithmetic import requantise
 from moehls.integer.operations import (
     AddResidual,
     GeluRequantise,
-    IntArray,
     IntegerAttention,
     IntegerEmbed,
     IntegerExperts,
@@ -31,7 +29,6 @@ from moehls.integer.operations import (
     TensorKind,
     WeightArray,
 )
-from moehls.integer.precision import Precision
 from moehls.plan.allocate import Allocator
 from moehls.plan.instruction import ANY_TASK, NO_EXPERT, NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
 from moehls.plan.payload import Matrix, Parameters, Payload, Rows
@@ -146,8 +143,7 @@ class _Builder:
         y = Place("residual", 0, self.blocks(Channels(width)), tokens, Channels(width))
         load = Instruction(Kind.LOAD, n2=y.stride, rows=tokens)
         before = f"{op.output} (initial)"
-        rows = Rows(_initial(op, self.shape.precision), y.stride)
-        self.step(f"{op.name}.initial", op.name, load, rows, writes=(Access(before, y),))
+        self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
         self.matrix(
             op.name, op.name, Mode.RESIDUAL, x, Access(op.input, x), op.weight, op.scaling, y, op.output, before
         )
@@ -448,18 +444,3 @@ def _head(place: Place, head: int, blocks: int) -> Place:
 
 def _part(scaling: Scaling, part: int | slice) -> Scaling:
     return Scaling(scaling.bias[part], scaling.multiplier[part], scaling.shift[part])
-
-
-def _initial(op: IntegerEmbed, precision: Precision) -> IntArray:
-    """The residual before the embedding's product. Prefix tokens have zero pixels, but the machine adds them the
-    requantised bias of the patches too, so it is taken off here."""
-    scaling, initial = op.scaling, op.initial.copy()
-    zero = np.zeros_like(scaling.bias)
-    initial[: op.prefix] -= requantise(zero, scaling.bias, scaling.multiplier, scaling.shift, precision)
-    limit = 1 << (precision.residual_bits - 1)
-    if ((initial < -limit) | (initial >= limit)).any():
-        raise MoehlsError(
-            f"{op.name}: a prefix token and the patch bias leave the {precision.residual_bits}-bit residual; "
-            "calibrate with images that reach the model's range"
-        )
-    return initial
