@@ -144,9 +144,12 @@ class _Builder:
         load = Instruction(Kind.LOAD, n2=y.stride, rows=tokens)
         before = f"{op.output} (initial)"
         self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
-        self.matrix(
-            op.name, op.name, Mode.RESIDUAL, x, Access(op.input, x), op.weight, op.scaling, y, op.output, before
-        )
+        read = Access(op.input, x)
+        self.matrix(op.name, op.name, Mode.RESIDUAL, x, read, op.weight, op.scaling, y, op.output, before)
+        if op.prefix:  # the product added the bias of the patches to the prefix tokens too: load them once more
+            again = replace(load, rows=op.prefix)
+            rows, y_prefix = Rows(op.initial[: op.prefix], y.stride), replace(y, rows=op.prefix)
+            self.step(f"{op.name}.prefix", op.name, again, rows, writes=(Access(op.output, y_prefix),))
         self.update(before, op.output, y)
 
     def norm(self, op: IntegerNorm) -> None:
