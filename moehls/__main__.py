@@ -1,0 +1,5 @@
+"""`python -m moehls`: the command line."""
+
+from moehls.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""What the command line prints: in go the results of `moehls.api`, out come rich tables. Text from files is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from moehls.api import Compiled
+from moehls.doctor import Tool
+from moehls.report.vendor import RESOURCES
+from moehls.simulate.verify import Verification
+
+
+def plain(text: object) -> str:
+    """Text for a console: control characters made visible, markup escaped."""
+    shown = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))
+    return escape(shown)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal, nothing elsewhere; call it with what is done now and the share that is done."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda text, share: bar.update(task, description=plain(text), completed=share)
+
+
+def inspection(console: Console, found: Mapping[str, Any]) -> None:
+    """The model that `moehls inspect` recognised, or the nodes that it did not."""
+    if not found["recognised"]:
+        table = _table("node", "op", "inputs", "outputs", title="not recognised")
+        for node in found["unrecognised"]:
+            row = (node["name"], node["op"], node["inputs"], node["outputs"])
+            table.add_row(*(plain(cell) for cell in row))
+        console.print(table)
+        return
+    table = _table("", "", title=plain(found["model"]))
+    for key, value in found.items():
+        if key not in ("model", "recognised", "unrecognised", "blocks"):
+            table.add_row(plain(key).replace("_", " "), plain(_text(value)))
+    console.print(table)
+    if found.get("blocks"):
+        names = list(found["blocks"][0])
+        blocks = _table(*names, title="blocks")
+        for block in found["blocks"]:
+            blocks.add_row(*(plain(_text(block.get(name))) for name in names))
+        console.print(blocks)
+
+
+def compiled(console: Console, result: Compiled) -> None:
+    """What `moehls compile` wrote."""
+    summary = result.summary
+    table = _table("", "", title=plain(f"{summary['model']} → {result.project}"))
+    table.add_row("board, clock, precision", f"{summary['board']}, {summary['clock_mhz']:g} MHz, {summary['precision']}")
+    table.add_row("tokens, parameters", f"{summary['tokens']:,}, {summary['parameters']:,}")
+    table.add_row("MACs, weight bytes", f"{summary['macs']:,}, {summary['weight_bytes']:,}")
+    table.add_row("cycles (estimated)", f"{summary['cycles_estimated']:,}")
+    table.add_row("latency", f"{summary['latency_ms']:.3f} ms, {summary['fps']:,.0f} images/s")
+    for name in RESOURCES:
+        found = summary[name]
+        if found["value"] is not None:
+            table.add_row(name, f"{found['value']:,g} of {found['available']:,} ({found['origin']})")
+    console.print(table)
+    console.print(f"next: moehls verify {plain(result.project)}", soft_wrap=True)
+
+
+def verification(console: Console, result: Verification) -> None:
+    """A row a level, and the fidelity of the reference to the float model."""
+    table = _table("level", "samples", "stages", "s/sample", "cycles", "result", title="verification")
+    for level in result.levels:
+        if level.name == "reference":
+            text = "the specification"
+        elif level.difference is None:
+            text = "[green]equal in every bit[/green]"
+        else:
+            text = f"[red]differs:[/red] {plain(level.difference)}"
+        cycles = "" if level.cycles is None else f"{level.cycles:,}"
+        stages = str(level.stages) if level.stages else ""
+        table.add_row(level.name, str(level.samples), stages, f"{level.seconds:.3f}", cycles, text)
+    console.print(table)
+    if result.fidelity is None:
+        return
+    found = result.fidelity
+    table = _table("reference against the float model", "", title="fidelity")
+    table.add_row("SQNR", _decibel(found.sqnr_db))
+    table.add_row("SQNR, expert choices forced", _decibel(found.sqnr_forced_db))
+    table.add_row("cosine", "" if found.cosine is None else f"{found.cosine:.6f}")
+    if found.routing_agreement is not None:
+        table.add_row("expert choices kept", f"{100 * found.routing_agreement:.2f} %")
+    for accuracy in found.accuracy:
+        text = f"{100 * accuracy.integer:.2f} % (float {100 * accuracy.float_:.2f} %) of {accuracy.labelled} labels"
+        table.add_row(f"accuracy of {plain(accuracy.output)}, task {accuracy.task}", text)
+    console.print(table)
+
+
+def collected(console: Console, found: Sequence[str]) -> None:
+    """Which figures of the vendor's reports went into the summary."""
+    for line in found:
+        console.print(plain(line))
+
+
+def tools(console: Console, found: Sequence[Tool]) -> None:
+    """The table of `moehls doctor`."""
+    table = _table("tool", "found", "gives", title="doctor")
+    for tool in found:
+        state = f"[green]{plain(tool.found)}[/green]" if tool.found else f"[yellow]missing[/yellow]: {plain(tool.remedy)}"
+        table.add_row(plain(tool.name), state, plain(tool.gives))
+    console.print(table)
+
+
+def zoo(console: Console, models: Mapping[str, str]) -> None:
+    """The models of the zoo and what they are."""
+    table = _table("model", "what it is", title="zoo")
+    for name, description in models.items():
+        table.add_row(plain(name), plain(description))
+    console.print(table)
+
+
+def _table(*columns: str, title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(columns), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _decibel(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} dB"
