@@ -77,8 +77,10 @@ template <class T> concept part = base<T> || slice<T> || bit<T> || concatenation
 template <class A, class B> concept arithmetic =
     ((base<A> || slice<A>) && (base<B> || slice<B> || integral<B>)) || (integral<A> && (base<B> || slice<B>)) ||
     (base<A> && bit<B>) || (bit<A> && base<B>);
-template <class A, class B> concept comparison = arithmetic<A, B> || (concatenation<A> && (base<B> || integral<B>)) ||
-                                                 (base<A> && concatenation<B>);
+/// A C integer compared with a slice is C's comparison with unsigned long long.
+template <class A, class B> concept comparison =
+    (arithmetic<A, B> && !(integral<A> && slice<B>)) || (concatenation<A> && (base<B> || integral<B>)) ||
+    (base<A> && concatenation<B>);
 
 template <operand T> constexpr auto value(const T& x) {
   if constexpr (integral<T>)
@@ -148,8 +150,11 @@ template <operand A, operand B> constexpr bool less(const A& a, const B& b) {
   return static_cast<common>(ap_detail::value(a)) < static_cast<common>(ap_detail::value(b));
 }
 
+/// Equality as the vendor's types have it: C's, but of values where both have the same width below 64 bits.
 template <operand A, operand B> constexpr bool equal(const A& a, const B& b) {
-  using common = bits<max(max(of<A>::W, of<B>::W), 32), false>;
+  constexpr int W = max(of<A>::W, of<B>::W);
+  constexpr bool values = of<A>::W == of<B>::W && W < 64;
+  using common = bits<values ? W + 1 : max(W, 32), false>;
   return static_cast<common>(ap_detail::value(a)) == static_cast<common>(ap_detail::value(b));
 }
 
@@ -255,7 +260,11 @@ template <int W, bool S> struct ap_int_base {
   constexpr operator std::conditional_t<S, long long, unsigned long long>() const {
     return static_cast<std::conditional_t<S, long long, unsigned long long>>(V);
   }
-  constexpr bool to_bool() const { return V != 0; }
+  constexpr bool to_bool() const
+    requires(W <= 64)
+  {
+    return V != 0;
+  }
   constexpr char to_char() const { return static_cast<char>(V); }
   constexpr short to_short() const { return static_cast<short>(V); }
   constexpr unsigned short to_ushort() const { return static_cast<unsigned short>(V); }
