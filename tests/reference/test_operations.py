@@ -205,3 +205,31 @@ def test_equal_logits_go_to_the_lower_expert() -> None:
     operation = IntegerRoute("route", "fine", "routing", weight, zeros, one, one, 3, "all")
     routing = route(operation, np.array([[100], [0], [-100]], np.int64), 0, PRECISIONS["w8a8"])
     assert routing.chosen.tolist() == [[1, 2, 4], [0, 1, 2], [0, 3, 1]]
+
+
+def test_normalised_value_saturates_in_very_wide_rows() -> None:
+    """One channel that stands out of 20,000 lies 141 deviations from the mean; norm_bits hold 128."""
+    width = 20_000
+    x = np.zeros((1, width), np.int64)
+    x[0, 0] = 30_000
+    unit = Scaling(np.full(width, -(1 << 19)), np.ones(width, np.int64), np.zeros(width, np.int64))
+    operation = IntegerNorm("norm", "x", "fine", "operand", 0, 1, unit, 0)
+    fine, operand = norm(operation, x, PRECISIONS["w8a8"])
+    assert fine[0, 0] == -1
+    assert (fine.tolist(), operand.tolist()) == scalar.norm(operation, x.tolist(), PRECISIONS["w8a8"])
+
+
+def test_context_saturates_at_the_most_negative_value() -> None:
+    """All values -2^15: where the reciprocal is a little large the context leaves 24 bits and must not wrap."""
+    p = PRECISIONS["w16a16"]
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
+    operation = IntegerAttention("a", "q", "k", "v", "y", 1, one, zero, Scaling(np.array([1 << 23]), one, zero))
+    lowest = []
+    for tokens in range(1, 40):
+        q = np.zeros((tokens, 1), np.int64)
+        k = np.arange(tokens)[:, None] * 77
+        v = np.full((tokens, 1), -(1 << 15))
+        y = attention(operation, q + 1, k, v, p)
+        assert y.tolist() == scalar.attention(operation, (q + 1).tolist(), k.tolist(), v.tolist(), p)
+        lowest.append(int(y.min()))
+    assert min(lowest) == 0
