@@ -1,4 +1,4 @@
 """The model zoo: PyTorch definitions, exporters to ONNX, training scripts and small trained models.
 
-`config` and `presets` need no torch; everything else does (`pip install moehls[models]`). Users reach it by `moehls zoo`.
+`config` and `presets` need no torch; everything else does (`pip install moehls[models]`). `moehls zoo` is its front.
 """

@@ -16,10 +16,17 @@ GateKind = Literal["multi-gate", "task-conditioned"]
 ExpertStyle = Literal["dense", "gather", "loop"]
 AttentionStyle = Literal["manual", "fused"]
 
+_CHOICES = {
+    "gate": get_args(GateKind),
+    "expert_style": get_args(ExpertStyle),
+    "attention_style": get_args(AttentionStyle),
+}
+_SIZES = ("image_height", "image_width", "image_channels", "patch", "width", "depth", "heads", "mlp_hidden", "tasks")
+
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A vision transformer; with `experts > 0` every second block (the odd ones) has a mixture of experts for its MLP."""
+    """A vision transformer; with `experts > 0` every second block, the odd ones, has experts in place of its MLP."""
 
     image_height: int = 224
     image_width: int = 224
@@ -36,10 +43,10 @@ class VitConfig:
     tasks: int = 1
     gate: GateKind = "multi-gate"
     noisy_gate: bool = False
-    """Write the gate as the authors' evaluation code does: noise times zero, top k + 1, cut to k. The values are the same."""
+    """Write the gate as the authors' evaluation code does: noise times zero, top k + 1, cut to k. Same values."""
     final_norm: bool = False
     outputs: tuple[tuple[str, int], ...] = ()
-    """(name, classes) of each linear head; head i reads class token min(i, class_tokens - 1). None: the tokens go out."""
+    """(name, classes) of each linear head; head i reads class token min(i, class_tokens - 1). Empty: tokens out."""
     epsilon: float = 1e-6
     expert_style: ExpertStyle = "dense"
     """How the experts are written for the exporter: one einsum, gathered weights, or a loop with a mask."""
@@ -70,14 +77,13 @@ class VitConfig:
 
 def checked(config: VitConfig) -> VitConfig:
     """`config` itself where it describes a model; MoehlsError with the first reason where it does not."""
-    positive = ("image_height", "image_width", "image_channels", "patch", "width", "depth", "heads", "mlp_hidden", "tasks")
-    for name in positive:
+    for name in _SIZES:
         if getattr(config, name) < 1:
             raise MoehlsError(f"zoo setting {name}={getattr(config, name)}: must be at least 1")
     if config.image_height % config.patch or config.image_width % config.patch:
         raise MoehlsError(
-            f"an image of {config.image_height}×{config.image_width} is not a whole number of {config.patch}×{config.patch} "
-            "patches; change image_height, image_width or patch"
+            f"an image of {config.image_height}×{config.image_width} is not a whole number of patches of "
+            f"{config.patch}×{config.patch}; change image_height, image_width or patch"
         )
     if config.width % config.heads:
         raise MoehlsError(f"width {config.width} is not a multiple of the {config.heads} heads; change width or heads")
@@ -89,8 +95,12 @@ def checked(config: VitConfig) -> VitConfig:
     if config.tasks > 1 and not config.moe_layers:
         raise MoehlsError(f"tasks={config.tasks} needs a block with experts: only gates tell tasks apart")
     names = [name for name, _ in config.outputs]
-    if len({*names, "image", "task"}) != len(names) + 2 or any(not name or classes < 1 for name, classes in config.outputs):
-        raise MoehlsError(f"outputs {config.outputs}: names must differ from each other and from the inputs, classes be ≥ 1")
+    if len({*names, "image", "task"}) != len(names) + 2 or not all(names):
+        raise MoehlsError(
+            f"outputs named {names}: names must differ from each other and from the inputs image and task"
+        )
+    if any(classes < 1 for _, classes in config.outputs):
+        raise MoehlsError(f"outputs {config.outputs}: each needs at least one class")
     if config.class_tokens < 0 or (config.outputs and not config.class_tokens):
         raise MoehlsError(f"class_tokens={config.class_tokens}: a head needs at least one class token")
     if not config.epsilon > 0:
@@ -114,10 +124,9 @@ def with_settings(config: VitConfig, settings: Mapping[str, str]) -> VitConfig:
 
 
 def _parse(key: str, text: str, default: object) -> object:
-    choices = {"gate": get_args(GateKind), "expert_style": get_args(ExpertStyle), "attention_style": get_args(AttentionStyle)}
-    if key in choices:
-        if text not in choices[key]:
-            raise MoehlsError(f"zoo setting {key}={text!r}: choose one of {', '.join(choices[key])}")
+    if key in _CHOICES:
+        if text not in _CHOICES[key]:
+            raise MoehlsError(f"zoo setting {key}={text!r}: choose one of {', '.join(_CHOICES[key])}")
         return text
     try:
         if isinstance(default, bool):

@@ -1,7 +1,7 @@
 """A zoo model to an ONNX file by either of torch's exporters.
 
-In: a model's name, its settings and weights, or a module. Out: one `.onnx` file with the weights inside; the same call gives
-the same bytes. Inputs `image` [1, C, H, W] and, for all tasks in one graph, `task`, an int64 scalar.
+In: a model's name, its settings and weights, or a module. Out: one `.onnx` file with the weights inside; the same call
+gives the same bytes. Inputs `image` [1, C, H, W] and, for all tasks in one graph, `task`, an int64 scalar.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import onnx
 import torch
@@ -28,7 +28,7 @@ from .weights import load_weights
 
 Exporter = Literal["ts", "dynamo"]
 
-OPSETS: dict[str, tuple[int, int]] = {"ts": (14, 20), "dynamo": (18, 24)}
+OPSETS: dict[str, tuple[int, int]] = {"ts": (13, 23), "dynamo": (17, 24)}
 
 
 class _OneTask(nn.Module):
@@ -53,7 +53,7 @@ def export(
     opset: int,
     settings: Mapping[str, str],
 ) -> None:
-    """Build the zoo model `name` and write it to `out`. `settings` change its `VitConfig`, or `seed` the random weights.
+    """Build the zoo model `name` and write it to `out`; `settings` change its `VitConfig`, `seed` its random weights.
 
     Raises:
         MoehlsError: unknown name, setting, task or opset, or weights that are not this model's.
@@ -108,7 +108,7 @@ def export_model(
         inputs += (torch.tensor(0),)
     elif isinstance(model, M3Vit):
         module = _OneTask(model, 0 if task == "all" else task)
-    data = _onnx_bytes(module.eval(), inputs, ["image", "task"][: len(inputs)], names, exporter, opset)
+    data = _onnx_bytes(module.eval(), inputs, names, exporter, opset)
     temporary = out.with_name(f".{out.name}.partial")
     try:
         temporary.write_bytes(data)
@@ -119,22 +119,23 @@ def export_model(
 
 
 def _onnx_bytes(
-    module: nn.Module, inputs: tuple[Tensor, ...], input_names: list[str], names: list[str], exporter: Exporter, opset: int
+    module: nn.Module, inputs: tuple[Tensor, ...], output_names: list[str], exporter: Exporter, opset: int
 ) -> bytes:
+    options: dict[str, Any] = {
+        "opset_version": opset,
+        "input_names": ["image", "task"][: len(inputs)],
+        "output_names": output_names,
+    }
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         if exporter == "ts":
             buffer = io.BytesIO()
-            torch.onnx.export(
-                module, inputs, buffer, dynamo=False, opset_version=opset, input_names=input_names, output_names=names
-            )
+            torch.onnx.export(module, inputs, cast(Any, buffer), dynamo=False, **options)
             proto = onnx.load_from_string(buffer.getvalue())
         else:
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                module, inputs, dynamo=True, opset_version=opset, input_names=input_names, output_names=names, verbose=False
-            )
-            proto = program.model_proto  # type: ignore[union-attr]
+            program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)
+            proto = cast(torch.onnx.ONNXProgram, program).model_proto
     _strip(proto)
     return bytes(proto.SerializeToString(deterministic=True))
 

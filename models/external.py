@@ -6,7 +6,9 @@ In: a name of `presets.EXTERNAL` and a seed. Out: a module from the image [1, 3,
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,12 @@ def _timm(name: str) -> nn.Module:
 def _transformers(name: str) -> nn.Module:
     import transformers
 
-    shape = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": CLASSES}
+    shape: dict[str, Any] = {
+        "hidden_size": 192,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+        "num_labels": CLASSES,
+    }
     if name == "vit-tiny":
         vit: nn.Module = transformers.ViTForImageClassification(transformers.ViTConfig(**shape))
         return vit
@@ -64,15 +71,15 @@ def _transformers(name: str) -> nn.Module:
 def _declare_torchvision_operators() -> None:
     """Let torchvision be imported where its compiled operators cannot load.
 
-    Registries serve torchvision built for CUDA only. Beside a CPU build of torch its library does not load, and the import then
-    fails on two operators without a declaration. No vision transformer calls them.
+    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the import fails for
+    want of two operators' declarations. No vision transformer calls them.
     """
     found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
+    if found is None or found.origin is None or "torchvision" in sys.modules:
         return
     try:
         for library in Path(found.origin).parent.glob("_C*.so"):
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError:
         torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

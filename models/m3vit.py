@@ -1,8 +1,9 @@
 """M3ViT in PyTorch: a vision transformer whose odd blocks route each token to the top-k of a set of expert MLPs.
 
 In: a `VitConfig`. Out: `M3Vit`, a module of an image batch [B, C, H, W] and a task. As its authors define it ("M³ViT:
-Mixture-of-Experts Vision Transformer for Efficient Multi-task Learning", NeurIPS 2022): the gate is a softmax over all experts, then top-k,
-not renormalised; *multi-gate* has one gate a task, *task-conditioned* one gate that reads the task vector beside the token.
+Mixture-of-Experts Vision Transformer for Efficient Multi-task Learning with Model-Accelerator Co-design", NeurIPS 2022)
+the gate is a softmax over all experts, then top-k, not renormalised; *multi-gate* has one gate a task,
+*task-conditioned* one gate that reads the task vector beside the token.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Gate(nn.Module):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.zeros(config.gates, config.gate_inputs, config.experts))
+        self.task_vectors: Tensor
         self.register_buffer("task_vectors", torch.eye(config.tasks), persistent=False)
         self.probabilities: Tensor | None = None
         """Softmax of the last training step [T, E], for the load-balancing loss."""
@@ -65,7 +67,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         """x [T, D], gates [T, k], chosen [T, k] to [T, D]; three ways to write the same sum."""
-        return {"dense": self._dense, "gather": self._gather, "loop": self._loop}[self.config.expert_style](x, gates, chosen)
+        styles = {"dense": self._dense, "gather": self._gather, "loop": self._loop}
+        return styles[self.config.expert_style](x, gates, chosen)
 
     def _dense(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         share = torch.zeros(x.shape[0], self.config.experts, dtype=x.dtype).scatter(-1, chosen, gates)
@@ -151,7 +154,7 @@ class Block(nn.Module):
 
 
 class M3Vit(nn.Module):
-    """image [B, C, H, W], task (a number, or an int64 scalar) to the tokens [B, N, D] or one tensor [B, classes] a head."""
+    """image [B, C, H, W], task (a number or an int64 scalar) to the tokens [B, N, D], or to [B, classes] a head."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -180,21 +183,23 @@ class M3Vit(nn.Module):
 def initialise(module: nn.Module, seed: int) -> None:
     """Draw every parameter of `module` from NumPy's generator, so that a seed means the same in every torch version.
 
-    Matrices are normal with standard deviation 1/√inputs, norm weights lie near 1, other vectors near 0: unlike the tiny
-    values usual before training, they give every layer a range to quantise and every gate a decision to make.
+    Matrices are normal with standard deviation 1/√inputs, norm weights lie near 1, everything else near 0: unlike the
+    tiny values usual before training, they give every layer a range to quantise and every gate a decision to make.
     """
     rng = np.random.default_rng(seed)
     for name, parameter in sorted(module.named_parameters()):
-        if parameter.dim() < 2:
-            centre = 1.0 if name.endswith("weight") else 0.0
-            values = centre + 0.05 * rng.standard_normal(parameter.shape)
-        elif name.endswith(("gate.weight", "weight")):
-            inputs = parameter[0].numel()
-            if name.endswith("gate.weight"):
-                inputs = parameter.shape[1]
-            elif name.endswith(("first_weight", "second_weight")):
-                inputs = parameter.shape[2]
-            values = rng.standard_normal(parameter.shape) / inputs**0.5
+        values = rng.standard_normal(parameter.shape)
+        if not name.endswith("weight"):
+            values *= 0.05 if parameter.dim() == 1 else 0.1
+        elif parameter.dim() == 1:
+            values = 1 + 0.05 * values
         else:
-            values = 0.1 * rng.standard_normal(parameter.shape)
+            values /= _inputs(name, parameter) ** 0.5
         parameter.data = torch.from_numpy(np.asarray(values, np.float32))
+
+
+def _inputs(name: str, weight: Tensor) -> int:
+    """Terms of the sums `weight` forms: gates are [tasks, in, out], experts [experts, out, in], the rest [out, in…]."""
+    if name.endswith("gate.weight"):
+        return weight.shape[1]
+    return weight.shape[2] if weight.dim() == 3 else weight[0].numel()

@@ -1,4 +1,4 @@
-"""The named models of the zoo. In: nothing. Out: `PRESETS` (own definitions) and `EXTERNAL` (other libraries' models)."""
+"""The named models of the zoo. In: nothing. Out: `PRESETS` (defined here) and `EXTERNAL` (other libraries' models)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "digits": Preset(
-        "trained: which digit, and whether it is odd; 32×32 grey, 17 tokens, 32 wide, 4 layers, 8 experts of 32, top-2, 2 tasks",
+        "trained: which digit, is it odd; 32×32 grey, 17 tokens, 32 wide, 4 layers, 8 experts of 32, top-2, 2 tasks",
         VitConfig(
             image_height=32, image_width=32, image_channels=1, patch=8, width=32, depth=4, heads=2, mlp_hidden=64,
             experts=8, expert_hidden=32, k=2, tasks=2, final_norm=True, outputs=(("digit", 10), ("parity", 2)),
@@ -51,7 +51,7 @@ PRESETS: dict[str, Preset] = {
 EXTERNAL: dict[str, str] = {
     "timm/vit_tiny_patch16_224": "timm's ViT-Tiny/16, random weights",
     "timm/deit_tiny_patch16_224": "timm's DeiT-Tiny/16, random weights",
-    "timm/deit_tiny_distilled_patch16_224": "timm's DeiT-Tiny/16 with distillation token, heads averaged, random weights",
+    "timm/deit_tiny_distilled_patch16_224": "timm's DeiT-Tiny/16, distillation token, heads averaged, random weights",
     "transformers/vit-tiny": "transformers' ViTForImageClassification, tiny, random weights",
     "transformers/deit-tiny": "transformers' DeiTForImageClassification, tiny, random weights",
 }

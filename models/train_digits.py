@@ -1,8 +1,8 @@
 """Train the small two-task MoE ViT on scikit-learn's digits and write what the demo and the tests use.
 
 In: scikit-learn's digits (1,797 images of 8×8) and a seed. Out, in the folder given (`models/digits`): `weights.npz`,
-`digits.onnx`, `test_images.npz` (held-out images), `test_labels.npz` (an array a task output), `test.npz` (both, as
-`moehls verify --inputs` takes them), `calibration.npz` (64 training images).
+`digits.onnx`, `test.npz` (the held-out images and labels as `moehls verify --inputs` takes them) and `calibration.npz`
+(64 training images).
 Task 0 is the digit, task 1 whether it is odd. Prints the held-out float accuracy of each task.
 
     python -m models.train_digits [--out models/digits] [--seed 0] [--epochs 80]
@@ -22,9 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from moehls.serialize import write_npz
-
-from .export import export_model
+from .export import export
 from .m3vit import Gate, M3Vit, initialise
 from .presets import PRESETS
 from .weights import save_weights
@@ -77,14 +75,14 @@ def train(model: M3Vit, images: Tensor, labels: tuple[Tensor, ...], epochs: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.15)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(images), generator=generator)[: len(images) // BATCH * BATCH].split(BATCH):
+        for rows in torch.randperm(len(images), generator=generator)[: len(images) // BATCH * BATCH].split(BATCH):  # type: ignore[no-untyped-call]
             batch = augmented(images[rows], generator)
             loss = torch.zeros(())
             for task, wanted in enumerate(labels):
                 loss = loss + F.cross_entropy(model(batch, task)[task], wanted[rows], label_smoothing=0.05)
                 loss = loss + BALANCE * balance_loss(model)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -143,13 +141,12 @@ def main() -> None:
         print(f"task {task} ({name}): held-out float accuracy {100 * score:.2f} % of {HELD_OUT} images")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_weights(arguments.out / "weights.npz", model)
-    export_model(model, arguments.out / "digits.onnx", task="all", exporter="ts", opset=17)
-    np.savez_compressed(arguments.out / "test_images.npz", image=held_out)
+    weights = arguments.out / "weights.npz"
+    save_weights(weights, model)
+    export("digits", arguments.out / "digits.onnx", weights, task="all", exporter="ts", opset=17, settings={})
     np.savez_compressed(arguments.out / "calibration.npz", image=rest[:CALIBRATION])
     held_out_labels = {name: array[:HELD_OUT] for name, array in labels.items()}
-    write_npz(arguments.out / "test_labels.npz", held_out_labels)
-    np.savez_compressed(arguments.out / "test.npz", **verification_inputs(held_out, held_out_labels))
+    np.savez_compressed(arguments.out / "test.npz", **verification_inputs(held_out, held_out_labels))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

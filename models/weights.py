@@ -1,9 +1,10 @@
 """Weights of an M3ViT to and from an `.npz`, in the layout published for M3ViT-tiny.
 
-`patch_embed_{weight,bias}`, `pos_embed` (class token added into its row), `l{n}_norm{1,2}_…`, `l{n}_qkv_…`, `l{n}_attn_proj_…`; dense layers
-`l{n}_fc{1,2}_…`; MoE layers `l{n}_w_gate_T_task{t}` [experts, width] (task-conditioned: `l{n}_w_gate_T`), `l{n}_htoh4_{weight,bias}`,
-`l{n}_h4toh_{weight,bias}`; and `norm_{weight,bias}`, `head_{name}_{weight,bias}` where the model has them. A file without any expert
-matrix gets random ones: seed 0, first matrices normal with deviation 0.06, second with 0.05, layer by layer.
+`patch_embed_{weight,bias}`, `pos_embed` (class token added into its row), `l{n}_norm{1,2}_…`, `l{n}_qkv_…`,
+`l{n}_attn_proj_…`; dense layers `l{n}_fc{1,2}_…`; MoE layers `l{n}_w_gate_T_task{t}` [experts, width]
+(task-conditioned: `l{n}_w_gate_T`), `l{n}_htoh4_{weight,bias}`, `l{n}_h4toh_{weight,bias}`; and `norm_{weight,bias}`,
+`head_{name}_{weight,bias}` where the model has them. A file without any expert matrix gets random ones: seed 0, first
+matrices normal with deviation 0.06, second with 0.05, layer by layer.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from .m3vit import Block, M3Vit, Mixture, Mlp
 
 FloatArray = npt.NDArray[np.float32]
 
-IGNORED = ("image",)
-"""Arrays that may lie beside the weights: a test image, and published intermediate results (`…_x_post_moe`)."""
+BESIDE = ("image", "_x_post_moe")
+"""Ends of the names that may lie beside the weights: a test image, published intermediate results."""
 
 FIRST_DEVIATION = 0.06
 SECOND_DEVIATION = 0.05
@@ -48,7 +49,7 @@ def load_weights(path: Path, model: M3Vit) -> None:
     experts = [name for name in wanted if name.endswith(("htoh4_weight", "h4toh_weight"))]
     if experts and not any(name in arrays for name in experts):
         arrays |= _drawn_experts(model.config)
-    _check_names(path, set(wanted), {name for name in arrays if name not in IGNORED and not name.endswith("_x_post_moe")})
+    _check_names(path, set(wanted), {name for name in arrays if not name.endswith(BESIDE)})
     for name, parameter in wanted.items():
         shape = _read(model, name, parameter).shape
         if arrays[name].shape != shape:
@@ -58,7 +59,7 @@ def load_weights(path: Path, model: M3Vit) -> None:
             )
         if arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
             raise MoehlsError(f"{path}: array {name!r} ({arrays[name].dtype}) must hold finite floating-point numbers")
-        _write(name, parameter, torch.from_numpy(arrays[name].astype(np.float32)))
+        parameter.data.copy_(torch.from_numpy(arrays[name].astype(np.float32)))
     nn.init.zeros_(model.class_token)
 
 
@@ -132,7 +133,3 @@ def _read(model: M3Vit, name: str, parameter: torch.Tensor) -> FloatArray:
     if name == "pos_embed":
         array[: model.config.class_tokens] += model.class_token.detach().numpy()[0]
     return array
-
-
-def _write(name: str, parameter: torch.Tensor, values: torch.Tensor) -> None:
-    parameter.data.copy_(values)
