@@ -71,8 +71,8 @@ def _transformers(name: str) -> nn.Module:
 def _declare_torchvision_operators() -> None:
     """Let torchvision be imported where its compiled operators cannot load.
 
-    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the import fails for
-    want of two operators' declarations. No vision transformer calls them.
+    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its library does not load, and the import fails
+    for want of two operators' declarations. No vision transformer calls them.
     """
     found = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None or "torchvision" in sys.modules:
