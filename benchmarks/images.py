@@ -1,6 +1,6 @@
 """Natural images for calibration and checks: the photographs that ship inside scikit-image.
 
-In: a size. Out: float32 images in 0…1, each value an exact 8-bit level divided by 256, on the command line as an `.npz`.
+In: a size. Out: float32 images in 0…1, each an exact 8-bit level divided by 256; on the command line as an `.npz`.
 
     python -m benchmarks.images 128 256 -o images.npz [--tasks 2]
 """
@@ -18,22 +18,17 @@ from skimage.transform import resize
 
 FloatArray = npt.NDArray[np.float32]
 
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "hubble_deep_field", "rocket")
+"""With the left motorcycle picture, those that scikit-image's wheel holds."""
+
 
 def natural_images(height: int, width: int, channels: int = 3) -> FloatArray:
     """Eight photographs, cropped at the centre to the shape wanted and resized: [8, channels, height, width].
 
     With one channel they are grey (the mean of the colours).
     """
-    photographs = (
-        data.astronaut(),
-        data.brick(),
-        data.camera(),
-        data.chelsea(),
-        data.coffee(),
-        data.hubble_deep_field(),
-        data.rocket(),
-        data.stereo_motorcycle()[0],
-    )
+    motorcycle, *_ = data.stereo_motorcycle()  # type: ignore[no-untyped-call]
+    photographs = [*(getattr(data, name)() for name in PHOTOGRAPHS), motorcycle]
     return np.stack([_fitted(photograph, height, width, channels) for photograph in photographs])
 
 
@@ -43,7 +38,9 @@ def _fitted(photograph: npt.NDArray[np.uint8], height: int, width: int, channels
     kept_rows, kept_columns = min(rows, columns * height // width), min(columns, rows * width // height)
     top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
     cropped = colours[top : top + kept_rows, left : left + kept_columns].astype(np.float64)
-    resized = resize(cropped, (height, width), order=1, anti_aliasing=True, preserve_range=True)
+    resized: npt.NDArray[np.float64] = resize(  # type: ignore[no-untyped-call]
+        cropped, (height, width), order=1, anti_aliasing=True, preserve_range=True
+    )
     planes = np.moveaxis(resized, -1, 0) if channels == 3 else resized.mean(-1)[None].repeat(channels, 0)
     return np.asarray(np.clip(np.floor(planes + 0.5), 0, 255) / 256, np.float32)
 
