@@ -6,7 +6,6 @@ Figures over many samples are sums over all of them, not means of ratios.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +82,3 @@ def first_difference(expected: Array, found: Array) -> tuple[int, ...] | None:
         return ()
     different = np.flatnonzero((expected != found).ravel())
     return tuple(int(i) for i in np.unravel_index(different[0], expected.shape)) if different.size else None
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are there."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
