@@ -1,0 +1,47 @@
+"""Recognisers, one file a pattern. To add a form, write a file with `RULES` and name it here.
+
+For each operator the rules are tried in this order; the first that returns a value has read the node.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from moehls.frontend.context import Rule
+from moehls.frontend.recognise import (
+    activation,
+    attention,
+    experts,
+    feed_forward,
+    layer_norm,
+    linear,
+    patch_embedding,
+    residual,
+    routing,
+    structure,
+    tokens,
+)
+
+_MODULES = (
+    patch_embedding,
+    attention,
+    layer_norm,
+    routing,
+    experts,
+    feed_forward,
+    tokens,
+    structure,
+    linear,
+    activation,
+    residual,
+)
+
+
+def rules_by_operator() -> dict[str, tuple[Rule, ...]]:
+    """All rules of each ONNX operator, in the order they are tried."""
+    table: dict[str, list[Rule]] = defaultdict(list)
+    for module in _MODULES:
+        for operators, rule in module.RULES:
+            for operator in operators.split():
+                table[operator].append(rule)
+    return {operator: tuple(rules) for operator, rules in table.items()}

@@ -1,0 +1,264 @@
+"""Emits operations of the network from lazy values.
+
+`materialise` turns any token value into plain rows of a network value, whose channels lie in the order of the tensor's feature
+elements. An operation that would repeat an earlier one (same inputs, same arrays) is not emitted twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from moehls.frontend.gates import match_experts
+from moehls.frontend.gelu import match_gelu
+from moehls.frontend.layout import Array, Layout, LayoutError
+from moehls.frontend.values import (
+    Affine,
+    Base,
+    FeedForward,
+    Hidden,
+    Mixture,
+    Normalised,
+    Patches,
+    Pointwise,
+    RouteSource,
+    Sum,
+    Tokens,
+)
+from moehls.network.operations import (
+    Add,
+    Attention,
+    Embed,
+    Experts,
+    FloatArray,
+    Gelu,
+    LayerNorm,
+    Linear,
+    Operation,
+    Route,
+    SelectTokens,
+)
+
+
+def identity_index(layout: Layout) -> Array:
+    """`[*axes]`: the number of each feature element in tensor order."""
+    sizes = [1 if axis.token else axis.size for axis in layout.axes]
+    return np.arange(layout.features, dtype=np.int64).reshape(sizes)
+
+
+def rows(base: Base, layout: Layout) -> Affine:
+    """The plain rows of `base`, seen in `layout`."""
+    ones = [1] * len(layout.axes)
+    return Affine(layout, base, None, identity_index(layout), np.zeros([*ones, 1], np.float32))
+
+
+def folded(value: Affine) -> Affine:
+    """The same map with factor 1."""
+    if value.factor == 1.0:
+        return value
+    dense = with_weight(value)
+    assert dense.weight is not None
+    weight, bias = dense.weight * np.float32(value.factor), dense.bias * np.float32(value.factor)
+    return dataclasses.replace(dense, weight=weight, bias=bias, factor=1.0)
+
+
+def with_weight(value: Affine) -> Affine:
+    """The same map with an explicit weight array."""
+    if value.weight is not None:
+        return value
+    assert value.index is not None
+    weight = np.zeros((*value.index.shape, 1, value.base.channels), np.float32)
+    np.put_along_axis(weight, value.index[..., None, None], np.float32(1), axis=-1)
+    return dataclasses.replace(value, weight=weight, index=None)
+
+
+def is_rows(value: Affine) -> bool:
+    """Whether the elements are exactly the base's channels in tensor order."""
+    return (
+        value.index is not None
+        and value.factor == 1.0
+        and not value.bias.any()
+        and value.base.channels == value.layout.features
+        and np.array_equal(value.index, identity_index(value.layout))
+    )
+
+
+def full_features(layout: Layout, array: Array) -> Array:
+    """A component `[*axes, …]` that is the same for all tokens, as `[features, …]` in tensor order."""
+    count = len(layout.axes)
+    for position in layout.token_positions:
+        if array.shape[position] != 1:
+            raise LayoutError("a weight differs from token to token")
+    sizes = [1 if axis.token else axis.size for axis in layout.axes]
+    trailing = array.shape[count:]
+    return np.broadcast_to(array, (*sizes, *trailing)).reshape(layout.features, *trailing)
+
+
+class Builder:
+    """The operations emitted so far."""
+
+    def __init__(self, image: str) -> None:
+        self._image = image
+        self.operations: list[Operation] = []
+        self.routers: dict[str, RouteSource] = {}
+        self._names: Counter[str] = Counter()
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._materialised: dict[int, tuple[Tokens, Affine]] = {}
+
+    def name(self, role: str) -> str:
+        """A fresh name; names come from roles, never from the graph."""
+        number = self._names[role]
+        self._names[role] += 1
+        return f"{role}{number}"
+
+    def emit(self, kind: type[Any], role: str, **fields: Any) -> str:
+        """Append the operation `kind(name, output, **fields)` and return its output value."""
+        key = (kind, *((name, _fingerprint(value)) for name, value in fields.items()))
+        if key not in self._known:
+            name = self.name(role)
+            self.operations.append(kind(name=name, output=name, **fields))
+            self._known[key] = name
+        return self._known[key]
+
+    def select(self, base: Base, start: int, stop: int) -> Base:
+        """Tokens `start … stop-1` of `base`."""
+        if (start, stop) == (0, base.tokens):
+            return base
+        name = self.emit(SelectTokens, "select", input=base.name, start=start, stop=stop)
+        return Base(name, stop - start, base.channels)
+
+    def gelu(self, base: Base, form: str) -> Base:
+        return Base(self.emit(Gelu, "gelu", input=base.name, form=form), base.tokens, base.channels)
+
+    def attention(self, query: Base, key: Base, value: Base, heads: int, scale: float) -> Base:
+        names = {"query": query.name, "key": key.name, "value": value.name}
+        output = self.emit(Attention, "attention", **names, heads=heads, scale=scale)
+        return Base(output, query.tokens, value.channels)
+
+    def route(self, logits: Affine, k: int, normalisation: str) -> str:
+        """Emit the router with these logits; the weight has one gate a variant (a task)."""
+        dense = with_weight(folded(logits))
+        assert dense.weight is not None
+        weight = full_features(logits.layout, dense.weight).transpose(1, 0, 2)
+        bias = full_features(logits.layout, dense.bias).transpose(1, 0)
+        tasks, experts = np.broadcast_shapes(bias.shape, weight.shape[:2])
+        bias = np.broadcast_to(bias, (tasks, experts))
+        weight = np.broadcast_to(weight, (tasks, experts, weight.shape[2]))
+        arrays = {"weight": _own(weight), "bias": _own(bias)}
+        return self.emit(Route, "route", input=logits.base.name, **arrays, k=k, normalisation=normalisation)
+
+    def expert_layer(self, base: Base, routing: str, arrays: dict[str, FloatArray], form: str) -> Base:
+        owned = {name: _own(array) for name, array in arrays.items()}
+        output = self.emit(Experts, "experts", input=base.name, routing=routing, **owned, form=form)
+        return Base(output, base.tokens, arrays["second_weight"].shape[1])
+
+    def linear(self, value: Affine, role: str = "linear") -> Base:
+        """Emit an affine map, with its factor folded in, as a Linear; plain rows need none."""
+        if is_rows(value):
+            return value.base
+        dense = with_weight(folded(value))
+        if dense.selector is not None or dense.weight is None or dense.weight.shape[-2] != 1 or dense.bias.shape[-1] != 1:
+            raise LayoutError("a weight chosen by task or by expert is used outside a router or an expert layer")
+        weight = full_features(dense.layout, dense.weight)[:, 0]
+        bias = full_features(dense.layout, dense.bias)[:, 0]
+        output = self.emit(Linear, role, input=dense.base.name, weight=_own(weight), bias=_own(bias))
+        return Base(output, dense.base.tokens, dense.layout.features)
+
+    def embed(self, value: Patches) -> Base:
+        layout = value.layout
+        order = (*layout.token_positions, *layout.feature_positions)
+        tokens, channels, leading = layout.tokens, layout.features, value.leading
+
+        def matrix(array: Array) -> FloatArray:
+            full = np.broadcast_to(array, [axis.size for axis in layout.axes])
+            return _own(full.transpose(order).reshape(tokens, channels))
+
+        weight = full_features(layout, value.weight).reshape(channels, *value.patch)
+        output = self.emit(
+            Embed,
+            "embed",
+            input=self._image,
+            weight=_own(weight),
+            bias=_own(full_features(layout, value.bias)),
+            prefix=matrix(value.prefix)[:leading],
+            position=matrix(value.position),
+        )
+        return Base(output, tokens, channels)
+
+    def layer_norm(self, value: Normalised) -> Base:
+        arrays = {"weight": _own(value.weight), "bias": _own(value.bias)}
+        name = self.emit(LayerNorm, "norm", input=value.base.name, **arrays, epsilon=value.epsilon)
+        return Base(name, value.base.tokens, value.base.channels)
+
+    def feed_forward(self, value: FeedForward) -> Base:
+        """A plain two-layer network: Linear, Gelu, Linear."""
+        if value.coefficient is not None or value.selector is not None:
+            raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")
+        free = len(value.layout.axes)
+        first, bias = value.first, value.first_bias
+        if first.shape[: free + 1] != (1,) * (free + 1) or bias.shape[: free + 1] != (1,) * (free + 1):
+            raise LayoutError("several networks run side by side without a router that weighs them")
+        hidden, channels = first.shape[-2:]
+        arrays = {"weight": _own(first.reshape(hidden, channels)), "bias": _own(bias.reshape(hidden))}
+        middle = self.emit(Linear, "linear", input=value.base.name, **arrays)
+        middle = self.emit(Gelu, "gelu", input=middle, form=value.form)
+        weight = full_features(value.layout, value.second)[:, 0]
+        second_bias = full_features(value.layout, value.second_bias)[:, 0]
+        output = self.emit(Linear, "linear", input=middle, weight=_own(weight), bias=_own(second_bias))
+        return Base(output, value.base.tokens, value.layout.features)
+
+    def _base(self, value: Tokens) -> Base:
+        if isinstance(value, Affine):
+            return self.linear(value)
+        if isinstance(value, Patches):
+            return self.embed(value)
+        if isinstance(value, Normalised):
+            return self.layer_norm(value)
+        if isinstance(value, FeedForward):
+            return self.feed_forward(value)
+        if isinstance(value, Hidden):
+            return self.gelu(self.linear(value.pre), value.form)
+        if isinstance(value, Sum):
+            left, right = self.materialise(value.left).base, self.materialise(value.right).base
+            order = [operation.output for operation in self.operations]
+            first, second = sorted((left.name, right.name), key=order.index)
+            return Base(self.emit(Add, "add", left=first, right=second), left.tokens, left.channels)
+        if isinstance(value, Pointwise):
+            return self._base(self.activation(value))
+        matched = match_experts(value)
+        routing = self.route(value.source.logits, matched.k, matched.normalisation)
+        self.routers[routing] = value.source
+        return self.expert_layer(value.base, routing, matched.arrays, value.form)
+
+    def activation(self, value: Pointwise) -> Hidden:
+        """The activation a pointwise function is."""
+        form = match_gelu(value.function)
+        if form is None:
+            raise LayoutError("the activation is not GELU, neither its exact nor its tanh form")
+        return Hidden(value.operand, form)
+
+    def materialise(self, value: Tokens) -> Affine:
+        """The value as plain rows of a network value, in the same layout.
+
+        Raises:
+            LayoutError: the value is not a token matrix the network can hold.
+        """
+        known = self._materialised.get(id(value))
+        if known is None:
+            known = (value, rows(self._base(value), value.layout))
+            self._materialised[id(value)] = known
+        return known[1]
+
+
+def _own(array: Array) -> FloatArray:
+    return np.array(array, np.float32, order="C")
+
+
+def _fingerprint(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.shape, hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()
+    return value

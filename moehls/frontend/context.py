@@ -1,0 +1,54 @@
+"""What a recogniser works with: the node it reads, refusals, and the builder of network operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.builder import Builder
+from moehls.frontend.values import Affine, Constant, RouteSource, Value
+
+
+class Unsupported(Exception):
+    """A node that cannot be taken: why, and what would be (the nearest supported form, what to change at export)."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+@dataclass
+class Context:
+    """State of one reading of a graph."""
+
+    builder: Builder
+    opset: int
+    tasks: int
+    seed: int
+    sources: dict[int, tuple[Affine, RouteSource]] = field(default_factory=dict)
+
+
+Result = Value | Sequence[Value] | None
+Rule = Callable[[Context, ir.Node, list[Value]], Result]
+"""Reads a node with the values of its inputs; None where the rule does not apply. Raises `Unsupported`, `LayoutError`."""
+
+Rules = Sequence[tuple[str, Rule]]
+"""Pairs of space-separated ONNX operator names and the rule that reads them."""
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or `default`."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def integers(value: Value) -> tuple[int, ...] | None:
+    """The entries of a constant integer tensor, None for anything else."""
+    if not isinstance(value, Constant) or not np.issubdtype(value.array.dtype, np.integer):
+        return None
+    return tuple(int(entry) for entry in value.array.reshape(-1))

@@ -1,0 +1,58 @@
+"""Concrete evaluation of one ONNX node with the reference evaluator, for constants, task tables and routing samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from moehls.frontend.context import Unsupported
+from moehls.frontend.layout import Array
+
+LARGEST = 1 << 28
+"""Elements a folded tensor may have; more is a damaged or hostile file."""
+
+_SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1}
+
+
+class NodeEvaluator:
+    """Evaluates one node on concrete inputs, any number of times."""
+
+    def __init__(self, node: ir.Node, opset: int) -> None:
+        self._node = node
+        proto = ir.serde.serialize_node(node)
+        self._names = [name for name in proto.input]
+        self._evaluator = ReferenceEvaluator(proto, opsets={"": opset, node.domain: opset})
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array]:
+        """The node's outputs.
+
+        Raises:
+            Unsupported: the node cannot be evaluated.
+        """
+        self._check_size(inputs)
+        feeds = {name: array for name, array in zip(self._names, inputs, strict=True) if array is not None}
+        try:
+            with np.errstate(all="ignore"):
+                outputs = self._evaluator.run(None, feeds)
+        except Exception as error:
+            raise Unsupported(f"cannot be evaluated on constants ({error})", "simplify the graph at export") from error
+        return [np.asarray(output) for output in outputs]
+
+    def _check_size(self, inputs: Sequence[Array | None]) -> None:
+        shape: list[int] = []
+        op = self._node.op_type
+        if op in _SHAPE_INPUT and (given := inputs[_SHAPE_INPUT[op]]) is not None:
+            shape = [int(size) for size in given.reshape(-1)]
+        elif op == "Tile" and inputs[0] is not None and inputs[1] is not None:
+            shape = [a * int(b) for a, b in zip(inputs[0].shape, inputs[1], strict=False)]
+        elif op == "OneHot" and inputs[0] is not None and inputs[1] is not None:
+            shape = [inputs[0].size, int(inputs[1].reshape(-1)[0])]
+        elif op == "Range" and all(value is not None for value in inputs):
+            start, limit, step = (float(value.reshape(-1)[0]) for value in inputs if value is not None)
+            shape = [int(abs(limit - start) / max(abs(step), 1e-9)) + 1]
+        if any(size < 0 for size in shape) or prod(shape) > LARGEST:
+            raise Unsupported(f"makes a tensor of shape {shape}", "export a model of ordinary size")

@@ -1,0 +1,117 @@
+"""Proves which router and which experts a mixture is, from the coefficients its terms have on sampled logits.
+
+The samples hold logits of many scales, equal logits, and rows in which all tokens agree, so that thresholds, capacities and
+tie rules show. A term belongs to expert e where its coefficient is expert e's gate weight on every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.frontend.layout import Array, LayoutError
+from moehls.frontend.values import Mixture, RouteSource
+from moehls.network.operations import FloatArray, GateNormalisation
+
+TOLERANCE = 1e-5
+ROWS = 1024
+"""Least number of sampled rows."""
+LEAST = 8
+"""Least number of sampled tensors: one of each kind below."""
+
+
+def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
+    """Random logit tensors of `shape` (experts last), of several kinds."""
+    rng = np.random.default_rng(seed)
+    tokens = max(1, int(np.prod(shape[:-1])))
+    samples: list[FloatArray] = []
+    for number in range(max(LEAST, min(64, -(-ROWS // tokens)))):
+        values = rng.standard_normal(shape)
+        kind = number % 8
+        if kind in (1, 2, 3):
+            values *= (0.02, 4.0, 9.0)[kind - 1]
+        elif kind == 4:
+            values = rng.integers(-2, 3, shape).astype(np.float64)
+        elif kind == 5:
+            values = rng.standard_normal(shape[-1]) * 3 + 0.01 * values
+        elif kind == 6:
+            values = -np.abs(values) * 3
+        elif kind == 7:
+            values = np.round(values) + rng.integers(0, 2) * 20.0
+        samples.append(values.astype(np.float32))
+    return tuple(samples)
+
+
+def gate_weights(logits: Array, k: int, normalisation: GateNormalisation) -> npt.NDArray[np.float64]:
+    """`[rows, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower index."""
+    order = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    chosen = np.zeros_like(exponentials)
+    np.put_along_axis(chosen, order, np.take_along_axis(exponentials, order, axis=-1), axis=-1)
+    total = exponentials if normalisation == "all" else chosen
+    return np.asarray(chosen / total.sum(axis=-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class MatchedExperts:
+    """A router and expert weights in the order of its columns, as `Route` and `Experts` hold them."""
+
+    k: int
+    normalisation: GateNormalisation
+    arrays: dict[str, FloatArray]
+
+
+def flat_logits(source: RouteSource) -> Array:
+    """All sampled rows, `[samples · tokens, experts]`."""
+    experts = source.samples[0].shape[-1]
+    return np.concatenate([sample.reshape(-1, experts) for sample in source.samples])
+
+
+def match_experts(mixture: Mixture) -> MatchedExperts:
+    """Find k, the normalisation and which term is which expert.
+
+    Raises:
+        LayoutError: the coefficients are not those of a top-k gate, or an expert is missing.
+    """
+    logits = flat_logits(mixture.source)
+    experts = logits.shape[1]
+    coefficients = np.stack([term.coefficient for term in mixture.terms], axis=1)
+    used = int((coefficients != 0).sum(axis=1).max())
+    if not 1 <= used <= experts:
+        raise LayoutError(f"{used} expert outputs are added for a token, but the router has {experts} columns")
+    if len(mixture.terms) != experts:
+        raise LayoutError(
+            f"{len(mixture.terms)} experts meet a router of {experts} columns"
+            + ("; were unused experts left out at export?" if len(mixture.terms) < experts else "")
+        )
+    for normalisation in get_args(GateNormalisation):
+        expected = gate_weights(logits, used, normalisation)
+        columns = _columns(coefficients, expected)
+        if columns is not None:
+            terms = [mixture.terms[columns.index(expert)] for expert in range(experts)]
+            arrays = {
+                "first_weight": np.stack([term.first for term in terms]),
+                "first_bias": np.stack([term.first_bias for term in terms]),
+                "second_weight": np.stack([term.second for term in terms]),
+                "second_bias": np.stack([term.second_bias for term in terms]),
+            }
+            return MatchedExperts(used, normalisation, arrays)
+    raise LayoutError(
+        f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
+        "nor over the chosen ones gives them on sampled logits"
+    )
+
+
+def _columns(coefficients: Array, expected: Array) -> list[int] | None:
+    """The expert whose gate weight each term has, None unless they pair off one to one."""
+    columns: list[int] = []
+    for term in range(coefficients.shape[1]):
+        distance = np.abs(expected - coefficients[:, term : term + 1]).max(axis=0)
+        nearest = int(distance.argmin())
+        if not distance[nearest] <= TOLERANCE:
+            return None
+        columns.append(nearest)
+    return columns if sorted(columns) == list(range(coefficients.shape[1])) else None

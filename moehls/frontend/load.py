@@ -1,0 +1,157 @@
+"""An ONNX file to a checked in-memory model with static shapes.
+
+Comes in: a path and settings `name=value` for named dimensions. Goes out: an onnx-ir model whose weights are present and
+finite, and which of its inputs is the image and which the task.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import TopologicalSortPass
+
+from moehls.errors import MoehlsError
+
+_TASKS = "tasks"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The roles of the graph's inputs."""
+
+    image: str
+    image_shape: tuple[int, int, int]
+    task: str | None
+    tasks: int | None
+    """the number of tasks where `--set tasks=N` gives it"""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: ir.Model
+    inputs: Inputs
+    opset: int
+
+
+def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
+    """Load and check an ONNX model.
+
+    Raises:
+        MoehlsError: not a readable ONNX model, weights missing, not finite or outside the model's folder, a dimension that is
+            not fixed, inputs other than one image and perhaps one integer task.
+    """
+    model = _parse(path)
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
+    if opset is None or not 7 <= opset <= 26:
+        raise MoehlsError(f"{path}: uses ONNX opset {opset}; export with an opset from 13 to 23")
+    _check_weights(model, path)
+    sizes = _sizes(settings)
+    _fix_dimensions(model.graph, sizes, path)
+    return LoadedModel(model, _roles(model.graph, sizes.get(_TASKS), path), opset)
+
+
+def _parse(path: Path) -> ir.Model:
+    if not path.is_file():
+        raise MoehlsError(f"{path}: no such file; give the path of an .onnx file")
+    try:
+        model = ir.load(path)
+        TopologicalSortPass()(model)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MoehlsError(f"{path}: not a readable ONNX model ({reason}); export or copy it again") from error
+    if not len(model.graph.outputs) or not len(model.graph):
+        raise MoehlsError(f"{path}: holds no ONNX graph; is the file truncated? Export it again")
+    return model
+
+
+def _check_weights(model: ir.Model, path: Path) -> None:
+    folder = path.resolve().parent
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            name = value.name or ""
+            if tensor is None:
+                raise MoehlsError(f"{path}: the weight {name!r} has no value; export it again")
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_external(tensor, name, folder, path)
+            try:
+                array = tensor.numpy()
+            except Exception as error:
+                raise MoehlsError(f"{path}: the weight {name!r} cannot be read ({error}); export it again") from error
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise MoehlsError(f"{path}: the weight {name!r} {list(array.shape)} holds NaN or infinity; train or export again")
+
+
+def _check_external(tensor: ir.ExternalTensor, name: str, folder: Path, path: Path) -> None:
+    place = Path(os.path.realpath(folder / tensor.location))
+    if not place.is_relative_to(folder):
+        raise MoehlsError(f"{path}: the weight {name!r} lies outside the model's folder; keep its data beside the model")
+    if not place.is_file():
+        raise MoehlsError(f"{path}: the data file {str(tensor.location)!r} of weight {name!r} is missing; copy it beside the model")
+    if place.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
+        raise MoehlsError(f"{path}: the data file {str(tensor.location)!r} is too short for weight {name!r}; copy it again")
+
+
+def _sizes(settings: Mapping[str, str]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for name, text in settings.items():
+        if not text.isdecimal() or int(text) < 1:
+            raise MoehlsError(f"--set {name}={text}: the value must be a whole number from 1")
+        sizes[name] = int(text)
+    return sizes
+
+
+def _fix_dimensions(graph: ir.Graph, sizes: dict[str, int], path: Path) -> None:
+    """Replace named dimensions of the inputs; a named leading dimension is the batch, 1 unless given."""
+    names: list[str] = []
+    open_names: list[str] = []
+    for value in graph.inputs:
+        if value.shape is None:
+            raise MoehlsError(f"{path}: the input {value.name!r} has no shape; export with static shapes")
+        dims: list[int] = []
+        for place, dim in enumerate(value.shape):
+            if isinstance(dim, int):
+                dims.append(dim)
+                continue
+            name = dim.value or ""
+            names.append(name)
+            if name not in sizes and place != 0:
+                open_names.append(name or f"dimension {place} of {value.name}")
+            dims.append(sizes.get(name, 1))
+        if any(size < 1 for size in dims):
+            raise MoehlsError(f"{path}: the input {value.name!r} has shape {dims}; every dimension must be at least 1")
+        value.shape = ir.Shape(dims)
+    unknown = sorted(set(sizes) - set(names) - {_TASKS, "batch"})
+    if unknown:
+        found = ", ".join(sorted(filter(None, names))) or "none"
+        raise MoehlsError(f"{path}: --set names {', '.join(unknown)}, but the model's named dimensions are: {found}")
+    if open_names:
+        raise MoehlsError(f"{path}: {', '.join(sorted(set(open_names)))} not fixed; add --set name=value for each")
+
+
+def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
+    images: list[tuple[str, tuple[int, ...]]] = []
+    task: list[str] = []
+    for value in graph.inputs:
+        shape = tuple(int(size) for size in value.shape or ())
+        if value.dtype is not None and value.dtype.is_integer() and np.prod(shape, dtype=int) == 1:
+            task.append(value.name or "")
+        elif value.dtype == ir.DataType.FLOAT and len(shape) in (3, 4) and value.name not in graph.initializers:
+            images.append((value.name or "", shape))
+        else:
+            raise MoehlsError(
+                f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 image "
+                "[1, channels, height, width] nor a single integer task"
+            )
+    if len(images) != 1 or len(task) > 1:
+        raise MoehlsError(f"{path}: has {len(images)} image and {len(task)} task inputs; supported: one image, at most one task")
+    name, shape = images[0]
+    if len(shape) == 4 and shape[0] != 1:
+        raise MoehlsError(f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension")
+    channels, height, width = shape[-3:]
+    return Inputs(name, (channels, height, width), task[0] if task else None, tasks if task else None)

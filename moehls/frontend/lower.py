@@ -1,0 +1,266 @@
+"""Reads a normalised graph node by node into a `Network`, and lists every node that cannot be read.
+
+A refused node does not stop the reading: where its output is still a matrix of the same tokens, the rest of the graph is read
+as if it were, so that all refusals are shown at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.errors import MoehlsError
+from moehls.frontend.builder import Builder, rows
+from moehls.frontend.context import Context, Result, Unsupported, attribute
+from moehls.frontend.evaluate import NodeEvaluator
+from moehls.frontend.layout import LayoutError, matrix_layout
+from moehls.frontend.load import Inputs
+from moehls.frontend.recognise import rules_by_operator
+from moehls.frontend.recognise.routing import sampled
+from moehls.frontend.recognise.structure import TOKENS
+from moehls.frontend.values import Base, Constant, Noise, PerTask, Pixels, RouteSource, Unknown, Value, shape_of
+from moehls.network.interpreter import reads
+from moehls.network.operations import Network, NetworkInput, NetworkOutput, Operation
+
+_RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
+_GENERAL = "see docs/frontend.md for the forms that are read"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that could not be read."""
+
+    name: str
+    op: str
+    shapes: tuple[tuple[int, ...] | None, ...]
+    """of the inputs; None where not known"""
+    scope: str
+    """module path from the exporter, empty where it left none"""
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        shapes = ", ".join("?" if shape is None else str(list(shape)) for shape in self.shapes)
+        scope = f" in {self.scope}" if self.scope else ""
+        return f"{self.op} {self.name!r}{scope} on {shapes}: {self.reason}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The outcome: a network, or the refusals that prevent it."""
+
+    network: Network | None
+    refusals: tuple[Refusal, ...]
+    routers: Mapping[str, RouteSource]
+    """what each Route of the network was recognised from"""
+
+
+def read_graph(graph: ir.Graph, inputs: Inputs, opset: int, name: str, seed: int) -> Reading:
+    """Recognise and lower a graph; reads it again once the number of tasks is known."""
+    reader = _Reader(graph, inputs, opset, name, seed, tasks=inputs.tasks or 1)
+    reading = reader.read()
+    if inputs.task is not None and not inputs.tasks and reader.task_sizes:
+        reading = _Reader(graph, inputs, opset, name, seed, tasks=min(reader.task_sizes)).read()
+    return reading
+
+
+def scope_of(node: ir.Node) -> str:
+    """The module path: dynamo's metadata, or the node's name as TorchScript writes it."""
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+    if scopes:
+        names = [part.strip(" '\"[]") for part in scopes.split(",")]
+        return next((part for part in reversed(names[:-1]) if part), "")
+    return "/".join((node.name or "").strip("/").split("/")[:-1])
+
+
+class _Reader:
+    def __init__(self, graph: ir.Graph, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
+        self._graph, self._inputs, self._name = graph, inputs, name
+        self._context = Context(Builder(inputs.image), opset, tasks, seed)
+        self._rules = rules_by_operator()
+        self._values: dict[ir.Value, Value] = {}
+        self._refusals: list[Refusal] = []
+        self.task_sizes: set[int] = set()
+
+    def read(self) -> Reading:
+        self._start()
+        for node in self._graph:
+            self._read_node(node)
+        outputs = [self._output(value) for value in self._graph.outputs]
+        if self._refusals:
+            return Reading(None, tuple(self._refusals), {})
+        network = Network(
+            name=self._name,
+            input=NetworkInput(self._inputs.image, self._inputs.image_shape),
+            operations=_used(self._context.builder.operations, {output.value for output in outputs if output}),
+            outputs=tuple(output for output in outputs if output),
+            tasks=self._context.tasks,
+            task_input=self._inputs.task,
+        )
+        return Reading(network, (), self._context.builder.routers)
+
+    def _start(self) -> None:
+        for value in self._graph.initializers.values():
+            assert value.const_value is not None
+            self._values[value] = Constant(value.const_value.numpy())
+        for value in self._graph.inputs:
+            if value.name == self._inputs.image:
+                shape = (*(1,) * (len(value.shape or ()) - 3), *self._inputs.image_shape)
+                index = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
+                ones = np.ones(shape, np.float32)
+                self._values[value] = Pixels(index, self._inputs.image_shape, ones, np.zeros_like(ones))
+            elif value.name == self._inputs.task:
+                tasks = np.arange(self._context.tasks, dtype=np.int64)
+                self._values[value] = PerTask(tasks.reshape(-1, *(1 for _ in value.shape or ())))
+
+    def _read_node(self, node: ir.Node) -> None:
+        inputs = [Constant(np.zeros(0, np.float32)) if value is None else self._values[value] for value in node.inputs]
+        try:
+            result = self._try(node, inputs)
+            if result is None:
+                kinds = ", ".join(_describe(value) for value in inputs)
+                raise Unsupported(f"no supported form has it here (it reads {kinds})", _GENERAL)
+        except (Unsupported, LayoutError) as refusal:
+            if not any(isinstance(value, Unknown) for value in inputs):
+                self._refuse(node, inputs, refusal)
+            result = [self._recover(node, inputs, output) for output in node.outputs]
+        values = list(result) if isinstance(result, (list, tuple)) else [result]
+        for output, value in zip(node.outputs, values, strict=False):
+            self._values[output] = value  # type: ignore[assignment]
+        for output in node.outputs[len(values) :]:
+            self._values[output] = Unknown()
+
+    def _try(self, node: ir.Node, inputs: list[Value]) -> Result:
+        if node.op_type in ("Shape", "Size") and (shape := shape_of(inputs[0])) is not None:
+            whole = np.asarray(shape, np.int64)
+            if node.op_type == "Size":
+                return Constant(np.asarray(np.prod(whole)))
+            return Constant(whole[attribute(node, "start", 0) : attribute(node, "end", None)])
+        if node.op_type in _RANDOM:
+            shape = shape_of(inputs[0]) if inputs else tuple(attribute(node, "shape", ()))
+            return Unknown() if shape is None else Noise(shape)
+        if any(isinstance(value, Noise) for value in inputs):
+            return _noise(node, inputs)
+        if all(isinstance(value, (Constant, PerTask)) for value in inputs):
+            return self._fold(node, inputs)
+        for rule in self._rules.get(node.op_type, ()):
+            if node.domain not in ("", "ai.onnx"):
+                break
+            result = rule(self._context, node, inputs)
+            if result is not None:
+                return result
+        return sampled(self._context, node, inputs)
+
+    def _fold(self, node: ir.Node, inputs: list[Value]) -> Result:
+        """Evaluate a node of constants, once for each task where it reads the task."""
+        evaluate = NodeEvaluator(node, self._context.opset)
+        given = [None if value is None else inputs[i] for i, value in enumerate(node.inputs)]
+        if not any(isinstance(value, PerTask) for value in given):
+            return [Constant(array) for array in evaluate([value.array if isinstance(value, Constant) else None
+                                                           for value in given])]
+        self._note_task_size(node, inputs)
+        results = [
+            evaluate([value.table[task] if isinstance(value, PerTask)
+                      else value.array if isinstance(value, Constant) else None for value in given])
+            for task in range(self._context.tasks)
+        ]
+        return [PerTask(np.stack([result[i] for result in results])) for i in range(len(results[0]))]
+
+    def _note_task_size(self, node: ir.Node, inputs: list[Value]) -> None:
+        """A table indexed by the task has an entry for each task."""
+        if node.op_type == "Gather" and isinstance(inputs[0], Constant) and isinstance(inputs[1], PerTask):
+            self.task_sizes.add(inputs[0].array.shape[attribute(node, "axis", 0)])
+        if node.op_type == "OneHot" and isinstance(inputs[0], PerTask) and isinstance(inputs[1], Constant):
+            self.task_sizes.add(int(inputs[1].array.reshape(-1)[0]))
+        if node.op_type == "Equal":
+            self.task_sizes |= {value.array.size for value in inputs if isinstance(value, Constant) and value.array.size > 1}
+
+    def _refuse(self, node: ir.Node, inputs: list[Value], refusal: Unsupported | LayoutError) -> None:
+        remedy = refusal.remedy if isinstance(refusal, Unsupported) else _GENERAL
+        shapes = tuple(shape_of(value) for value in inputs)
+        self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
+
+    def _recover(self, node: ir.Node, inputs: list[Value], output: ir.Value) -> Value:
+        """A stand-in for the output of a refused node: plain tokens where the shape tells, else unknown."""
+        if output.shape is None or not output.shape.is_static():
+            return Unknown()
+        shape = tuple(int(size) for size in output.shape)
+        counts = {value.layout.tokens for value in inputs if isinstance(value, TOKENS)} - {1}
+        dims = [dim for dim, size in enumerate(shape) if size in counts]
+        if len(dims) != 1 or len(counts) != 1:
+            return Unknown(shape)
+        layout = matrix_layout(shape, dims[0])
+        return rows(Base(f"refused {output.name}", layout.tokens, layout.features), layout)
+
+    def _output(self, output: ir.Value) -> NetworkOutput | None:
+        value = self._values.get(output, Unknown())
+        try:
+            if isinstance(value, Unknown):
+                return None
+            if not isinstance(value, TOKENS):
+                raise Unsupported(f"the output is {_describe(value)}, not a matrix of tokens", "end at the head's logits")
+            plain = self._context.builder.materialise(value)
+            kinds = [axis.token for axis in plain.layout.axes]
+            if any(not left and right for left, right in pairwise(kinds)):
+                raise Unsupported("the output has channels before tokens", "give outputs as [tokens, channels]")
+            return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
+        except (Unsupported, LayoutError) as refusal:
+            remedy = refusal.remedy if isinstance(refusal, Unsupported) else _GENERAL
+            node = output.producer()
+            scope = scope_of(node) if node is not None else ""
+            self._refusals.append(Refusal(output.name or "", "output", (shape_of(value),), scope, str(refusal), remedy))
+            return None
+
+
+def _noise(node: ir.Node, inputs: list[Value]) -> Result:
+    """Noise times zero is zero; any other use of noise is refused."""
+    shape = np.broadcast_shapes(*(shape_of(value) or () for value in inputs))
+    if node.op_type == "Mul" and any(isinstance(value, Constant) and not value.array.any() for value in inputs):
+        return Constant(np.broadcast_to(np.float32(0), shape))
+    raise Unsupported("random noise takes part in the result", "export in eval mode (model.eval())")
+
+
+_KINDS: dict[str, str] = {
+    "Constant": "a constant",
+    "PerTask": "a table by task",
+    "Pixels": "image pixels",
+    "Patches": "embedded patches",
+    "Affine": "tokens",
+    "Pointwise": "a function of tokens",
+    "Hidden": "GELU outputs",
+    "FeedForward": "MLP or expert outputs",
+    "Mixture": "a sum of experts",
+    "Sum": "tokens",
+    "Normalised": "normalised tokens",
+    "Statistic": "a statistic of tokens",
+    "Scores": "attention scores",
+    "Routed": "routing values",
+    "Gathered": "weights gathered by expert",
+    "Noise": "random noise",
+    "Unknown": "an unread value",
+}
+
+
+def _describe(value: Value) -> str:
+    return _KINDS[type(value).__name__]
+
+
+def _used(operations: list[Operation], wanted: set[str]) -> tuple[Operation, ...]:
+    """The operations that reach an output."""
+    kept: list[Operation] = []
+    for operation in reversed(operations):
+        if operation.output in wanted:
+            kept.append(operation)
+            wanted |= set(reads(operation))
+    return tuple(reversed(kept))
+
+
+def refused(refusals: tuple[Refusal, ...], path: Path) -> MoehlsError:
+    """One error that lists every refused node."""
+    count = f"{len(refusals)} nodes cannot be read" if len(refusals) != 1 else "a node cannot be read"
+    return MoehlsError(f"{path}: {count}:\n" + "\n".join(f"  {refusal}" for refusal in refusals))

@@ -1,0 +1,99 @@
+"""GELU in every form: the operator, or any composition of scalar functions that has its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, attribute
+from moehls.frontend.gelu import erf
+from moehls.frontend.recognise.linear import as_affine
+from moehls.frontend.values import Affine, Constant, Hidden, Pointwise, RealFunction, Value
+
+Real = npt.NDArray[np.float64]
+
+_UNARY: dict[str, RealFunction] = {
+    "Erf": erf,
+    "Tanh": np.tanh,
+    "Relu": lambda x: np.maximum(x, 0),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Exp": np.exp,
+    "Neg": np.negative,
+    "Softplus": lambda x: np.log1p(np.exp(x)),
+}
+_BINARY: dict[str, Callable[[Real, Real], Real]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Pow": np.power,
+}
+
+
+def read_gelu(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    value = as_affine(context, inputs[0])
+    if value is None:
+        return None
+    return Hidden(value, "tanh" if attribute(node, "approximate", "none") == "tanh" else "exact")
+
+
+def as_pointwise(value: Value) -> Pointwise | None:
+    """A pointwise function, or an affine map as the function `factor · x` of its part without factor."""
+    if isinstance(value, Pointwise):
+        return value
+    if not isinstance(value, Affine):
+        return None
+    factor = value.factor
+    return Pointwise(replace(value, factor=1.0), lambda x: factor * x)
+
+
+def same_operand(left: Affine, right: Affine) -> bool:
+    """Whether two maps are the same apart from their factors."""
+    names = ("weight", "index", "bias", "selector", "layout")
+    return left.base == right.base and all(getattr(left, name) is getattr(right, name) for name in names)
+
+
+def read_unary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    value = inputs[0]
+    operand = as_pointwise(value) or as_pointwise(as_affine(context, value) or value)
+    if operand is None:
+        return None
+    inner, outer = operand.function, _UNARY[node.op_type]
+    return replace(operand, function=lambda x: outer(inner(x)))
+
+
+def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Arithmetic of two functions of one operand, or of one and a scalar constant."""
+    combine = _BINARY[node.op_type]
+    scalars = [_scalar(value) for value in inputs[:2]]
+    operands = [as_pointwise(value) for value in inputs[:2]]
+    left, right = operands
+    if left is not None and right is not None:
+        pointwise = any(isinstance(value, Pointwise) for value in inputs) or node.op_type in ("Mul", "Div", "Pow")
+        if not pointwise or not same_operand(left.operand, right.operand):
+            return None
+        first, second = left.function, right.function
+        return replace(left, function=lambda x: combine(first(x), second(x)))
+    operand, constant = (left, scalars[1]) if left is not None else (right, scalars[0])
+    lazy = node.op_type != "Pow" and any(isinstance(value, Affine) for value in inputs)
+    if operand is None or constant is None or lazy:
+        return None
+    function = operand.function
+    if left is not None:
+        return replace(operand, function=lambda x: combine(function(x), np.full_like(x, constant)))
+    return replace(operand, function=lambda x: combine(np.full_like(x, constant), function(x)))
+
+
+def _scalar(value: Value) -> float | None:
+    return float(value.array.reshape(-1)[0]) if isinstance(value, Constant) and value.array.size == 1 else None
+
+
+RULES: Rules = (
+    ("Gelu", read_gelu),
+    (" ".join(_UNARY), read_unary),
+    (" ".join(_BINARY), read_binary),
+)

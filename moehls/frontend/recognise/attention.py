@@ -1,0 +1,162 @@
+"""Multi-head self-attention: products, scale and softmax written out, or the Attention operator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.builder import Builder, rows
+from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.contraction import labels_of
+from moehls.frontend.layout import Layout, LayoutError, reshape, transpose
+from moehls.frontend.recognise.linear import as_affine, table_of
+from moehls.frontend.values import Affine, Constant, Scores, Value, restructure
+
+_REMEDY = "export plain self-attention: softmax(q·kᵀ·scale)·v without mask"
+
+
+def _is_matrix_a_head(layout: Layout) -> bool:
+    """Dimensions `[…heads, tokens, channels]`."""
+    if len(layout.dims) < 2:
+        return False
+    others = (*layout.dims[:-2], layout.dims[-1])
+    return all(axis.token for axis in layout.dims[-2]) and not any(axis.token for dim in others for axis in dim)
+
+
+def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """`q · kᵀ`: a product of two token values that sums their channels, a head at a time."""
+    left, right = inputs[:2]
+    if not isinstance(left, Affine) or not isinstance(right, Affine) or len(inputs) > 2:
+        return None
+    labels = labels_of(node, len(left.layout.dims), len(right.layout.dims))
+    *heads, query, key = labels.out
+    summed = [label for label in labels.left if label not in labels.out]
+    if len(summed) != 1 or query not in labels.left or key not in labels.right:
+        raise Unsupported("a product of two activations that is not q·kᵀ", _REMEDY)
+    wanted = (*heads, query, summed[0])
+    order = [labels.left.index(label) for label in wanted if label in labels.left]
+    key_order = [labels.right.index(label) for label in (*heads, key, summed[0]) if label in labels.right]
+    q = restructure(left, *transpose(left.layout, order))
+    k = restructure(right, *transpose(right.layout, key_order))
+    same_heads = prod(q.layout.shape[:-2]) == prod(k.layout.shape[:-2])
+    if not (_is_matrix_a_head(q.layout) and _is_matrix_a_head(k.layout) and same_heads):
+        raise Unsupported("a product of two activations that is not q·kᵀ, a head at a time", _REMEDY)
+    return Scores(q, k, 1.0, False)
+
+
+def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A scalar on the scores; a zero mask; the guard that replaces rows of NaN."""
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        if not isinstance(value, Scores) or not isinstance(other, Constant):
+            continue
+        array = other.array
+        if node.op_type == "Add":
+            if array.any():
+                raise Unsupported("an attention mask or bias that is not zero", _REMEDY)
+            return value
+        if array.size != 1 or value.softmax or (node.op_type == "Div" and other is inputs[0]):
+            return None
+        factor = float(array.reshape(-1)[0])
+        return replace(value, scale=value.scale / factor if node.op_type == "Div" else value.scale * factor)
+    return None
+
+
+def read_softmax(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    value = inputs[0]
+    if not isinstance(value, Scores):
+        return None
+    if attribute(node, "axis", -1) not in (-1, len(value.shape) - 1) or value.softmax:
+        raise Unsupported("softmax of attention scores that does not run over the keys", _REMEDY)
+    return replace(value, softmax=True)
+
+
+def read_nan_guard(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """`IsNaN(p)` and `Where(isnan, 0, p)`: softmax of finite scores has no NaN."""
+    if node.op_type == "IsNaN":
+        value = inputs[0]
+        return replace(value, is_nan=True) if isinstance(value, Scores) and value.softmax else None
+    condition, _, otherwise = inputs
+    if isinstance(condition, Scores) and condition.is_nan and isinstance(otherwise, Scores) and not otherwise.is_nan:
+        return otherwise if otherwise.query is condition.query else None
+    return None
+
+
+def read_context(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """`p · v`."""
+    scores = inputs[0]
+    if not isinstance(scores, Scores) or (value := as_affine(context, inputs[1])) is None:
+        return None
+    if not scores.softmax or scores.is_nan:
+        raise Unsupported("scores without softmax meet the values", _REMEDY)
+    labels = labels_of(node, len(scores.shape), len(value.layout.dims))
+    *heads, query, channel = labels.out
+    key = [label for label in labels.left if label not in labels.out]
+    plain = labels.left == (*heads, query, *key) and channel in labels.right and len(key) == 1
+    order = [labels.right.index(label) for label in (*heads, *key, channel) if label in labels.right]
+    v = restructure(value, *transpose(value.layout, order)) if len(order) == len(labels.right) else value
+    if not plain or not _is_matrix_a_head(v.layout):
+        raise Unsupported("a product of softmax with something that is not the values, a head at a time", _REMEDY)
+    return attend(context.builder, scores.query, scores.key, v, scores.scale)
+
+
+def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: float) -> Affine:
+    """Emit attention of `[…heads, tokens, channels]` values; factors of q and k join the scale."""
+    heads = prod(query.layout.shape[:-2])
+    if prod(value.layout.shape[:-2]) != heads or key.layout.tokens != value.layout.tokens:
+        raise Unsupported("queries, keys and values have different numbers of heads", _REMEDY)
+    if query.layout.tokens != key.layout.tokens:
+        raise Unsupported("queries and keys are not of the same tokens", _REMEDY)
+    scale *= query.factor * key.factor
+    bases = [
+        builder.linear(replace(part, factor=factor), role)
+        for part, factor, role in ((query, 1.0, "query"), (key, 1.0, "key"), (value, value.factor, "value"))
+    ]
+    return rows(builder.attention(*bases, heads=heads, scale=scale), value.layout)
+
+
+def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The Attention operator (opset 23) on `[batch, heads, tokens, channels]` or `[batch, tokens, channels]`."""
+    parts = [as_affine(context, value) for value in inputs[:3]]
+    if len(parts) != 3 or any(part is None for part in parts):
+        return None
+    extra = any(table_of(value) is None or np.any(table_of(value)) for value in inputs[3:])
+    causal = attribute(node, "is_causal", 0) or attribute(node, "softcap", 0.0) or len(node.outputs) > 1
+    if extra or causal:
+        raise Unsupported("attention with a mask, a causal order, a soft cap or a cache", _REMEDY)
+    given = [part for part in parts if part is not None]
+    flat = len(given[0].layout.dims) == 3
+    if flat:
+        counts = [attribute(node, name, 0) for name in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
+        given = [_heads(part, count) for part, count in zip(given, counts, strict=True)]
+    query, key, value = given
+    if not all(_is_matrix_a_head(part.layout) for part in given):
+        raise LayoutError("its inputs are not matrices of tokens, a head at a time")
+    scale = attribute(node, "scale", 1 / math.sqrt(query.layout.shape[-1]))
+    result = attend(context.builder, query, key, value, float(scale))
+    if not flat:
+        return result
+    result = restructure(result, *transpose(result.layout, (0, 2, 1, 3)))
+    return restructure(result, *reshape(result.layout, (*result.layout.shape[:2], prod(result.layout.shape[2:]))))
+
+
+def _heads(value: Affine, heads: int) -> Affine:
+    """`[batch, tokens, heads · channels]` as `[batch, heads, tokens, channels]`."""
+    batch, tokens, channels = value.layout.shape
+    if heads < 1 or channels % heads:
+        raise Unsupported(f"{channels} channels do not divide into {heads} heads", _REMEDY)
+    split = restructure(value, *reshape(value.layout, (batch, tokens, heads, channels // heads)))
+    return restructure(split, *transpose(split.layout, (0, 2, 1, 3)))
+
+
+RULES: Rules = (
+    ("MatMul Einsum", read_scores),
+    ("Mul Div Add", read_scale),
+    ("Softmax", read_softmax),
+    ("IsNaN Where", read_nan_guard),
+    ("MatMul Einsum", read_context),
+    ("Attention", read_operator),
+)

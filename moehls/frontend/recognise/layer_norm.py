@@ -1,0 +1,135 @@
+"""Layer normalisation: the operator, or the decomposition mean, centre, square, mean, epsilon, root, divide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, attribute, integers
+from moehls.frontend.layout import Layout, LayoutError, drop_dims
+from moehls.frontend.recognise.linear import table_of
+from moehls.frontend.recognise.structure import TOKENS
+from moehls.frontend.values import Affine, Constant, Normalised, Statistic, Value
+
+
+def token_rows(context: Context, value: Value) -> Affine | None:
+    """The value as plain rows with all channels in the last dimension, None for anything but tokens."""
+    if not isinstance(value, TOKENS):
+        return None
+    plain = context.builder.materialise(value)
+    last = plain.layout.dims[-1]
+    if len(last) < 1 or any(axis.token for axis in last) or plain.layout.features != plain.layout.shape[-1]:
+        raise LayoutError("normalisation does not run over all channels of a token")
+    return plain
+
+
+def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    rows = token_rows(context, inputs[0])
+    if rows is None or not all(isinstance(value, Constant) for value in inputs[1:]):
+        return None
+    rank, channels = len(rows.layout.dims), rows.layout.shape[-1]
+    if attribute(node, "axis", -1) % rank != rank - 1:
+        raise LayoutError("normalisation runs over more than the last dimension")
+    parameters = [value.array for value in inputs[1:] if isinstance(value, Constant)]
+    weight = np.broadcast_to(parameters[0].astype(np.float32), (channels,))
+    bias = np.broadcast_to(parameters[1].astype(np.float32), (channels,)) if len(parameters) > 1 else np.zeros_like(weight)
+    return Normalised(rows.layout, rows.base, float(attribute(node, "epsilon", 1e-5)), weight, bias)
+
+
+def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    value = inputs[0]
+    layout = value.layout if isinstance(value, (*TOKENS, Statistic)) else None
+    if layout is None:
+        return None
+    rank = len(layout.dims)
+    axes = node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1]) if len(inputs) > 1 else None
+    if axes is None or [axis % rank for axis in axes] != [rank - 1]:
+        raise LayoutError("it averages over something else than the channels of a token, as mean pooling does")
+    keep = bool(attribute(node, "keepdims", 1))
+    if isinstance(value, Statistic):
+        return replace(value, kind="variance", layout=drop_dims(layout, [rank - 1], keep)) if value.kind == "square" else None
+    rows = token_rows(context, value)
+    return None if rows is None else Statistic("mean", rows, drop_dims(rows.layout, [rank - 1], keep))
+
+
+def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    left, right = inputs[:2]
+    op = node.op_type
+    if isinstance(right, Statistic) and right.kind == "mean" and op == "Sub" and isinstance(left, TOKENS):
+        plain = context.builder.materialise(left)
+        if plain.base == right.rows.base and len(right.layout.dims) == len(plain.layout.dims):
+            return Statistic("centred", right.rows, plain.layout)
+        return None
+    if not isinstance(left, Statistic):
+        left, right = (right, left) if op in ("Mul", "Add") else (left, right)
+    if op == "Div" and isinstance(right, Statistic) and right.kind == "deviation" and _is(left, Constant(np.ones(1))):
+        return replace(right, kind="inverse")
+    if not isinstance(left, Statistic):
+        return None
+    if op in ("Mul", "Div") and isinstance(right, Statistic) and right.rows.base == left.rows.base:
+        kinds = {left.kind, right.kind}
+        if op == "Mul" and kinds == {"centred"}:
+            return replace(left, kind="square")
+        if (op == "Mul" and kinds == {"centred", "inverse"}) or (
+            op == "Div" and (left.kind, right.kind) == ("centred", "deviation")
+        ):
+            return _normalised(left if left.kind == "centred" else right, left.epsilon + right.epsilon)
+    if op == "Pow" and left.kind == "centred" and _is(right, Constant(np.full(1, 2.0))):
+        return replace(left, kind="square")
+    if op == "Pow" and left.kind == "variance" and isinstance(right, Constant) and right.array.size == 1:
+        power = float(right.array.reshape(-1)[0])
+        return replace(left, kind="deviation" if power == 0.5 else "inverse") if abs(power) == 0.5 else None
+    if op == "Add" and left.kind == "variance" and isinstance(right, Constant) and right.array.size == 1:
+        return replace(left, epsilon=left.epsilon + float(right.array.reshape(-1)[0]))
+    return None
+
+
+def _is(value: Value, constant: Constant) -> bool:
+    return isinstance(value, Constant) and value.array.size == 1 and value.array.reshape(-1)[0] == constant.array[0]
+
+
+def _normalised(centred: Statistic, epsilon: float) -> Normalised:
+    channels = centred.rows.base.channels
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    return Normalised(centred.rows.layout, centred.rows.base, epsilon, ones, zeros)
+
+
+def read_unary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    value = inputs[0]
+    if not isinstance(value, Statistic):
+        return None
+    if node.op_type == "Sqrt" and value.kind == "variance":
+        return replace(value, kind="deviation")
+    if node.op_type == "Reciprocal" and value.kind == "deviation":
+        return replace(value, kind="inverse")
+    return None
+
+
+def read_affine(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Gain and offset after a decomposed normalisation: one vector over the channels."""
+    for token, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        table = table_of(other)
+        if not isinstance(token, Normalised) or table is None:
+            continue
+        vector = table[0].reshape(-1)
+        if table.shape[0] != 1 or not _over_channels(token.layout, table[0].shape):
+            return None
+        if node.op_type == "Mul":
+            return replace(token, weight=token.weight * vector, bias=token.bias * vector)
+        return replace(token, bias=token.bias + vector)
+    return None
+
+
+def _over_channels(layout: Layout, shape: tuple[int, ...]) -> bool:
+    return len(shape) <= len(layout.dims) and np.prod(shape, dtype=int) in (1, shape[-1] if shape else 1)
+
+
+RULES: Rules = (
+    ("LayerNormalization", read_operator),
+    ("ReduceMean", read_mean),
+    ("Sub Mul Div Pow Add", read_binary),
+    ("Sqrt Reciprocal", read_unary),
+    ("Mul Add", read_affine),
+)

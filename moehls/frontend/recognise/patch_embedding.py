@@ -1,0 +1,220 @@
+"""Patch embedding: a convolution whose stride is its kernel, or reshaped pixels times a matrix; class tokens and positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.contraction import labels_of
+from moehls.frontend.evaluate import NodeEvaluator
+from moehls.frontend.layout import Array, Axis, Layout, LayoutError, align, axes_of, expand, invariant, merge_dim
+from moehls.frontend.recognise.linear import table_of
+from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
+
+_REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
+_MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Cast Concat Split Expand"
+
+
+def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    image = inputs[0]
+    if not isinstance(image, Pixels) or not all(isinstance(value, Constant) for value in inputs[1:]):
+        return None
+    weight, *rest = (value.array for value in inputs[1:] if isinstance(value, Constant))
+    channels, height, width = image.image
+    shape = (1, channels, height, width)
+    if not np.array_equal(image.index, np.arange(prod(shape)).reshape(shape)):
+        raise Unsupported("the image is rearranged before the convolution", _REMEDY)
+    if not np.all(image.scale == image.scale.flat[0]) or image.offset.any():
+        raise Unsupported("the image is normalised inside the graph", "normalise the image before the model")
+    kernel = weight.shape[2:]
+    plain = (
+        weight.ndim == 4
+        and weight.shape[1] == channels
+        and attribute(node, "group", 1) == 1
+        and tuple(attribute(node, "strides", (1, 1))) == kernel
+        and not any(attribute(node, "pads", ()))
+        and set(attribute(node, "dilations", (1,))) == {1}
+        and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        and height % kernel[0] == 0
+        and width % kernel[1] == 0
+    )
+    if not plain:
+        raise Unsupported(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
+    features, grid = weight.shape[0], (height // kernel[0], width // kernel[1])
+    layout = Layout(((), axes_of(features, False), axes_of(grid[0], True), axes_of(grid[1], True)))
+    scaled = weight.astype(np.float32) * np.float32(image.scale.flat[0])
+    component = _features(layout, scaled.reshape(features, -1))
+    bias = _features(layout, rest[0].astype(np.float32)) if rest else np.zeros([1] * len(layout.axes), np.float32)
+    return _patches(layout, (channels, *kernel), component, bias)
+
+
+def _features(layout: Layout, array: Array) -> Array:
+    """`[features, …]` as `[*axes, …]` of a layout with one feature axis."""
+    return array.reshape(*(1 if axis.token else axis.size for axis in layout.axes), *array.shape[1:])
+
+
+def _patches(layout: Layout, patch: tuple[int, int, int], weight: Array, bias: Array) -> Patches:
+    zeros = np.zeros([1] * len(layout.axes), np.float32)
+    return Patches(layout, patch, weight, bias, zeros, zeros, 0)
+
+
+def read_move(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Any data movement of the image's elements, done on their numbers."""
+    if not isinstance(inputs[0], Pixels) or not all(isinstance(value, (Constant, Pixels)) for value in inputs):
+        return None
+    evaluate = NodeEvaluator(node, context.opset)
+    fields = []
+    for name in ("index", "scale", "offset"):
+        arrays = [getattr(value, name) if isinstance(value, Pixels) else value.array for value in inputs
+                  if isinstance(value, (Pixels, Constant))]
+        fields.append(evaluate(arrays))
+    return [
+        Pixels(index.astype(np.int64), inputs[0].image, scale, offset)
+        for index, scale, offset in zip(*fields, strict=True)
+    ]
+
+
+def read_normalisation(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Pixels scaled or shifted by constants."""
+    image, table = inputs[0], table_of(inputs[1])
+    swapped = isinstance(inputs[1], Pixels) and node.op_type in ("Add", "Mul")
+    if swapped:
+        image, table = inputs[1], table_of(inputs[0])
+    if not isinstance(image, Pixels) or table is None or table.shape[0] != 1:
+        return None
+    if np.broadcast_shapes(table.shape[1:], image.index.shape) != image.index.shape:
+        return None
+    if node.op_type in ("Add", "Sub"):
+        return replace(image, offset=image.offset + (table[0] if node.op_type == "Add" else -table[0]))
+    factor = table[0] if node.op_type == "Mul" else 1 / table[0]
+    return replace(image, scale=image.scale * factor, offset=image.offset * factor)
+
+
+def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Pixels cut into patches times a matrix."""
+    image, matrix = inputs[0], inputs[1]
+    if not isinstance(image, Pixels) or not isinstance(matrix, Constant) or matrix.array.ndim != 2:
+        return None
+    labels = labels_of(node, image.index.ndim, 2)
+    inner = labels.right.index(labels.left[-1])
+    weight = matrix.array.astype(np.float32)
+    weight = weight.T if inner == 0 else weight
+    rows = image.index.reshape(-1, image.index.shape[-1])
+    patch, places = _patch_of(rows, image.image)
+    scale, offset = (array.reshape(rows.shape) for array in (image.scale, image.offset))
+    if not (np.all(scale == scale[0]) and np.all(offset == offset[0])):
+        raise Unsupported("the image is normalised differently from patch to patch", _REMEDY)
+    ordered = np.zeros((weight.shape[0], rows.shape[1]), np.float32)
+    ordered[:, places] = weight * scale[0]
+    shape = [*image.index.shape[:-1], weight.shape[0]]
+    dims = [axes_of(size, dim < len(shape) - 1) for dim, size in enumerate(shape)]
+    layout = Layout(tuple(dims))
+    bias = weight @ offset[0]
+    result = _patches(layout, patch, _features(layout, ordered), _features(layout, bias.astype(np.float32)))
+    if len(inputs) > 2:
+        table = table_of(inputs[2])
+        return None if table is None else add_rows(result, table)
+    return result
+
+
+def _patch_of(rows: Array, image: tuple[int, int, int]) -> tuple[tuple[int, int, int], Array]:
+    """The patch `(channels, height, width)` the rows of element numbers hold, and each element's place in the patch.
+
+    Raises:
+        Unsupported: the rows are not the image's patches in row-major order.
+    """
+    channels, height, width = image
+    y, x = np.divmod(rows[0] % (height * width), width)
+    patch = (channels, int(y.max()) + 1, int(x.max()) + 1)
+    places = (rows[0] // (height * width)) * patch[1] * patch[2] + y * patch[2] + x
+    whole = prod(patch) == rows.shape[1] and len(set(places.tolist())) == rows.shape[1]
+    if whole and height % patch[1] == 0 and width % patch[2] == 0:
+        top, left = np.meshgrid(np.arange(0, height, patch[1]), np.arange(0, width, patch[2]), indexing="ij")
+        corners = (top * width + left).reshape(-1, 1)
+        if rows.shape[0] == len(corners) and np.array_equal(rows, rows[:1] + corners):
+            return patch, places
+    raise Unsupported("the rows of pixels are not the image's patches, row by row", _REMEDY)
+
+
+def add_rows(value: Patches, table: Array) -> Patches:
+    """Add a constant: a bias before the class token joins, a position otherwise."""
+    if table.shape[0] != 1:
+        raise LayoutError("positions depend on the task")
+    if not table.any():
+        return value
+    shape = np.broadcast_shapes(value.layout.shape, table.shape[1:])
+    value = restructure(value, *expand(value.layout, shape))
+    if value.leading == 0:
+        try:
+            return replace(value, bias=value.bias + invariant(value.layout, table)[..., 0])
+        except LayoutError:
+            pass
+    return replace(value, position=value.position + align(value.layout, table[0]))
+
+
+def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        table = table_of(other)
+        if isinstance(value, Patches) and table is not None:
+            if node.op_type == "Sub":
+                return add_rows(value, -table) if other is inputs[1] else None
+            return add_rows(value, table)
+    return None
+
+
+def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Constant tokens put before the patches."""
+    value = inputs[-1]
+    if not isinstance(value, Patches):
+        return None
+    dim = attribute(node, "axis", 0) % len(value.layout.dims)
+    if not any(axis.token for axis in value.layout.dims[dim]):
+        return None
+    if not all(isinstance(item, Constant) for item in inputs[:-1]):
+        raise Unsupported("tokens are joined to the patches that are not constants", "put constant tokens before the patches")
+    value = restructure(value, *merge_dim(value.layout, dim))
+    if sum(axis.token for axis in value.layout.axes) != 1:
+        raise LayoutError("tokens are joined along one of several token dimensions")
+    constants = np.concatenate([item.array for item in inputs[:-1] if isinstance(item, Constant)], axis=dim)
+    return _prepend(value, constants.astype(np.float32), dim)
+
+
+def _prepend(value: Patches, constants: Array, dim: int) -> Patches:
+    """`constants` (of the tensor's rank) as tokens before all others."""
+    count, tokens = constants.shape[dim], value.layout.tokens
+    dims = value.layout.dims
+    layout = Layout((*dims[:dim], (Axis(count + tokens, True),), *dims[dim + 1 :]))
+    head = Layout((*dims[:dim], axes_of(count, True), *dims[dim + 1 :]))
+    position = layout.positions(dim).start
+
+    def stack(top: Array, bottom: Array) -> Array:
+        sizes = [axis.size for axis in layout.axes]
+        parts = []
+        for part, extent in ((top, count), (bottom, tokens)):
+            parts.append(np.broadcast_to(part, [extent if i == position else size for i, size in enumerate(sizes)]))
+        return np.concatenate(parts, axis=position)
+
+    rows = align(head, constants)
+    rows = np.expand_dims(rows, position) if count == 1 else rows
+    zeros = np.zeros([1] * len(layout.axes), np.float32)
+    return replace(
+        value,
+        layout=layout,
+        prefix=stack(rows, value.prefix),
+        position=stack(zeros, value.position) if value.position.any() else zeros,
+        leading=value.leading + count,
+    )
+
+
+RULES: Rules = (
+    ("Conv", read_convolution),
+    (_MOVES, read_move),
+    ("Add Sub Mul Div", read_normalisation),
+    ("MatMul Gemm", read_product),
+    ("Add Sub", read_add),
+    ("Concat", read_concat),
+)

@@ -1,0 +1,136 @@
+"""Routers: everything computed from the logits alone is evaluated on sampled logits, whatever nodes it is written in.
+
+The samples travel through softmax, top-k, slices, one-hots, scatters, masks and renormalisation; `moehls.frontend.gates` then
+decides from the values what gate they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.evaluate import NodeEvaluator
+from moehls.frontend.gates import sample_logits
+from moehls.frontend.layout import Array, LayoutError
+from moehls.frontend.recognise.structure import new_shape
+from moehls.frontend.values import Affine, Constant, Gathered, Routed, RouteSource, Value
+
+_LARGEST = 1 << 22
+"""Elements a sampled tensor may have."""
+
+
+def source_of(context: Context, value: Affine, name: str) -> RouteSource:
+    """The router whose logits `value` holds.
+
+    Raises:
+        LayoutError: it is not one row of logits a token.
+    """
+    known = context.sources.get(id(value))
+    if known is None:
+        *others, last = value.layout.dims
+        if len(last) != 1 or last[0].token or not all(axis.token for dim in others for axis in dim):
+            raise LayoutError("softmax or top-k does not run over one row of logits a token")
+        samples = sample_logits(value.layout.shape, context.seed + len(context.sources))
+        known = (value, RouteSource(value, name, samples))
+        context.sources[id(value)] = known
+    return known[1]
+
+
+def read_logits(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The node that first reads the logits."""
+    if not isinstance(inputs[0], Affine) or not all(isinstance(value, Constant) for value in inputs[1:]):
+        return None
+    given = node.inputs[0]
+    source = source_of(context, inputs[0], given.name or "" if given is not None else "")
+    return sampled(context, node, [Routed(source, source.samples), *inputs[1:]])
+
+
+def _concrete(value: Value, source: RouteSource, sample: int) -> Array | None:
+    if isinstance(value, Constant):
+        return value.array
+    if isinstance(value, Routed):
+        return value.samples[sample]
+    if isinstance(value, Affine) and value is source.logits:
+        return source.samples[sample]
+    if isinstance(value, Gathered):
+        if prod(value.shape) > _LARGEST:
+            raise LayoutError("weights gathered by expert are changed before they meet the tokens")
+        return np.asarray(value.table[value.index.samples[sample]])
+    return None
+
+
+def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Evaluate a node of constants and routed values on every sample; None where other values take part."""
+    sources = {id(source): source for value in inputs if (source := _source(value)) is not None}
+    if len(sources) != 1:
+        if len(sources) > 1:
+            raise Unsupported("values of two routers are combined", "let each expert layer use one router")
+        return None
+    (source,) = sources.values()
+    evaluate = NodeEvaluator(node, context.opset)
+    results: list[list[Array]] = []
+    for number in range(len(source.samples)):
+        arrays = [_concrete(value, source, number) for value in inputs]
+        if any(array is None for array in arrays):
+            return None
+        results.append(evaluate(arrays))
+    outputs = [Routed(source, tuple(result[i] for result in results)) for i in range(len(results[0]))]
+    if any(sample.size > _LARGEST for output in outputs for sample in output.samples):
+        raise LayoutError("routing makes a very large tensor")
+    return outputs
+
+
+def _source(value: Value) -> RouteSource | None:
+    if isinstance(value, Routed):
+        return value.source
+    return value.index.source if isinstance(value, Gathered) else None
+
+
+def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Weights gathered by expert index: Gather, or GatherND with one index."""
+    table, index = inputs[0], inputs[1]
+    if not isinstance(table, Constant) or not isinstance(index, Routed) or table.array.ndim < 2:
+        return None
+    if table.array.dtype != np.float32:
+        return None
+    if node.op_type == "GatherND":
+        if index.shape[-1] != 1 or attribute(node, "batch_dims", 0):
+            return None
+        index = replace(index, samples=tuple(sample[..., 0] for sample in index.samples))
+    elif attribute(node, "axis", 0) != 0:
+        return None
+    experts = table.array.shape[0]
+    wrapped = tuple(np.where(sample < 0, sample + experts, sample) for sample in index.samples)
+    if any(sample.min(initial=0) < 0 or sample.max(initial=0) >= experts for sample in wrapped):
+        raise LayoutError(f"the router chooses among more experts than the {experts} it gathers weights of")
+    return Gathered(table.array, replace(index, samples=wrapped))
+
+
+def read_gathered(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Reshape and Transpose of gathered weights, index dimensions and weight dimensions apart."""
+    value = inputs[0]
+    if not isinstance(value, Gathered):
+        return None
+    index, rank = value.index, len(value.index.shape)
+    if node.op_type == "Transpose":
+        order = tuple(attribute(node, "perm", ()))
+        if order[:rank] != tuple(range(rank)):
+            return None
+        return replace(value, table=value.table.transpose(0, *(place - rank + 1 for place in order[rank:])))
+    shape = new_shape(node, value.shape, inputs, context.opset)
+    for cut in range(len(shape) + 1):
+        if prod(shape[:cut]) == prod(index.shape) and prod(shape[cut:]) == prod(value.table.shape[1:]):
+            samples = tuple(sample.reshape(shape[:cut]) for sample in index.samples)
+            return Gathered(value.table.reshape(len(value.table), *shape[cut:]), replace(index, samples=samples))
+    return None
+
+
+RULES: Rules = (
+    ("Gather GatherND", read_gather),
+    ("Reshape Flatten Squeeze Unsqueeze Transpose", read_gathered),
+    ("Softmax TopK LogSoftmax ArgMax", read_logits),
+)

@@ -1,0 +1,321 @@
+"""What the front end knows of a tensor while it reads the graph in order.
+
+Each kind says exactly what the tensor holds; nothing is a guess. Kinds are lazy: a matrix product stays an `Affine` map until
+something that is not affine reads it, so the order in which an exporter splits, scales or reshapes does not matter.
+Array conventions are those of `moehls.frontend.layout`: `*axes` first, then trailing axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.frontend.layout import Array, Layout, Move
+from moehls.network.operations import FloatArray, GeluForm
+
+IntArray = npt.NDArray[np.int64]
+RealFunction = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Constant:
+    array: Array
+
+
+@dataclass(frozen=True, eq=False)
+class PerTask:
+    """A tensor that depends on the task only: `table[task]`."""
+
+    table: Array
+
+
+@dataclass(frozen=True)
+class TaskIndex:
+    """The integer task input itself, scalar or one element."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random values of `shape`; meaningful only when multiplied by zero."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Image elements: `scale · image.flat[index] + offset`."""
+
+    index: IntArray
+    image: tuple[int, int, int]
+    scale: Array
+    offset: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """An affine map of the image's patches, with leading constant tokens and positions; becomes `Embed`."""
+
+    layout: Layout
+    patch: tuple[int, int, int]
+    weight: FloatArray
+    """[*axes, pixels a patch]"""
+    bias: FloatArray
+    """[*axes], the patch tokens only"""
+    prefix: FloatArray
+    """[*axes], rows of the leading tokens, zero elsewhere"""
+    position: FloatArray
+    """[*axes], all tokens"""
+    leading: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """A token matrix of the network: its value name and shape."""
+
+    name: str
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class RouteSource:
+    """Router logits and the random logits on which everything computed from them is evaluated."""
+
+    logits: Affine
+    onnx_name: str
+    samples: tuple[FloatArray, ...]
+    """each of the logits' tensor shape; the last dimension is the experts"""
+
+
+@dataclass(frozen=True, eq=False)
+class Selector:
+    """Which variant of a component a token uses: the task, or sampled expert indices `[*axes]` from a router."""
+
+    source: RouteSource | Literal["task"]
+    samples: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """`factor · (weight · base[token] + bias)` for each element; `weight` is None for `factor · base[token, index]`."""
+
+    layout: Layout
+    base: Base
+    weight: FloatArray | None
+    """[*axes, variants, channels of base]"""
+    index: IntArray | None
+    """[*axes]"""
+    bias: FloatArray
+    """[*axes, variants]"""
+    factor: float = 1.0
+    selector: Selector | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """A function of each element of an affine map, not yet known to be a supported activation."""
+
+    operand: Affine
+    function: RealFunction
+
+    @property
+    def layout(self) -> Layout:
+        return self.operand.layout
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """`gelu(pre)`."""
+
+    pre: Affine
+    form: GeluForm
+
+    @property
+    def layout(self) -> Layout:
+        return self.pre.layout
+
+
+@dataclass(frozen=True, eq=False)
+class FeedForward:
+    """`coefficient · (second · gelu(first · base[token] + first_bias) + second_bias)` for each element."""
+
+    layout: Layout
+    base: Base
+    form: GeluForm
+    first: FloatArray
+    """[*axes, variants, hidden, channels of base]"""
+    first_bias: FloatArray
+    """[*axes, variants, hidden]"""
+    second: FloatArray
+    """[*axes, variants, hidden]"""
+    second_bias: FloatArray
+    """[*axes, variants]"""
+    selector: Selector | None = None
+    coefficient: tuple[Array, ...] | None = None
+    """[*axes] for each sample of the routing"""
+    source: RouteSource | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertTerm:
+    """One feed-forward network and the coefficient each token gives it."""
+
+    first: FloatArray
+    """[hidden, channels]"""
+    first_bias: FloatArray
+    second: FloatArray
+    """[out, hidden]"""
+    second_bias: FloatArray
+    coefficient: Array
+    """[samples · tokens]"""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A sum of expert terms over one input."""
+
+    layout: Layout
+    base: Base
+    form: GeluForm
+    terms: tuple[ExpertTerm, ...]
+    source: RouteSource
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A sum of two token matrices of one layout."""
+
+    left: Tokens
+    right: Tokens
+
+    @property
+    def layout(self) -> Layout:
+        return self.left.layout
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """Layer normalisation of a token matrix over all its channels, which lie in tensor order."""
+
+    layout: Layout
+    base: Base
+    epsilon: float
+    weight: FloatArray
+    """[channels]"""
+    bias: FloatArray
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A piece of a decomposed layer normalisation of the matrix `rows`."""
+
+    kind: Literal["mean", "centred", "square", "variance", "deviation", "inverse"]
+    rows: Affine
+    layout: Layout
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """`scale · q kᵀ`, one matrix a head, perhaps after softmax; dimensions `[…heads, queries, keys]`."""
+
+    query: Affine
+    key: Affine
+    """dimensions `[…heads, keys, channels]`"""
+    scale: float
+    softmax: bool
+    is_nan: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.query.layout.shape[:-1], self.key.layout.shape[-2])
+
+
+@dataclass(frozen=True, eq=False)
+class Routed:
+    """A tensor computed from router logits alone, evaluated on the source's samples."""
+
+    source: RouteSource
+    samples: tuple[Array, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.samples[0].shape
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """`table[index]` along the first dimension, with expert indices from a router."""
+
+    table: Array
+    index: Routed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.index.shape, *self.table.shape[1:])
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The output of a node that was refused, or that reads one."""
+
+    shape: tuple[int, ...] | None = None
+
+
+Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Sum | Normalised | Patches
+Value = (
+    Constant
+    | PerTask
+    | TaskIndex
+    | Noise
+    | Pixels
+    | Tokens
+    | Statistic
+    | Scores
+    | Routed
+    | Gathered
+    | Unknown
+)
+Lazy = TypeVar("Lazy", Affine, FeedForward, Patches, Pointwise, Hidden)
+
+_COMPONENTS: dict[type, tuple[str, ...]] = {
+    Affine: ("weight", "index", "bias"),
+    FeedForward: ("first", "first_bias", "second", "second_bias"),
+    Patches: ("weight", "bias", "prefix", "position"),
+}
+
+
+def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
+    """`value` after a data movement: `move` applied to every component array."""
+    if isinstance(value, Pointwise):
+        return replace(value, operand=restructure(value.operand, layout, move))
+    if isinstance(value, Hidden):
+        return replace(value, pre=restructure(value.pre, layout, move))
+    changes: dict[str, Any] = {
+        name: move(getattr(value, name)) for name in _COMPONENTS[type(value)] if getattr(value, name) is not None
+    }
+    if isinstance(value, (Affine, FeedForward)) and value.selector is not None:
+        moved = tuple(move(sample) for sample in value.selector.samples)
+        changes["selector"] = replace(value.selector, samples=moved)
+    if isinstance(value, FeedForward) and value.coefficient is not None:
+        changes["coefficient"] = tuple(move(sample) for sample in value.coefficient)
+    return replace(value, layout=layout, **changes)
+
+
+def shape_of(value: Value) -> tuple[int, ...] | None:
+    """The tensor shape of a value, None where it is not known."""
+    if isinstance(value, Constant):
+        return value.array.shape
+    if isinstance(value, PerTask):
+        return value.table.shape[1:]
+    if isinstance(value, Pixels):
+        return value.index.shape
+    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Unknown)):
+        return value.shape
+    return value.layout.shape

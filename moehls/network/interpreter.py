@@ -1,0 +1,253 @@
+"""Runs a float network with NumPy in float32, many samples at once.
+
+Comes in: a `Network` and images `[samples, channels, height, width]`. Goes out: the output values, or every value, by name.
+Values are `[samples, tokens, channels]` arrays; those of `Route` are `Routing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.errors import MoehlsError
+from moehls.network.operations import (
+    Add,
+    Attention,
+    Embed,
+    Experts,
+    FloatArray,
+    Gelu,
+    GeluForm,
+    LayerNorm,
+    Linear,
+    Network,
+    Operation,
+    Route,
+    SelectTokens,
+)
+
+IndexArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The experts each token chose, best first, and their gate weights."""
+
+    indices: IndexArray
+    """[samples, tokens, k]"""
+    gates: FloatArray
+    """[samples, tokens, k]"""
+
+
+Value = FloatArray | Routing
+Values = dict[str, Value]
+
+
+def run(
+    network: Network,
+    images: FloatArray,
+    task: int = 0,
+    routing: Mapping[str, IndexArray] | None = None,
+    keep: bool = False,
+) -> Values:
+    """Run `images` for one task.
+
+    Args:
+        images: `[samples, channels, height, width]`.
+        routing: forced expert choices `[samples, tokens, k]` by the name of the Route; gates are computed from the logits of
+            these experts.
+        keep: return every value, else only those the outputs show.
+
+    Raises:
+        MoehlsError: images of another shape, or a task the network does not have.
+    """
+    if images.ndim != 4 or images.shape[1:] != network.input.shape:
+        raise MoehlsError(f"images of shape {list(images.shape)}; the model takes [samples, {_text(network.input.shape)}]")
+    if not 0 <= task < network.tasks:
+        raise MoehlsError(f"task {task}; the model has tasks 0 to {network.tasks - 1}")
+    values: Values = {network.input.name: np.asarray(images, np.float32)}
+    last_use = {} if keep else _last_use(network)
+    for step, operation in enumerate(network.operations):
+        forced = (routing or {}).get(operation.name)
+        values[operation.output] = evaluate(operation, values, task, forced)
+        for name in last_use.get(step, ()):
+            del values[name]
+    return values
+
+
+def outputs(network: Network, values: Values) -> dict[str, FloatArray]:
+    """The ONNX outputs by name: their values in the graph's shape, the samples in the place of a leading 1, else before."""
+    result: dict[str, FloatArray] = {}
+    for output in network.outputs:
+        value = values[output.value]
+        assert isinstance(value, np.ndarray)
+        inner = output.shape[1:] if output.shape[:1] == (1,) else output.shape
+        result[output.name] = value.reshape(value.shape[0], *inner)
+    return result
+
+
+def route_logits(operation: Route, x: FloatArray, task: int) -> FloatArray:
+    """Router logits `[samples, tokens, experts]`."""
+    return _linear(x, operation.weight[task], operation.bias[task])
+
+
+def top_k(logits: FloatArray, k: int) -> IndexArray:
+    """Indices of the k largest, best first; equal values by the lower index."""
+    return np.argsort(-logits, axis=-1, kind="stable")[..., :k]
+
+
+def gelu(x: FloatArray, form: GeluForm) -> FloatArray:
+    """GELU of every element."""
+    if form == "tanh":
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
+        return np.float32(0.5) * x * (1 + np.tanh(inner))
+    return np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5))))
+
+
+def erf(x: FloatArray) -> FloatArray:
+    """The error function to float32 accuracy: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, in float64
+    is too coarse; this is the rational form of Numerical Recipes `erfc` (relative error 1.2e-7)."""
+    z = np.abs(x).astype(np.float64)
+    t = 1 / (1 + 0.5 * z)
+    exponent = np.full_like(t, _ERFC[-1])
+    for coefficient in reversed(_ERFC[:-1]):
+        exponent = coefficient + t * exponent
+    tail = t * np.exp(exponent - z * z)
+    return np.asarray(np.copysign(1 - tail, x), np.float32)
+
+
+_ERFC = (
+    -1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806,
+    0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277,
+)  # fmt: skip
+
+
+def _last_use(network: Network) -> dict[int, list[str]]:
+    """The values no later step reads, by step."""
+    wanted = {output.value for output in network.outputs}
+    last: dict[str, int] = {}
+    for step, operation in enumerate(network.operations):
+        for name in reads(operation):
+            last[name] = step
+    table: dict[int, list[str]] = {}
+    for name, step in last.items():
+        if name not in wanted:
+            table.setdefault(step, []).append(name)
+    return table
+
+
+def reads(operation: Operation) -> tuple[str, ...]:
+    """Names of the values an operation reads, in the order of its fields."""
+    match operation:
+        case Add():
+            return operation.left, operation.right
+        case Attention():
+            return operation.query, operation.key, operation.value
+        case Experts():
+            return operation.input, operation.routing
+        case _:
+            return (operation.input,)
+
+
+def evaluate(operation: Operation, values: Mapping[str, Value], task: int = 0, forced: IndexArray | None = None) -> Value:
+    """The value one operation writes, given those it reads; `forced` are the expert choices of a Route."""
+    def tensor(name: str) -> FloatArray:
+        value = values[name]
+        assert isinstance(value, np.ndarray)
+        return value
+
+    match operation:
+        case Embed():
+            return _embed(operation, tensor(operation.input))
+        case LayerNorm():
+            return _layer_norm(operation, tensor(operation.input))
+        case Linear():
+            return _linear(tensor(operation.input), operation.weight, operation.bias)
+        case Gelu():
+            return gelu(tensor(operation.input), operation.form)
+        case Add():
+            return tensor(operation.left) + tensor(operation.right)
+        case Attention():
+            return _attention(operation, tensor(operation.query), tensor(operation.key), tensor(operation.value))
+        case Route():
+            return _route(operation, tensor(operation.input), task, forced)
+        case Experts():
+            routing = values[operation.routing]
+            assert isinstance(routing, Routing)
+            return _experts(operation, tensor(operation.input), routing)
+        case SelectTokens():
+            return tensor(operation.input)[:, operation.start : operation.stop]
+
+
+def _linear(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
+    rows = x.reshape(-1, x.shape[-1])
+    return (rows @ weight.T + bias).reshape(*x.shape[:-1], len(bias))
+
+
+def _embed(operation: Embed, images: FloatArray) -> FloatArray:
+    samples, channels, height, width = images.shape
+    features, _, rows, columns = operation.weight.shape
+    grid = images.reshape(samples, channels, height // rows, rows, width // columns, columns)
+    patches = grid.transpose(0, 2, 4, 1, 3, 5).reshape(samples, -1, channels * rows * columns)
+    tokens = _linear(patches, operation.weight.reshape(features, -1), operation.bias)
+    prefix = np.broadcast_to(operation.prefix, (samples, *operation.prefix.shape))
+    return np.concatenate([prefix, tokens], axis=1) + operation.position
+
+
+def _layer_norm(operation: LayerNorm, x: FloatArray) -> FloatArray:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(operation.epsilon)) * operation.weight + operation.bias
+
+
+def softmax(x: FloatArray) -> FloatArray:
+    """Softmax over the last axis."""
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+def _attention(operation: Attention, query: FloatArray, key: FloatArray, value: FloatArray) -> FloatArray:
+    def heads(x: FloatArray) -> FloatArray:
+        return x.reshape(*x.shape[:2], operation.heads, -1).transpose(0, 2, 1, 3)
+
+    scores = heads(query) @ heads(key).transpose(0, 1, 3, 2) * np.float32(operation.scale)
+    context = softmax(scores) @ heads(value)
+    return context.transpose(0, 2, 1, 3).reshape(*query.shape[:2], -1)
+
+
+def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None) -> Routing:
+    logits = route_logits(operation, x, task)
+    indices = top_k(logits, operation.k)
+    if forced is not None:
+        if forced.shape != indices.shape:
+            raise MoehlsError(f"forced routing of {operation.name}: shape {list(forced.shape)}, needs {list(indices.shape)}")
+        indices = forced
+    chosen = np.take_along_axis(logits, indices, axis=-1)
+    if operation.normalisation == "chosen":
+        return Routing(indices, softmax(chosen))
+    return Routing(indices, np.take_along_axis(softmax(logits), indices, axis=-1))
+
+
+def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:
+    tokens = x.reshape(-1, x.shape[-1])
+    indices = routing.indices.reshape(len(tokens), -1)
+    gates = routing.gates.reshape(len(tokens), -1)
+    output = np.zeros((len(tokens), operation.second_weight.shape[1]), np.float32)
+    for expert in range(len(operation.first_weight)):
+        token, slot = np.nonzero(indices == expert)
+        if not len(token):
+            continue
+        hidden = _linear(tokens[token], operation.first_weight[expert], operation.first_bias[expert])
+        result = _linear(
+            gelu(hidden, operation.form), operation.second_weight[expert], operation.second_bias[expert]
+        )
+        output[token] += gates[token, slot, None] * result
+    return output.reshape(*x.shape[:-1], -1)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
