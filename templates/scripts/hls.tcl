@@ -5,7 +5,7 @@ source [file join [file dirname [file normalize [info script]]] config.tcl]
 
 # Opens the project; `reset` starts it anew. Cosim and export go on from what csynth left.
 proc open_kernel {reset} {
-    global top part clock_mhz root build
+    global top part clock_mhz depths root build
     file mkdir $build
     cd $build
     if {$reset} {
@@ -14,14 +14,13 @@ proc open_kernel {reset} {
         open_project hls
     }
     set_top $top
-    set flags "-std=c++14 -I[file join $root include]"
+    set flags "-std=c++14 -I[file join $root include] $depths"
     foreach file [lsort [glob -directory [file join $root src] *.cpp]] {
         add_files $file -cflags $flags
     }
     foreach file [lsort [glob -directory [file join $root testbench] *.cpp]] {
         add_files -tb $file -cflags $flags
     }
-    add_files -tb [file join $root data]
     if {$reset} {
         open_solution -reset solution -flow_target vivado
     } else {
