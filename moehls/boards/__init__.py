@@ -9,6 +9,7 @@ from typing import Any
 
 from moehls.errors import MoehlsError
 
+_POSITIVE = ("clock_mhz", "dsp", "bram36", "lut", "ff", "gigabytes_per_second", "efficiency", "hp_ports", "port_bits")
 _FOLDER = Path(__file__).parent
 
 
@@ -71,12 +72,12 @@ def _board(source: str, entries: dict[str, Any]) -> Board:
     if missing or unknown:
         raise MoehlsError(f"board {source!r}: missing entries {missing}, unknown entries {unknown}")
     for name, kind in fields.items():
-        right = isinstance(flat[name], str) if kind == "str" else _is_amount(flat[name], kind)
+        right = isinstance(flat[name], str) if kind == "str" else _is_amount(flat[name], kind, name in _POSITIVE)
         if not right:
-            raise MoehlsError(f"board {source!r}: {name} = {flat[name]!r} is not a {kind}, zero or more")
+            raise MoehlsError(f"board {source!r}: {name} = {flat[name]!r} is not a {kind} of a right size")
     return Board(**flat)
 
 
-def _is_amount(value: object, kind: str) -> bool:
+def _is_amount(value: object, kind: str, positive: bool) -> bool:
     allowed = (int,) if kind == "int" else (int, float)
-    return isinstance(value, allowed) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, allowed) and not isinstance(value, bool) and (value > 0 if positive else value >= 0)

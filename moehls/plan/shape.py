@@ -34,6 +34,16 @@ class Shape:
     """depth of each port's stream FIFO"""
     activation_storage: Storage = "bram"
     residual_storage: Storage = "bram"
+    fifo_storage: Storage = "uram"
+
+    @property
+    def slices(self) -> int:
+        """cycles a tile takes in the epilogue"""
+        return self.block // self.epilogue_lanes
+
+    @property
+    def macs_a_cycle(self) -> int:
+        return self.token_parallel * self.block * self.block
 
     @property
     def word_bits(self) -> int:

@@ -1,0 +1,151 @@
+"""The memory map: depths, storage and blocks of every memory, for one parallelism on one board.
+
+In go the requirements of a program and a board, out comes a `Shape` whose memories fit, and its `MemoryUse` list. What
+does not fit in block RAM moves to URAM; the stream FIFO takes the URAM that is left (block RAM on boards without).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from moehls.boards import Board
+from moehls.errors import MoehlsError
+from moehls.integer.precision import Precision
+from moehls.plan.shape import Shape, Storage
+from moehls.plan.steps import Requirements
+
+LIMIT = 0.9
+"""share of a board's block RAM, DSPs and LUTs that a plan uses; the rest is for routing and what is not counted"""
+LUTRAM_DEPTH = 64
+"""shallower memories are LUT RAM"""
+_BRAM18_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+_URAM_WIDTH, _URAM_DEPTH = 72, 4096
+_BEAT_BITS = 128
+_QUEUE_BITS = 40
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """One memory: `banks` banks of `depth` words of `width` bits, and what they take in all."""
+
+    name: str
+    contents: str
+    banks: int
+    width: int
+    depth: int
+    storage: Storage
+    bram36: float
+    uram: int
+    lut: int
+
+
+def bram36_count(width: int, depth: int) -> float:
+    """36 kbit blocks (in halves) of a simple dual-port memory."""
+    return min(-(-width // w) * -(-depth // d) for w, d in _BRAM18_SHAPES) / 2
+
+
+def uram_count(width: int, depth: int) -> int:
+    return -(-width // _URAM_WIDTH) * -(-depth // _URAM_DEPTH)
+
+
+def lutram_count(width: int, depth: int) -> int:
+    """LUTs: 8 hold 14 bits 32 deep or 7 bits 64 deep (RAM32M16, RAM64M8)."""
+    return 8 * -(-width // 14) if depth <= 32 else 8 * -(-width // 7) * -(-depth // 64)
+
+
+def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
+    """Every memory of the accelerator."""
+    p, b, tt = shape.precision, shape.block, shape.token_parallel
+    token_word, parameters = b * p.activation_bits + 8, b * shape.parameter_bits
+    activation, depth = shape.activation_storage, shape.activation_depth
+    kept = -(-shape.parameter_depth * shape.blocks_per_parameter_word)
+    entries = shape.max_experts * shape.max_tokens
+    return (
+        _use("m0", "normed operand, context", tt, token_word, depth, activation),
+        _use("m1", "query and value, gathered tokens", tt, token_word, depth, activation),
+        _use("m2", "key, fine planes", tt, token_word, depth, activation),
+        _use("m3", "pixels, probabilities, hidden", tt, token_word, depth, activation),
+        _use("residual", "residual stream", tt, b * p.residual_bits, shape.residual_depth, shape.residual_storage),
+        _use("raw", "router logits, head outputs", 1, b * p.accumulator_bits, shape.raw_depth),
+        _use("queue", "tokens of each expert", 1, _QUEUE_BITS, entries),
+        _use("kept", "weights of an output block", 1, shape.word_bits, shape.kept_depth),
+        _use("norm parameters", "of a layer norm", 1, parameters, shape.norm_depth),
+        _use("norm blocks", "tokens between sums and result", 1, b * p.residual_bits, 3 * shape.norm_depth),
+        _use("context parameters", "of a head", 1, parameters, kept),
+        _use("stream", "weights ahead of the compute", shape.ports, _BEAT_BITS, shape.fifo_beats, shape.fifo_storage),
+    )
+
+
+def _use(name: str, contents: str, banks: int, width: int, depth: int, storage: Storage | None = None) -> MemoryUse:
+    kind: Storage = storage or ("lutram" if depth <= LUTRAM_DEPTH else "bram")
+    bram = banks * bram36_count(width, depth) if kind == "bram" else 0
+    uram = banks * uram_count(width, depth) if kind == "uram" else 0
+    lut = banks * lutram_count(width, depth) if kind == "lutram" else 0
+    return MemoryUse(name, contents, banks, width, depth, kind, bram, uram, lut)
+
+
+def fit_memories(
+    requirements: Requirements,
+    board: Board,
+    precision: Precision,
+    parallel: tuple[int, int, int, int],
+    stream_words: int,
+    *,
+    fifo_beats: int | None = None,
+    activation_storage: Storage | None = None,
+    residual_storage: Storage | None = None,
+) -> Shape:
+    """The shape with `parallel` = (Tt, B, Le, ports) whose memories fit `board`.
+
+    A fixed FIFO depth or storage is kept; otherwise the first of (block RAM, block RAM), (URAM, block RAM),
+    (block RAM, URAM), (URAM, URAM) for (activation, residual) that fits is taken.
+
+    Raises:
+        MoehlsError: nothing fits; says how much the least demanding choice takes and what would help.
+    """
+    shape = Shape(precision, *parallel, **asdict(requirements), fifo_beats=512)
+    failure = ""
+    for activation, residual in _storages(activation_storage, residual_storage):
+        trial = replace(shape, activation_storage=activation, residual_storage=residual)
+        trial = _with_fifo(trial, board, stream_words, fifo_beats)
+        bram, uram = totals(memory_map(trial))
+        if bram <= LIMIT * board.bram36 and uram <= board.uram:
+            return trial
+        failure = failure or _too_large(trial, board, bram, uram)
+    raise MoehlsError(failure)
+
+
+def totals(memories: tuple[MemoryUse, ...]) -> tuple[float, int]:
+    """(BRAM36, URAM) of all."""
+    return sum(m.bram36 for m in memories), sum(m.uram for m in memories)
+
+
+def _storages(activation: Storage | None, residual: Storage | None) -> list[tuple[Storage, Storage]]:
+    order: list[tuple[Storage, Storage]] = [("bram", "bram"), ("uram", "bram"), ("bram", "uram"), ("uram", "uram")]
+    fixed = [(activation or a, residual or r) for a, r in order]
+    return list(dict.fromkeys(fixed))
+
+
+def _with_fifo(shape: Shape, board: Board, stream_words: int, fixed: int | None) -> Shape:
+    """The FIFO in the URAM that is left, or in a quarter of the block RAM left; never deeper than the stream."""
+    bram, uram = totals(tuple(m for m in memory_map(shape) if m.name != "stream"))
+    whole = -(-stream_words * shape.word_bits // (_BEAT_BITS * shape.ports))
+    storage: Literal["uram", "bram"]
+    pairs = int(board.uram - uram) // (2 * shape.ports)
+    if pairs > 0:
+        storage, unit, units = "uram", _URAM_DEPTH, pairs
+    else:
+        storage, unit, units = "bram", 512, max(1, int((LIMIT * board.bram36 - bram) / 4) // (2 * shape.ports))
+    return replace(shape, fifo_storage=storage, fifo_beats=fixed or unit * min(units, -(-whole // unit)))
+
+
+def _too_large(shape: Shape, board: Board, bram: float, uram: int) -> str:
+    largest = max(memory_map(shape), key=lambda m: m.banks * m.width * m.depth)
+    return (
+        f"the memories do not fit {board.name}: with {shape.token_parallel} tokens and blocks of {shape.block} "
+        f"channels in parallel they take {bram:g} of {LIMIT * board.bram36:g} BRAM36 and {uram} of {board.uram} URAM; "
+        f"the largest, {largest.name} ({largest.contents}), has {largest.banks} banks of {largest.depth} words of "
+        f"{largest.width} bits. "
+        "Fewer tokens, a narrower hidden layer, fewer token lanes or a larger board would fit"
+    )

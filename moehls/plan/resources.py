@@ -1,0 +1,74 @@
+"""DSPs, LUTs and flip-flops planned for a shape: counted from the C++ process by process, before any tool runs.
+
+DSP48E2 multiply 27 × 18 bits signed, so an accumulator (32 or 48 bits) times an 18-bit multiplier takes two. LUTs and
+flip-flops are rough: a bit of an adder, a comparator or a two-way multiplexer counts one LUT, a bit of a variable
+shifter three (six levels, two a LUT6). Expect 30 % either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moehls.plan.memory import memory_map, totals
+from moehls.plan.shape import Shape
+
+_GROUP = 4
+"""products a DSP cascade adds"""
+_AXI_LUT, _CONTROL_LUT = 1500, 6000
+_LOOP_DSP = 2
+"""product of the loop bounds, once a process that has a nest"""
+_PROCESSES = 16
+
+
+@dataclass(frozen=True)
+class Resources:
+    dsp: int
+    bram36: float
+    uram: int
+    lut: int
+    ff: int
+    dsp_by_process: dict[str, int]
+
+
+def dsp_by_process(shape: Shape) -> dict[str, int]:
+    """DSPs of each process that multiplies."""
+    b, lanes = shape.block, shape.token_parallel * shape.epilogue_lanes
+    two_a_dsp = shape.precision.activation_bits == 8
+    pairs = -(-shape.token_parallel // 2)
+    return {
+        "multiply": pairs * b * b * (1 if two_a_dsp else 2),
+        "rescale": 2 * lanes,
+        "activate": 4 * lanes,  # GELU slope, second multiplier, second requantisation (two)
+        "write": b,  # z · gate
+        "norm": 5 * b + 12,  # x², D·x, (D·x - S1)·r (two), n·g a channel; variance and root a token
+        "reciprocals": 3,
+        "route": 9,
+        "control": _LOOP_DSP * _PROCESSES,
+    }
+
+
+def plan_resources(shape: Shape) -> Resources:
+    """Everything `shape` takes."""
+    memories = memory_map(shape)
+    bram, uram = totals(memories)
+    by_process = dsp_by_process(shape)
+    lut = _logic_luts(shape) + sum(m.lut for m in memories)
+    p, b, tt = shape.precision, shape.block, shape.token_parallel
+    registers = 3 * tt * b * p.accumulator_bits + 8 * shape.word_bits  # accumulators and tiles, words under way
+    return Resources(sum(by_process.values()), bram, uram, lut, lut * 6 // 5 + registers, by_process)
+
+
+def _logic_luts(shape: Shape) -> int:
+    p, b, tt, lanes = shape.precision, shape.block, shape.token_parallel, shape.token_parallel * shape.epilogue_lanes
+    partial = p.activation_bits + p.weight_bits + 4
+    groups = b // _GROUP
+    multiply = tt * b * ((groups - 1) * partial + p.accumulator_bits + groups * partial // 2)
+    rescale = lanes * (3 * (p.accumulator_bits + 17) + 3 * p.requantised_bits)
+    activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 12 * p.activation_bits)
+    write = tt * b * (2 * p.residual_bits + p.requantised_bits // 2 + p.accumulator_bits // 2) + 40 * b
+    feed = tt * b * 4 * p.activation_bits
+    norm = b * (3 * 48 + 3 * 36 + 8 * p.residual_bits) + tt * b * p.residual_bits // 2
+    route = shape.max_experts * 4 * p.accumulator_bits + 1500
+    memory_ports = 6 * tt * (b * p.activation_bits + 8)
+    stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT
+    return multiply + rescale + activate + write + feed + norm + route + memory_ports + stream + _CONTROL_LUT

@@ -1,0 +1,148 @@
+"""The search for a shape: the parallelism with the fewest estimated cycles under a board's limits.
+
+In go a network, a board and what the user fixed, out comes a shape. Every candidate is estimated with the cost model;
+equal cycles go to fewer DSPs. The search has no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from moehls.boards import Board
+from moehls.errors import MoehlsError
+from moehls.integer.operations import IntegerNetwork
+from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
+from moehls.plan.instruction import HEADER_BITS
+from moehls.plan.memory import LIMIT, fit_memories
+from moehls.plan.program import build_program
+from moehls.plan.resources import dsp_by_process, plan_resources
+from moehls.plan.shape import Shape, Storage
+from moehls.plan.steps import Program
+
+BLOCKS = (8, 16, 32)
+WORD_BITS_LIMIT = 4096
+"""the widest ap_uint of Vitis HLS"""
+_STORAGES: tuple[Storage, ...] = ("bram", "uram", "lutram")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user fixes of the shape (`--set key=value`); None is searched for."""
+
+    token_parallel: int | None = None
+    block: int | None = None
+    epilogue_lanes: int | None = None
+    ports: int | None = None
+    fifo_beats: int | None = None
+    activation_storage: Storage | None = None
+    residual_storage: Storage | None = None
+
+
+def parse_settings(settings: Mapping[str, str]) -> Settings:
+    """Settings from text.
+
+    Raises:
+        MoehlsError: an unknown key (the message lists the known ones) or a value of the wrong kind.
+    """
+    keys = list(Settings.__dataclass_fields__)
+    values: dict[str, int | Storage] = {}
+    for key, text in settings.items():
+        if key not in keys:
+            raise MoehlsError(f"unknown setting {key!r}; known are {', '.join(keys)}")
+        if key.endswith("storage"):
+            if text not in _STORAGES:
+                raise MoehlsError(f"setting {key} = {text!r}: a memory is one of {', '.join(_STORAGES)}")
+            values[key] = text
+        elif not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise MoehlsError(f"setting {key} = {text!r} is not a positive whole number")
+        else:
+            values[key] = int(text)
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def search(
+    network: IntegerNetwork, board: Board, clock_mhz: float, settings: Settings, load: ExpertLoad
+) -> tuple[Shape, Program]:
+    """The best shape for `network` on `board`, and the program for it.
+
+    Raises:
+        MoehlsError: the settings contradict each other, or nothing fits the board; the message says what would.
+    """
+    best: tuple[tuple[float, int, int], Shape, Program] | None = None
+    failure = _no_candidate(network, board, settings)
+    program, built = None, (0, 0)
+    for candidate in sorted(_candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
+        if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
+            break
+        if program is None or built != (candidate.token_parallel, candidate.block):
+            program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
+        try:
+            shape = _fitted(program, candidate, board, settings)
+        except MoehlsError as error:
+            failure = str(error)
+            continue
+        resources = plan_resources(shape)
+        if resources.lut > LIMIT * board.lut:
+            failure = f"{resources.lut} LUTs are planned for the smallest shapes, {board.name} has {board.lut}"
+            continue
+        score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, shape.ports)
+        if best is None or score < best[0]:
+            best = score, shape, program
+    if best is None:
+        raise MoehlsError(failure)
+    return best[1], best[2]
+
+
+def _candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
+    """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
+    for block in _choices(settings.block, BLOCKS):
+        word_bits = block * block * network.precision.weight_bits
+        if word_bits > WORD_BITS_LIMIT or word_bits < HEADER_BITS or block % 8:
+            continue
+        for token_parallel in _choices(settings.token_parallel, range(1, block + 1)):
+            for lanes in _choices(settings.epilogue_lanes, _divisors(block)):
+                for ports in _choices(settings.ports, _divisors(word_bits // 128)):
+                    if token_parallel > block or block % lanes or word_bits % (128 * ports) or ports > board.hp_ports:
+                        continue
+                    parallel = token_parallel, block, lanes, ports
+                    shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0)
+                    if sum(dsp_by_process(shape).values()) <= LIMIT * board.dsp:
+                        yield shape
+
+
+def _fitted(program: Program, candidate: Shape, board: Board, settings: Settings) -> Shape:
+    parallel = candidate.token_parallel, candidate.block, candidate.epilogue_lanes, candidate.ports
+    return fit_memories(
+        program.requirements,
+        board,
+        candidate.precision,
+        parallel,
+        program.words,
+        fifo_beats=settings.fifo_beats,
+        activation_storage=settings.activation_storage,
+        residual_storage=settings.residual_storage,
+    )
+
+
+def _ideal_cycles(program: Program, shape: Shape, load: ExpertLoad) -> float:
+    """Every real multiply-accumulate of the frame on a full array: no shape can do better."""
+    return frame_macs(program, load) / shape.macs_a_cycle
+
+
+def _choices(fixed: int | None, choices: Iterable[int]) -> Iterable[int]:
+    return choices if fixed is None else (fixed,)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _no_candidate(network: IntegerNetwork, board: Board, settings: Settings) -> str:
+    fixed = {name: value for name, value in vars(settings).items() if value is not None}
+    return (
+        f"no accelerator for {board.name} has {fixed or 'any shape'}: block is a multiple of 8 whose words of weights "
+        f"(block² · {network.precision.weight_bits} bits) have at most {WORD_BITS_LIMIT} bits, token_parallel at most "
+        f"block, epilogue_lanes divides block, ports (at most {board.hp_ports}) divide the word in 128-bit parts, and "
+        f"the DSPs are at most {LIMIT:.0%} of {board.dsp}; leave some of the settings to the search"
+    )
