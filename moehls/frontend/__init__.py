@@ -49,7 +49,8 @@ def read_network(path: Path, settings: Mapping[str, str], seed: int = 0) -> Netw
         seed: of the random logits and images of the checks.
 
     Raises:
-        MoehlsError: the file is damaged, its inputs are not one image and at most one task, a node cannot be read (all are
+        MoehlsError: the file is damaged, its inputs are not one image and at most one task, a node cannot be read
+            (all are
             named), or the network differs from the file in float.
     """
     reading = _read(path, settings, seed)

@@ -1,7 +1,8 @@
 """Emits operations of the network from lazy values.
 
-`materialise` turns any token value into plain rows of a network value, whose channels lie in the order of the tensor's feature
-elements. An operation that would repeat an earlier one (same inputs, same arrays) is not emitted twice.
+`materialise` turns any token value into plain rows of a network value, whose channels lie in the order of the
+tensor's feature elements. An operation that would repeat an earlier one (same inputs, same arrays) is not emitted
+twice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from moehls.frontend.values import (
     Base,
     FeedForward,
     Hidden,
-    Mixture,
     Normalised,
     Patches,
     Pointwise,
@@ -161,7 +161,12 @@ class Builder:
         if is_rows(value):
             return value.base
         dense = with_weight(folded(value))
-        if dense.selector is not None or dense.weight is None or dense.weight.shape[-2] != 1 or dense.bias.shape[-1] != 1:
+        if (
+            dense.selector is not None
+            or dense.weight is None
+            or dense.weight.shape[-2] != 1
+            or dense.bias.shape[-1] != 1
+        ):
             raise LayoutError("a weight chosen by task or by expert is used outside a router or an expert layer")
         weight = full_features(dense.layout, dense.weight)[:, 0]
         bias = full_features(dense.layout, dense.bias)[:, 0]

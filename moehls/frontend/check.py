@@ -1,8 +1,9 @@
-"""Compares a recognised network, run in float, with onnxruntime on the file it came from; a difference refuses the network.
+"""Compares a recognised network, run in float, with onnxruntime on the file it came from; a difference refuses the
+network.
 
-For every task, random images run through both. The router logits of the graph are read out too: the network is run with the
-choices onnxruntime's logits give, so that a near-tie rounded the other way is no difference, and its own logits must agree
-with them, so that choices can differ at near-ties only.
+For every task, random images run through both. The router logits of the graph are read out too: the network is run
+with the choices onnxruntime's logits give, so that a near-tie rounded the other way is no difference, and its own
+logits must agree with them, so that choices can differ at near-ties only.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from moehls.network.interpreter import Routing, outputs, route_logits, run, top_
 from moehls.network.operations import FloatArray, Network, Route
 
 BOUND = 3e-5
-"""Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32 evaluations
-of a 12-block model differ by about 1e-6; the tanh form in place of the exact GELU makes 1e-4 and more."""
+"""Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32
+evaluations of a 12-block model differ by about 1e-6; the tanh form in place of the exact GELU makes 1e-4 and more."""
 SAMPLES = 2
 
 
@@ -49,11 +50,11 @@ def check_network(network: Network, path: Path, routers: Mapping[str, RouteSourc
             expected = _run_onnx(session, network, image, task)
             for what, error in _errors(network, image, task, expected, logits_names).items():
                 if not error <= BOUND:
+                    where = f"{what} of task {task}" if network.tasks > 1 else what
                     raise MoehlsError(
-                        f"{network.name}: the recognised network does not compute what the file computes: {what}"
-                        f"{f' of task {task}' if network.tasks > 1 else ''} differs by {error:.2g} relative to onnxruntime on "
-                        f"random input (at most {BOUND:g} is float32 rounding); the graph has a form moehls misreads, please "
-                        "report it, and export it in a form of docs/frontend.md"
+                        f"{network.name}: the recognised network does not compute what the file computes: {where} differs "
+                        f"by {error:.2g} relative to onnxruntime on random input (float32 rounding stays below {BOUND:g}); "
+                        "the graph has a form that is misread: export it in a form of docs/frontend.md and report it"
                     )
                 worst = max(worst, error)
     return worst
@@ -73,7 +74,9 @@ def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.Infere
         options.log_severity_level = 4
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise MoehlsError(f"{path}: onnxruntime cannot load the model ({_first_line(error)}); export it again") from error
+        raise MoehlsError(
+            f"{path}: onnxruntime cannot load the model ({_first_line(error)}); export it again"
+        ) from error
     return session, names
 
 
@@ -89,7 +92,9 @@ def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
-        raise MoehlsError(f"{network.name}: onnxruntime cannot run the model ({_first_line(error)}); export it again") from error
+        raise MoehlsError(
+            f"{network.name}: onnxruntime cannot run the model ({_first_line(error)}); export it again"
+        ) from error
 
 
 def _errors(
@@ -98,7 +103,8 @@ def _errors(
     """Relative error of every output and of every router's logits."""
     routes = {operation.name: operation for operation in network.operations if isinstance(operation, Route)}
     logits = {
-        name: expected[onnx_name].reshape(1, -1, routes[name].weight.shape[1]) for name, onnx_name in logits_names.items()
+        name: expected[onnx_name].reshape(1, -1, routes[name].weight.shape[1])
+        for name, onnx_name in logits_names.items()
     }
     forced = {name: top_k(values, routes[name].k) for name, values in logits.items()}
     values = run(network, image, task, routing=forced, keep=True)

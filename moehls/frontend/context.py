@@ -13,7 +13,7 @@ from moehls.frontend.builder import Builder
 from moehls.frontend.values import Affine, Constant, RouteSource, Value
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A node that cannot be taken: why, and what would be (the nearest supported form, what to change at export)."""
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -35,7 +35,8 @@ class Context:
 
 Result = Value | Sequence[Value] | None
 Rule = Callable[[Context, ir.Node, list[Value]], Result]
-"""Reads a node with the values of its inputs; None where the rule does not apply. Raises `Unsupported`, `LayoutError`."""
+"""Reads a node with the values of its inputs; None where the rule does not apply. Raises `UnsupportedError`,
+`LayoutError`."""
 
 Rules = Sequence[tuple[str, Rule]]
 """Pairs of space-separated ONNX operator names and the rule that reads them."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.builder import with_weight
-from moehls.frontend.context import Unsupported, attribute
+from moehls.frontend.context import UnsupportedError, attribute
 from moehls.frontend.layout import Array, Layout, LayoutError, align, axes_of
 from moehls.frontend.values import Affine, Constant, Gathered, PerTask, Selector, Value
 
@@ -46,7 +46,7 @@ def labels_of(node: ir.Node, left_rank: int, right_rank: int) -> Labels:
     """Labels of a MatMul, Gemm or two-operand Einsum node.
 
     Raises:
-        Unsupported: an Einsum of another form.
+        UnsupportedError: an Einsum of another form.
     """
     if node.op_type == "MatMul":
         return matmul_labels(left_rank, right_rank)
@@ -59,13 +59,14 @@ def labels_of(node: ir.Node, left_rank: int, right_rank: int) -> Labels:
     operands = terms.split(",")
     plain = all(term.isalpha() and len(set(term)) == len(term) for term in [*operands, out or "a"])
     if not arrow or len(operands) != 2 or not plain or (len(operands[0]), len(operands[1])) != (left_rank, right_rank):
-        raise Unsupported(f"the equation {equation!r} is not a plain product of two tensors", "write it as matmul")
+        raise UnsupportedError(f"the equation {equation!r} is not a plain product of two tensors", "write it as matmul")
     return Labels(tuple(operands[0]), tuple(operands[1]), tuple(out))
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A weight operand: `array[variant, …]`; the first `index_rank` labels are those of the index that picks the variant."""
+    """A weight operand: `array[variant, …]`; the first `index_rank` labels are those of the index that picks the
+    variant."""
 
     array: Array
     shape: tuple[int, ...]
@@ -107,9 +108,7 @@ def plan(layout: Layout, weights: Weights, labels: Labels) -> Plan:
         LayoutError: the sum runs over tokens, or the weights differ from token to token.
     """
     axes = list(layout.axes)
-    ids: dict[str, list[int]] = {
-        label: list(layout.positions(dim)) for dim, label in enumerate(labels.left)
-    }
+    ids: dict[str, list[int]] = {label: list(layout.positions(dim)) for dim, label in enumerate(labels.left)}
     for label, size in zip(labels.right, weights.shape, strict=True):
         known = ids.setdefault(label, [])
         if size != 1 and not known:
@@ -183,11 +182,16 @@ def joint_selector(first: Selector | None, second: Selector | None) -> Selector 
     if first is None or second is None or first is second:
         return first or second
     same = first.source is second.source and all(
-        np.array_equal(*np.broadcast_arrays(a, b)) for a, b in zip(first.samples, second.samples, strict=True)
+        _equal(a, b) for a, b in zip(first.samples, second.samples, strict=True)
     )
     if not same:
         raise LayoutError("weights selected in two different ways meet in one product")
     return first
+
+
+def _equal(a: Array, b: Array) -> bool:
+    first, second = np.broadcast_arrays(a, b)
+    return np.array_equal(first, second)
 
 
 def contract(left: Affine, weights: Weights, labels: Labels) -> Affine:
@@ -214,13 +218,16 @@ def _spread(selector: Selector | None, p: Plan) -> Selector | None:
         return selector
     if any(sample.shape[i] != 1 for sample in selector.samples for i in p.summed):
         raise LayoutError("it sums over the chosen experts before they are weighed")
-    moved = tuple(arrange(sample.squeeze(p.summed), [i for i in p.left if i not in p.summed], p.out)
-                  for sample in selector.samples)
+    moved = tuple(
+        arrange(sample.squeeze(p.summed), [i for i in p.left if i not in p.summed], p.out)
+        for sample in selector.samples
+    )
     return replace(selector, samples=moved)
 
 
 def _picked(left: Affine, p: Plan) -> Array | None:
-    """The weight where the left operand is plain channels, all taken along the summed axes: a transpose of the weights."""
+    """The weight where the left operand is plain channels, all taken along the summed axes: a transpose of the
+    weights."""
     index = left.index
     if index is None or any(size != 1 and i not in p.summed for i, size in enumerate(index.shape)):
         return None

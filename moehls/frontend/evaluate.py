@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from moehls.frontend.context import Unsupported
+from moehls.frontend.context import UnsupportedError
 from moehls.frontend.layout import Array
 
 LARGEST = 1 << 28
@@ -24,14 +24,14 @@ class NodeEvaluator:
     def __init__(self, node: ir.Node, opset: int) -> None:
         self._node = node
         proto = ir.serde.serialize_node(node)
-        self._names = [name for name in proto.input]
+        self._names = list(proto.input)
         self._evaluator = ReferenceEvaluator(proto, opsets={"": opset, node.domain: opset})
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array]:
         """The node's outputs.
 
         Raises:
-            Unsupported: the node cannot be evaluated.
+            UnsupportedError: the node cannot be evaluated.
         """
         self._check_size(inputs)
         feeds = {name: array for name, array in zip(self._names, inputs, strict=True) if array is not None}
@@ -39,7 +39,9 @@ class NodeEvaluator:
             with np.errstate(all="ignore"):
                 outputs = self._evaluator.run(None, feeds)
         except Exception as error:
-            raise Unsupported(f"cannot be evaluated on constants ({error})", "simplify the graph at export") from error
+            raise UnsupportedError(
+                f"cannot be evaluated on constants ({error})", "simplify the graph at export"
+            ) from error
         return [np.asarray(output) for output in outputs]
 
     def _check_size(self, inputs: Sequence[Array | None]) -> None:
@@ -55,4 +57,4 @@ class NodeEvaluator:
             start, limit, step = (float(value.reshape(-1)[0]) for value in inputs if value is not None)
             shape = [int(abs(limit - start) / max(abs(step), 1e-9)) + 1]
         if any(size < 0 for size in shape) or prod(shape) > LARGEST:
-            raise Unsupported(f"makes a tensor of shape {shape}", "export a model of ordinary size")
+            raise UnsupportedError(f"makes a tensor of shape {shape}", "export a model of ordinary size")

@@ -1,7 +1,8 @@
 """Proves which router and which experts a mixture is, from the coefficients its terms have on sampled logits.
 
-The samples hold logits of many scales, equal logits, and rows in which all tokens agree, so that thresholds, capacities and
-tie rules show. A term belongs to expert e where its coefficient is expert e's gate weight on every row.
+The samples hold logits of many scales, equal logits, and rows in which all tokens agree, so that thresholds,
+capacities and tie rules show. A term belongs to expert e where its coefficient is expert e's gate weight on every
+row.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
 
 
 def gate_weights(logits: Array, k: int, normalisation: GateNormalisation) -> npt.NDArray[np.float64]:
-    """`[rows, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower index."""
+    """`[rows, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower
+    index."""
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     chosen = np.zeros_like(exponentials)

@@ -1,11 +1,11 @@
 """Where the tokens and channels of a value lie in an ONNX tensor.
 
-A tensor dimension is a product of axes; each axis runs over tokens or over channels ("features"). Dimensions of size 1 have
-no axis. Reshape and Transpose only split and regroup axes, so one description serves every order of reshapes an exporter
-may write: patch grids, heads, fused q/k/v, stacked experts, tokens repeated once a chosen expert.
+A tensor dimension is a product of axes; each axis runs over tokens or over channels ("features"). Dimensions of size
+1 have no axis. Reshape and Transpose only split and regroup axes, so one description serves every order of reshapes
+an exporter may write: patch grids, heads, fused q/k/v, stacked experts, tokens repeated once a chosen expert.
 
-Component arrays (weights, biases, routing samples) carry one array axis for each layout axis, of the axis' size or of size 1
-where the array does not vary along it, then any trailing axes of their own.
+Component arrays (weights, biases, routing samples) carry one array axis for each layout axis, of the axis' size or of
+size 1 where the array does not vary along it, then any trailing axes of their own.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def _split_factors(shape: Sequence[int], axes: Sequence[Axis]) -> list[list[int]
         parts, last = [], before
         for point in [*inner, end]:
             if point % last:
-                raise LayoutError(f"a dimension of {axis.size} {'tokens' if axis.token else 'channels'} is cut unevenly")
+                raise LayoutError(
+                    f"a dimension of {axis.size} {'tokens' if axis.token else 'channels'} is cut unevenly"
+                )
             parts.append(point // last)
             last = point
         factors.append(parts)
@@ -247,4 +249,6 @@ def merge_dim(layout: Layout, dim: int) -> tuple[Layout, Move]:
 
 def drop_dims(layout: Layout, dims: Sequence[int], keep_dims: bool) -> Layout:
     """Remove tensor dimensions `dims` (after a reduction); with `keep_dims` they stay with size 1."""
-    return Layout(tuple(() if i in dims else group for i, group in enumerate(layout.dims) if keep_dims or i not in dims))
+    return Layout(
+        tuple(() if i in dims else group for i, group in enumerate(layout.dims) if keep_dims or i not in dims)
+    )

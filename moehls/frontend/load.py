@@ -1,7 +1,7 @@
 """An ONNX file to a checked in-memory model with static shapes.
 
-Comes in: a path and settings `name=value` for named dimensions. Goes out: an onnx-ir model whose weights are present and
-finite, and which of its inputs is the image and which the task.
+Comes in: a path and settings `name=value` for named dimensions. Goes out: an onnx-ir model whose weights are present
+and finite, and which of its inputs is the image and which the task.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
     """Load and check an ONNX model.
 
     Raises:
-        MoehlsError: not a readable ONNX model, weights missing, not finite or outside the model's folder, a dimension that is
+        MoehlsError: not a readable ONNX model, weights missing, not finite or outside the model's folder, a dimension
+            that is
             not fixed, inputs other than one image and perhaps one integer task.
     """
     model = _parse(path)
@@ -84,17 +85,25 @@ def _check_weights(model: ir.Model, path: Path) -> None:
             except Exception as error:
                 raise MoehlsError(f"{path}: the weight {name!r} cannot be read ({error}); export it again") from error
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise MoehlsError(f"{path}: the weight {name!r} {list(array.shape)} holds NaN or infinity; train or export again")
+                raise MoehlsError(
+                    f"{path}: the weight {name!r} {list(array.shape)} holds NaN or infinity; train or export again"
+                )
 
 
 def _check_external(tensor: ir.ExternalTensor, name: str, folder: Path, path: Path) -> None:
     place = Path(os.path.realpath(folder / tensor.location))
     if not place.is_relative_to(folder):
-        raise MoehlsError(f"{path}: the weight {name!r} lies outside the model's folder; keep its data beside the model")
+        raise MoehlsError(
+            f"{path}: the weight {name!r} lies outside the model's folder; keep its data beside the model"
+        )
     if not place.is_file():
-        raise MoehlsError(f"{path}: the data file {str(tensor.location)!r} of weight {name!r} is missing; copy it beside the model")
+        raise MoehlsError(
+            f"{path}: the data file {str(tensor.location)!r} of weight {name!r} is missing; copy it beside the model"
+        )
     if place.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
-        raise MoehlsError(f"{path}: the data file {str(tensor.location)!r} is too short for weight {name!r}; copy it again")
+        raise MoehlsError(
+            f"{path}: the data file {str(tensor.location)!r} is too short for weight {name!r}; copy it again"
+        )
 
 
 def _sizes(settings: Mapping[str, str]) -> dict[str, int]:
@@ -149,9 +158,13 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
                 "[1, channels, height, width] nor a single integer task"
             )
     if len(images) != 1 or len(task) > 1:
-        raise MoehlsError(f"{path}: has {len(images)} image and {len(task)} task inputs; supported: one image, at most one task")
+        raise MoehlsError(
+            f"{path}: has {len(images)} image and {len(task)} task inputs; supported: one image, at most one task"
+        )
     name, shape = images[0]
     if len(shape) == 4 and shape[0] != 1:
-        raise MoehlsError(f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension")
+        raise MoehlsError(
+            f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
+        )
     channels, height, width = shape[-3:]
     return Inputs(name, (channels, height, width), task[0] if task else None, tasks if task else None)

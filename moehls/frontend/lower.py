@@ -1,7 +1,7 @@
 """Reads a normalised graph node by node into a `Network`, and lists every node that cannot be read.
 
-A refused node does not stop the reading: where its output is still a matrix of the same tokens, the rest of the graph is read
-as if it were, so that all refusals are shown at once.
+A refused node does not stop the reading: where its output is still a matrix of the same tokens, the rest of the graph
+is read as if it were, so that all refusals are shown at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from moehls.errors import MoehlsError
 from moehls.frontend.builder import Builder, rows
-from moehls.frontend.context import Context, Result, Unsupported, attribute
+from moehls.frontend.context import Context, Result, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.load import Inputs
@@ -124,8 +124,8 @@ class _Reader:
             result = self._try(node, inputs)
             if result is None:
                 kinds = ", ".join(_describe(value) for value in inputs)
-                raise Unsupported(f"no supported form has it here (it reads {kinds})", _GENERAL)
-        except (Unsupported, LayoutError) as refusal:
+                raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
+        except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
                 self._refuse(node, inputs, refusal)
             result = [self._recover(node, inputs, output) for output in node.outputs]
@@ -161,12 +161,22 @@ class _Reader:
         evaluate = NodeEvaluator(node, self._context.opset)
         given = [None if value is None else inputs[i] for i, value in enumerate(node.inputs)]
         if not any(isinstance(value, PerTask) for value in given):
-            return [Constant(array) for array in evaluate([value.array if isinstance(value, Constant) else None
-                                                           for value in given])]
+            return [
+                Constant(array)
+                for array in evaluate([value.array if isinstance(value, Constant) else None for value in given])
+            ]
         self._note_task_size(node, inputs)
         results = [
-            evaluate([value.table[task] if isinstance(value, PerTask)
-                      else value.array if isinstance(value, Constant) else None for value in given])
+            evaluate(
+                [
+                    value.table[task]
+                    if isinstance(value, PerTask)
+                    else value.array
+                    if isinstance(value, Constant)
+                    else None
+                    for value in given
+                ]
+            )
             for task in range(self._context.tasks)
         ]
         return [PerTask(np.stack([result[i] for result in results])) for i in range(len(results[0]))]
@@ -178,10 +188,12 @@ class _Reader:
         if node.op_type == "OneHot" and isinstance(inputs[0], PerTask) and isinstance(inputs[1], Constant):
             self.task_sizes.add(int(inputs[1].array.reshape(-1)[0]))
         if node.op_type == "Equal":
-            self.task_sizes |= {value.array.size for value in inputs if isinstance(value, Constant) and value.array.size > 1}
+            self.task_sizes |= {
+                value.array.size for value in inputs if isinstance(value, Constant) and value.array.size > 1
+            }
 
-    def _refuse(self, node: ir.Node, inputs: list[Value], refusal: Unsupported | LayoutError) -> None:
-        remedy = refusal.remedy if isinstance(refusal, Unsupported) else _GENERAL
+    def _refuse(self, node: ir.Node, inputs: list[Value], refusal: UnsupportedError | LayoutError) -> None:
+        remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else _GENERAL
         shapes = tuple(shape_of(value) for value in inputs)
         self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
 
@@ -203,14 +215,16 @@ class _Reader:
             if isinstance(value, Unknown):
                 return None
             if not isinstance(value, TOKENS):
-                raise Unsupported(f"the output is {_describe(value)}, not a matrix of tokens", "end at the head's logits")
+                raise UnsupportedError(
+                    f"the output is {_describe(value)}, not a matrix of tokens", "end at the head's logits"
+                )
             plain = self._context.builder.materialise(value)
             kinds = [axis.token for axis in plain.layout.axes]
             if any(not left and right for left, right in pairwise(kinds)):
-                raise Unsupported("the output has channels before tokens", "give outputs as [tokens, channels]")
+                raise UnsupportedError("the output has channels before tokens", "give outputs as [tokens, channels]")
             return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
-        except (Unsupported, LayoutError) as refusal:
-            remedy = refusal.remedy if isinstance(refusal, Unsupported) else _GENERAL
+        except (UnsupportedError, LayoutError) as refusal:
+            remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else _GENERAL
             node = output.producer()
             scope = scope_of(node) if node is not None else ""
             self._refusals.append(Refusal(output.name or "", "output", (shape_of(value),), scope, str(refusal), remedy))
@@ -222,7 +236,7 @@ def _noise(node: ir.Node, inputs: list[Value]) -> Result:
     shape = np.broadcast_shapes(*(shape_of(value) or () for value in inputs))
     if node.op_type == "Mul" and any(isinstance(value, Constant) and not value.array.any() for value in inputs):
         return Constant(np.broadcast_to(np.float32(0), shape))
-    raise Unsupported("random noise takes part in the result", "export in eval mode (model.eval())")
+    raise UnsupportedError("random noise takes part in the result", "export in eval mode (model.eval())")
 
 
 _KINDS: dict[str, str] = {

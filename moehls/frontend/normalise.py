@@ -1,6 +1,7 @@
 """Brings a graph to one level: functions inlined, duplicates merged, unused nodes gone, shapes inferred.
 
-Constants, shape chains, Identity, Dropout and zero noise need no rewriting here: the reader folds them as it meets them.
+Constants, shape chains, Identity, Dropout and zero noise need no rewriting here: the reader folds them as it meets
+them.
 """
 
 from __future__ import annotations

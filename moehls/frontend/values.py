@@ -1,8 +1,8 @@
 """What the front end knows of a tensor while it reads the graph in order.
 
-Each kind says exactly what the tensor holds; nothing is a guess. Kinds are lazy: a matrix product stays an `Affine` map until
-something that is not affine reads it, so the order in which an exporter splits, scales or reshapes does not matter.
-Array conventions are those of `moehls.frontend.layout`: `*axes` first, then trailing axes.
+Each kind says exactly what the tensor holds; nothing is a guess. Kinds are lazy: a matrix product stays an `Affine`
+map until something that is not affine reads it, so the order in which an exporter splits, scales or reshapes does not
+matter. Array conventions are those of `moehls.frontend.layout`: `*axes` first, then trailing axes.
 """
 
 from __future__ import annotations
@@ -269,20 +269,8 @@ class Unknown:
 
 
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Sum | Normalised | Patches
-Value = (
-    Constant
-    | PerTask
-    | TaskIndex
-    | Noise
-    | Pixels
-    | Tokens
-    | Statistic
-    | Scores
-    | Routed
-    | Gathered
-    | Unknown
-)
-Lazy = TypeVar("Lazy", Affine, FeedForward, Patches, Pointwise, Hidden)
+Value = Constant | PerTask | TaskIndex | Noise | Pixels | Tokens | Statistic | Scores | Routed | Gathered | Unknown
+Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
     Affine: ("weight", "index", "bias"),
@@ -293,11 +281,14 @@ _COMPONENTS: dict[type, tuple[str, ...]] = {
 
 def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
     """`value` after a data movement: `move` applied to every component array."""
+    changes: dict[str, Any] = {}
     if isinstance(value, Pointwise):
-        return replace(value, operand=restructure(value.operand, layout, move))
+        changes["operand"] = restructure(value.operand, layout, move)
+        return replace(value, **changes)
     if isinstance(value, Hidden):
-        return replace(value, pre=restructure(value.pre, layout, move))
-    changes: dict[str, Any] = {
+        changes["pre"] = restructure(value.pre, layout, move)
+        return replace(value, **changes)
+    changes = {
         name: move(getattr(value, name)) for name in _COMPONENTS[type(value)] if getattr(value, name) is not None
     }
     if isinstance(value, (Affine, FeedForward)) and value.selector is not None:

@@ -1,7 +1,7 @@
 """Runs a float network with NumPy in float32, many samples at once.
 
-Comes in: a `Network` and images `[samples, channels, height, width]`. Goes out: the output values, or every value, by name.
-Values are `[samples, tokens, channels]` arrays; those of `Route` are `Routing`.
+Comes in: a `Network` and images `[samples, channels, height, width]`. Goes out: the output values, or every value, by
+name. Values are `[samples, tokens, channels]` arrays; those of `Route` are `Routing`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def run(
 
     Args:
         images: `[samples, channels, height, width]`.
-        routing: forced expert choices `[samples, tokens, k]` by the name of the Route; gates are computed from the logits of
+        routing: forced expert choices `[samples, tokens, k]` by the name of the Route; gates are computed from the
+            logits of
             these experts.
         keep: return every value, else only those the outputs show.
 
@@ -66,7 +67,9 @@ def run(
         MoehlsError: images of another shape, or a task the network does not have.
     """
     if images.ndim != 4 or images.shape[1:] != network.input.shape:
-        raise MoehlsError(f"images of shape {list(images.shape)}; the model takes [samples, {_text(network.input.shape)}]")
+        raise MoehlsError(
+            f"images of shape {list(images.shape)}; the model takes [samples, {_text(network.input.shape)}]"
+        )
     if not 0 <= task < network.tasks:
         raise MoehlsError(f"task {task}; the model has tasks 0 to {network.tasks - 1}")
     values: Values = {network.input.name: np.asarray(images, np.float32)}
@@ -80,7 +83,8 @@ def run(
 
 
 def outputs(network: Network, values: Values) -> dict[str, FloatArray]:
-    """The ONNX outputs by name: their values in the graph's shape, the samples in the place of a leading 1, else before."""
+    """The ONNX outputs by name: their values in the graph's shape, the samples in the place of a leading 1, else
+    before."""
     result: dict[str, FloatArray] = {}
     for output in network.outputs:
         value = values[output.value]
@@ -109,8 +113,8 @@ def gelu(x: FloatArray, form: GeluForm) -> FloatArray:
 
 
 def erf(x: FloatArray) -> FloatArray:
-    """The error function to float32 accuracy: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, in float64
-    is too coarse; this is the rational form of Numerical Recipes `erfc` (relative error 1.2e-7)."""
+    """The error function to float32 accuracy: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, in
+    float64 is too coarse; this is the rational form of Numerical Recipes `erfc` (relative error 1.2e-7)."""
     z = np.abs(x).astype(np.float64)
     t = 1 / (1 + 0.5 * z)
     exponent = np.full_like(t, _ERFC[-1])
@@ -153,8 +157,11 @@ def reads(operation: Operation) -> tuple[str, ...]:
             return (operation.input,)
 
 
-def evaluate(operation: Operation, values: Mapping[str, Value], task: int = 0, forced: IndexArray | None = None) -> Value:
+def evaluate(
+    operation: Operation, values: Mapping[str, Value], task: int = 0, forced: IndexArray | None = None
+) -> Value:
     """The value one operation writes, given those it reads; `forced` are the expert choices of a Route."""
+
     def tensor(name: str) -> FloatArray:
         value = values[name]
         assert isinstance(value, np.ndarray)
@@ -224,7 +231,9 @@ def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None
     indices = top_k(logits, operation.k)
     if forced is not None:
         if forced.shape != indices.shape:
-            raise MoehlsError(f"forced routing of {operation.name}: shape {list(forced.shape)}, needs {list(indices.shape)}")
+            raise MoehlsError(
+                f"forced routing of {operation.name}: shape {list(forced.shape)}, needs {list(indices.shape)}"
+            )
         indices = forced
     chosen = np.take_along_axis(logits, indices, axis=-1)
     if operation.normalisation == "chosen":
@@ -242,9 +251,7 @@ def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:
         if not len(token):
             continue
         hidden = _linear(tokens[token], operation.first_weight[expert], operation.first_bias[expert])
-        result = _linear(
-            gelu(hidden, operation.form), operation.second_weight[expert], operation.second_bias[expert]
-        )
+        result = _linear(gelu(hidden, operation.form), operation.second_weight[expert], operation.second_bias[expert])
         output[token] += gates[token, slot, None] * result
     return output.reshape(*x.shape[:-1], -1)
 

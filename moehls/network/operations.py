@@ -21,7 +21,8 @@ GateNormalisation = Literal["all", "chosen"]
 class Embed:
     """Image to tokens: non-overlapping patches, leading constant tokens, positions.
 
-    `output[n] = prefix[n] + position[n]` for the leading tokens, `patch[n - len(prefix)] · weightᵀ + bias + position[n]` after.
+    `output[n] = prefix[n] + position[n]` for the leading tokens, `patch[n - len(prefix)] · weightᵀ + bias +
+    position[n]` after.
     """
 
     name: str
@@ -97,8 +98,8 @@ class Attention:
 class Route:
     """Router: logits, softmax and top-k. Its output is a routing (expert indices and gate weights a token).
 
-    `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over the
-    chosen ones (`chosen`, also softmax, top-k, renormalise); equal logits go to the lower expert index.
+    `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over
+    the chosen ones (`chosen`, also softmax, top-k, renormalise); equal logits go to the lower expert index.
     """
 
     name: str

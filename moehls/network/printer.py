@@ -15,7 +15,9 @@ def print_network(network: Network) -> str:
     """The network's operations with shapes and attributes."""
     shapes = value_shapes(network)
     task = f", task {_quoted(network.task_input)} of {network.tasks}" if network.task_input else ""
-    lines = [f"network {_quoted(network.name)}: image {_quoted(network.input.name)} {_sizes(network.input.shape)}{task}"]
+    lines = [
+        f"network {_quoted(network.name)}: image {_quoted(network.input.name)} {_sizes(network.input.shape)}{task}"
+    ]
     lines += [_line(operation, shapes) for operation in network.operations]
     lines += [f"output {_quoted(output.name)} {_sizes(output.shape)} = {output.value}" for output in network.outputs]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,5 @@
-"""What a network is, in figures: blocks, heads, experts, routing, tasks, parameters and multiply-accumulates an image."""
+"""What a network is, in figures: blocks, heads, experts, routing, tasks, parameters and multiply-accumulates an
+image."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from moehls.network.operations import (
     Attention,
     Embed,
     Experts,
-    Gelu,
     GateNormalisation,
+    Gelu,
     Linear,
     Network,
     Operation,

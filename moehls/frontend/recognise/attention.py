@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.builder import Builder, rows
-from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.layout import Layout, LayoutError, reshape, transpose
 from moehls.frontend.recognise.linear import as_affine, table_of
@@ -36,7 +36,7 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     *heads, query, key = labels.out
     summed = [label for label in labels.left if label not in labels.out]
     if len(summed) != 1 or query not in labels.left or key not in labels.right:
-        raise Unsupported("a product of two activations that is not q·kᵀ", _REMEDY)
+        raise UnsupportedError("a product of two activations that is not q·kᵀ", _REMEDY)
     wanted = (*heads, query, summed[0])
     order = [labels.left.index(label) for label in wanted if label in labels.left]
     key_order = [labels.right.index(label) for label in (*heads, key, summed[0]) if label in labels.right]
@@ -44,7 +44,7 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     k = restructure(right, *transpose(right.layout, key_order))
     same_heads = prod(q.layout.shape[:-2]) == prod(k.layout.shape[:-2])
     if not (_is_matrix_a_head(q.layout) and _is_matrix_a_head(k.layout) and same_heads):
-        raise Unsupported("a product of two activations that is not q·kᵀ, a head at a time", _REMEDY)
+        raise UnsupportedError("a product of two activations that is not q·kᵀ, a head at a time", _REMEDY)
     return Scores(q, k, 1.0, False)
 
 
@@ -56,7 +56,7 @@ def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         array = other.array
         if node.op_type == "Add":
             if array.any():
-                raise Unsupported("an attention mask or bias that is not zero", _REMEDY)
+                raise UnsupportedError("an attention mask or bias that is not zero", _REMEDY)
             return value
         if array.size != 1 or value.softmax or (node.op_type == "Div" and other is inputs[0]):
             return None
@@ -70,7 +70,7 @@ def read_softmax(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     if not isinstance(value, Scores):
         return None
     if attribute(node, "axis", -1) not in (-1, len(value.shape) - 1) or value.softmax:
-        raise Unsupported("softmax of attention scores that does not run over the keys", _REMEDY)
+        raise UnsupportedError("softmax of attention scores that does not run over the keys", _REMEDY)
     return replace(value, softmax=True)
 
 
@@ -91,7 +91,7 @@ def read_context(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     if not isinstance(scores, Scores) or (value := as_affine(context, inputs[1])) is None:
         return None
     if not scores.softmax or scores.is_nan:
-        raise Unsupported("scores without softmax meet the values", _REMEDY)
+        raise UnsupportedError("scores without softmax meet the values", _REMEDY)
     labels = labels_of(node, len(scores.shape), len(value.layout.dims))
     *heads, query, channel = labels.out
     key = [label for label in labels.left if label not in labels.out]
@@ -99,7 +99,7 @@ def read_context(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     order = [labels.right.index(label) for label in (*heads, *key, channel) if label in labels.right]
     v = restructure(value, *transpose(value.layout, order)) if len(order) == len(labels.right) else value
     if not plain or not _is_matrix_a_head(v.layout):
-        raise Unsupported("a product of softmax with something that is not the values, a head at a time", _REMEDY)
+        raise UnsupportedError("a product of softmax with something that is not the values, a head at a time", _REMEDY)
     return attend(context.builder, scores.query, scores.key, v, scores.scale)
 
 
@@ -107,9 +107,9 @@ def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: f
     """Emit attention of `[…heads, tokens, channels]` values; factors of q and k join the scale."""
     heads = prod(query.layout.shape[:-2])
     if prod(value.layout.shape[:-2]) != heads or key.layout.tokens != value.layout.tokens:
-        raise Unsupported("queries, keys and values have different numbers of heads", _REMEDY)
+        raise UnsupportedError("queries, keys and values have different numbers of heads", _REMEDY)
     if query.layout.tokens != key.layout.tokens:
-        raise Unsupported("queries and keys are not of the same tokens", _REMEDY)
+        raise UnsupportedError("queries and keys are not of the same tokens", _REMEDY)
     scale *= query.factor * key.factor
     bases = [
         builder.linear(replace(part, factor=factor), role)
@@ -126,7 +126,7 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     extra = any(table_of(value) is None or np.any(table_of(value)) for value in inputs[3:])
     causal = attribute(node, "is_causal", 0) or attribute(node, "softcap", 0.0) or len(node.outputs) > 1
     if extra or causal:
-        raise Unsupported("attention with a mask, a causal order, a soft cap or a cache", _REMEDY)
+        raise UnsupportedError("attention with a mask, a causal order, a soft cap or a cache", _REMEDY)
     given = [part for part in parts if part is not None]
     flat = len(given[0].layout.dims) == 3
     if flat:
@@ -147,7 +147,7 @@ def _heads(value: Affine, heads: int) -> Affine:
     """`[batch, tokens, heads · channels]` as `[batch, heads, tokens, channels]`."""
     batch, tokens, channels = value.layout.shape
     if heads < 1 or channels % heads:
-        raise Unsupported(f"{channels} channels do not divide into {heads} heads", _REMEDY)
+        raise UnsupportedError(f"{channels} channels do not divide into {heads} heads", _REMEDY)
     split = restructure(value, *reshape(value.layout, (batch, tokens, heads, channels // heads)))
     return restructure(split, *transpose(split.layout, (0, 2, 1, 3)))
 

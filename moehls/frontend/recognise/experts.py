@@ -1,8 +1,9 @@
 """Expert layers: feed-forward networks weighed by routed coefficients and summed.
 
-Styles differ only in how the coefficients are made (sampled, see `routing.py`) and in where the experts lie: on an axis of one
-tensor (einsum, batched matmul, stacked loop), in one branch each (loop with mask), or in weights gathered by expert index.
-A sum over that axis, or over the branches, is a `Mixture`: one term an expert with the coefficient each sampled token gives it.
+Styles differ only in how the coefficients are made (sampled, see `routing.py`) and in where the experts lie: on an
+axis of one tensor (einsum, batched matmul, stacked loop), in one branch each (loop with mask), or in weights gathered
+by expert index. A sum over that axis, or over the branches, is a `Mixture`: one term an expert with the coefficient
+each sampled token gives it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.builder import folded, full_features
-from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute, integers
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.contraction import Labels, joint_selector, labels_of
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError, align, component, drop_dims, expand, transpose
 from moehls.frontend.recognise.linear import table_of
@@ -38,7 +39,7 @@ def weigh(value: FeedForward, routed: Routed) -> FeedForward:
     value = restructure(value, *expand(value.layout, shape))
     samples = tuple(align(value.layout, sample) for sample in routed.samples)
     if value.source not in (None, routed.source):
-        raise Unsupported("an expert's output is weighed by two routers", "let each expert layer use one router")
+        raise UnsupportedError("an expert's output is weighed by two routers", "let each expert layer use one router")
     if value.coefficient is not None:
         samples = tuple(a * b for a, b in zip(value.coefficient, samples, strict=True))
     return replace(value, coefficient=samples, source=routed.source)
@@ -77,7 +78,9 @@ def read_sum(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if not isinstance(value, FeedForward):
         return None
     rank = len(value.layout.dims)
-    axes = node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1]) if len(inputs) > 1 else None
+    axes = (
+        node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1]) if len(inputs) > 1 else None
+    )
     if axes is None:
         raise LayoutError("it sums over all dimensions")
     return sum_dims(value, [axis % rank for axis in axes], bool(attribute(node, "keepdims", 1)))
@@ -123,9 +126,7 @@ def _terms(value: FeedForward, positions: list[int], layout: Layout, count: int)
 def _cut(array: Array, varying: list[int], place: tuple[int, ...], positions: list[int]) -> Array:
     """The array at one place of the summed axes, without them."""
     chosen = dict(zip(varying, place, strict=True))
-    index = [
-        min(chosen.get(p, 0), array.shape[p] - 1) if p in positions else slice(None) for p in range(array.ndim)
-    ]
+    index = [min(chosen.get(p, 0), array.shape[p] - 1) if p in positions else slice(None) for p in range(array.ndim)]
     return np.asarray(array[tuple(index)])
 
 
@@ -196,7 +197,9 @@ def _weigh_and_sum(value: FeedForward, routed: Routed, labels: Labels) -> Mixtur
     value = replace(value, layout=layout)
     order = [labels.right.index(label) for label in wanted if label in labels.right]
     sizes = dict(zip(labels.right, routed.shape, strict=True))
-    samples = tuple(sample.transpose(order).reshape([sizes.get(label, 1) for label in wanted]) for sample in routed.samples)
+    samples = tuple(
+        sample.transpose(order).reshape([sizes.get(label, 1) for label in wanted]) for sample in routed.samples
+    )
     weighed = weigh(value, replace(routed, samples=samples))
     return sum_dims(weighed, list(range(len(labels.out), len(wanted))), False) if summed else weighed
 

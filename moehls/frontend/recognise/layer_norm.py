@@ -34,7 +34,9 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
         raise LayoutError("normalisation runs over more than the last dimension")
     parameters = [value.array for value in inputs[1:] if isinstance(value, Constant)]
     weight = np.broadcast_to(parameters[0].astype(np.float32), (channels,))
-    bias = np.broadcast_to(parameters[1].astype(np.float32), (channels,)) if len(parameters) > 1 else np.zeros_like(weight)
+    bias = (
+        np.broadcast_to(parameters[1].astype(np.float32), (channels,)) if len(parameters) > 1 else np.zeros_like(weight)
+    )
     return Normalised(rows.layout, rows.base, float(attribute(node, "epsilon", 1e-5)), weight, bias)
 
 
@@ -44,12 +46,18 @@ def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if layout is None:
         return None
     rank = len(layout.dims)
-    axes = node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1]) if len(inputs) > 1 else None
+    axes = (
+        node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1]) if len(inputs) > 1 else None
+    )
     if axes is None or [axis % rank for axis in axes] != [rank - 1]:
         raise LayoutError("it averages over something else than the channels of a token, as mean pooling does")
     keep = bool(attribute(node, "keepdims", 1))
     if isinstance(value, Statistic):
-        return replace(value, kind="variance", layout=drop_dims(layout, [rank - 1], keep)) if value.kind == "square" else None
+        return (
+            replace(value, kind="variance", layout=drop_dims(layout, [rank - 1], keep))
+            if value.kind == "square"
+            else None
+        )
     rows = token_rows(context, value)
     return None if rows is None else Statistic("mean", rows, drop_dims(rows.layout, [rank - 1], keep))
 

@@ -1,4 +1,5 @@
-"""Patch embedding: a convolution whose stride is its kernel, or reshaped pixels times a matrix; class tokens and positions."""
+"""Patch embedding: a convolution whose stride is its kernel, or reshaped pixels times a matrix; class tokens and
+positions."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError, align, axes_of, expand, invariant, merge_dim
@@ -27,9 +28,9 @@ def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Re
     channels, height, width = image.image
     shape = (1, channels, height, width)
     if not np.array_equal(image.index, np.arange(prod(shape)).reshape(shape)):
-        raise Unsupported("the image is rearranged before the convolution", _REMEDY)
+        raise UnsupportedError("the image is rearranged before the convolution", _REMEDY)
     if not np.all(image.scale == image.scale.flat[0]) or image.offset.any():
-        raise Unsupported("the image is normalised inside the graph", "normalise the image before the model")
+        raise UnsupportedError("the image is normalised inside the graph", "normalise the image before the model")
     kernel = weight.shape[2:]
     plain = (
         weight.ndim == 4
@@ -43,7 +44,7 @@ def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Re
         and width % kernel[1] == 0
     )
     if not plain:
-        raise Unsupported(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
+        raise UnsupportedError(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
     features, grid = weight.shape[0], (height // kernel[0], width // kernel[1])
     layout = Layout(((), axes_of(features, False), axes_of(grid[0], True), axes_of(grid[1], True)))
     scaled = weight.astype(np.float32) * np.float32(image.scale.flat[0])
@@ -69,8 +70,11 @@ def read_move(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     evaluate = NodeEvaluator(node, context.opset)
     fields = []
     for name in ("index", "scale", "offset"):
-        arrays = [getattr(value, name) if isinstance(value, Pixels) else value.array for value in inputs
-                  if isinstance(value, (Pixels, Constant))]
+        arrays = [
+            getattr(value, name) if isinstance(value, Pixels) else value.array
+            for value in inputs
+            if isinstance(value, (Pixels, Constant))
+        ]
         fields.append(evaluate(arrays))
     return [
         Pixels(index.astype(np.int64), inputs[0].image, scale, offset)
@@ -107,7 +111,7 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     patch, places = _patch_of(rows, image.image)
     scale, offset = (array.reshape(rows.shape) for array in (image.scale, image.offset))
     if not (np.all(scale == scale[0]) and np.all(offset == offset[0])):
-        raise Unsupported("the image is normalised differently from patch to patch", _REMEDY)
+        raise UnsupportedError("the image is normalised differently from patch to patch", _REMEDY)
     ordered = np.zeros((weight.shape[0], rows.shape[1]), np.float32)
     ordered[:, places] = weight * scale[0]
     shape = [*image.index.shape[:-1], weight.shape[0]]
@@ -125,7 +129,7 @@ def _patch_of(rows: Array, image: tuple[int, int, int]) -> tuple[tuple[int, int,
     """The patch `(channels, height, width)` the rows of element numbers hold, and each element's place in the patch.
 
     Raises:
-        Unsupported: the rows are not the image's patches in row-major order.
+        UnsupportedError: the rows are not the image's patches in row-major order.
     """
     channels, height, width = image
     y, x = np.divmod(rows[0] % (height * width), width)
@@ -137,7 +141,7 @@ def _patch_of(rows: Array, image: tuple[int, int, int]) -> tuple[tuple[int, int,
         corners = (top * width + left).reshape(-1, 1)
         if rows.shape[0] == len(corners) and np.array_equal(rows, rows[:1] + corners):
             return patch, places
-    raise Unsupported("the rows of pixels are not the image's patches, row by row", _REMEDY)
+    raise UnsupportedError("the rows of pixels are not the image's patches, row by row", _REMEDY)
 
 
 def add_rows(value: Patches, table: Array) -> Patches:
@@ -175,7 +179,9 @@ def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if not any(axis.token for axis in value.layout.dims[dim]):
         return None
     if not all(isinstance(item, Constant) for item in inputs[:-1]):
-        raise Unsupported("tokens are joined to the patches that are not constants", "put constant tokens before the patches")
+        raise UnsupportedError(
+            "tokens are joined to the patches that are not constants", "put constant tokens before the patches"
+        )
     value = restructure(value, *merge_dim(value.layout, dim))
     if sum(axis.token for axis in value.layout.axes) != 1:
         raise LayoutError("tokens are joined along one of several token dimensions")

@@ -1,7 +1,7 @@
 """Routers: everything computed from the logits alone is evaluated on sampled logits, whatever nodes it is written in.
 
-The samples travel through softmax, top-k, slices, one-hots, scatters, masks and renormalisation; `moehls.frontend.gates` then
-decides from the values what gate they are.
+The samples travel through softmax, top-k, slices, one-hots, scatters, masks and renormalisation;
+`moehls.frontend.gates` then decides from the values what gate they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.gates import sample_logits
 from moehls.frontend.layout import Array, LayoutError
@@ -68,7 +68,7 @@ def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     sources = {id(source): source for value in inputs if (source := _source(value)) is not None}
     if len(sources) != 1:
         if len(sources) > 1:
-            raise Unsupported("values of two routers are combined", "let each expert layer use one router")
+            raise UnsupportedError("values of two routers are combined", "let each expert layer use one router")
         return None
     (source,) = sources.values()
     evaluate = NodeEvaluator(node, context.opset)

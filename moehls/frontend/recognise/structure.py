@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.builder import folded, with_weight
-from moehls.frontend.context import Context, Result, Rules, Unsupported, attribute, integers
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import (
     Array,
@@ -34,7 +35,6 @@ from moehls.frontend.values import (
     Normalised,
     Patches,
     PerTask,
-    Pixels,
     Pointwise,
     Scores,
     Selector,
@@ -61,7 +61,7 @@ def new_shape(node: ir.Node, shape: tuple[int, ...], inputs: list[Value], opset:
     """The shape after Reshape, Flatten, Squeeze or Unsqueeze.
 
     Raises:
-        Unsupported: the shape is not constant or does not fit.
+        UnsupportedError: the shape is not constant or does not fit.
     """
     rank = len(shape)
     if node.op_type == "Reshape":
@@ -72,7 +72,7 @@ def new_shape(node: ir.Node, shape: tuple[int, ...], inputs: list[Value], opset:
         if target.count(-1) == 1 and known and prod(shape) % known == 0:
             target[target.index(-1)] = prod(shape) // known
         if prod(target) != prod(shape) or min(target, default=1) < 1:
-            raise Unsupported(f"cannot reshape {list(shape)} to {target}", _NEGATIVE_OPSET)
+            raise UnsupportedError(f"cannot reshape {list(shape)} to {target}", _NEGATIVE_OPSET)
         return tuple(target)
     if node.op_type == "Flatten":
         axis = attribute(node, "axis", 1) % (rank + 1)
@@ -93,7 +93,7 @@ def _given(node: ir.Node, inputs: list[Value], name: str) -> tuple[int, ...]:
         return tuple(int(entry) for entry in node.attributes[name].value)
     found = integers(inputs[1]) if len(inputs) > 1 else None
     if found is None:
-        raise Unsupported(f"its {name} is not a constant", "export with static shapes, or fix them with --set")
+        raise UnsupportedError(f"its {name} is not a constant", "export with static shapes, or fix them with --set")
     return found
 
 
@@ -207,7 +207,7 @@ def read_split(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     starts = np.cumsum([0, *sizes])
     return [
         moved(context, value, lambda layout, a=a, b=b: take(layout, dim, np.arange(a, b), True))  # type: ignore[misc]
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
+        for a, b in pairwise(starts.tolist())
     ]
 
 
@@ -223,8 +223,10 @@ def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         return None
     if all(isinstance(value, FeedForward) for value in inputs):
         return _stack([value for value in inputs if isinstance(value, FeedForward)], dim)
-    parts = [context.builder.materialise(value) if not isinstance(value, (Affine, Constant, PerTask)) else value
-             for value in inputs]
+    parts = [
+        context.builder.materialise(value) if not isinstance(value, (Affine, Constant, PerTask)) else value
+        for value in inputs
+    ]
     like = next(part for part in parts if isinstance(part, Affine))
     return _join([_as_affine(part, like, dim) for part in parts], dim)
 
@@ -294,8 +296,10 @@ def _join(parts: list[Affine], dim: int) -> Affine:
 def _stack(parts: list[FeedForward], dim: int) -> FeedForward:
     """Feed-forward networks of one input side by side, as stacked experts are."""
     first = parts[0]
-    if any((part.base, part.form, part.selector, part.coefficient) != (first.base, first.form, None, None)
-           for part in parts):
+    if any(
+        (part.base, part.form, part.selector, part.coefficient) != (first.base, first.form, None, None)
+        for part in parts
+    ):
         raise LayoutError("the outputs of different kinds of experts are concatenated")
     layouts = [part.layout for part in parts]
     return FeedForward(

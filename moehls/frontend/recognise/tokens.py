@@ -1,4 +1,5 @@
-"""Selection of tokens (the class token before a head): it moves before the layer normalisation and the maps it can pass."""
+"""Selection of tokens (the class token before a head): it moves before the layer normalisation and the maps it can
+pass."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def select(context: Context, value: Tokens, dim: int, start: int, stop: int, kee
         raise LayoutError("tokens are selected from the outputs of chosen experts")
 
     def move(array: Array) -> Array:
-        return array if layout.dims[dim : dim + 1] == ((Axis(stop - start, True),),) else np.take(array, 0, axis=position)
+        return (
+            array if layout.dims[dim : dim + 1] == ((Axis(stop - start, True),),) else np.take(array, 0, axis=position)
+        )
 
     return replace(restructure(merged, layout, move), base=base)
 
