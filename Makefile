@@ -45,7 +45,7 @@ lint: $(STAMP)
 
 test-models: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl,models]'
-	$(BIN)/pytest -m models
+	$(BIN)/pytest tests/models_torch
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
