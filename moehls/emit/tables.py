@@ -1,0 +1,42 @@
+"""The constant tables of the C++ (`tables.hpp`): the integer tables of a precision, with the widths they need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moehls.integer.operations import IntArray
+from moehls.integer.precision import Precision
+from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
+from moehls.network.operations import GeluForm
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in C++: `static const ap_(u)int<bits> name[]`."""
+
+    name: str
+    comment: str
+    values: tuple[int, ...]
+    bits: int
+    signed: bool = False
+
+
+def tables_of(precision: Precision, gelu_form: GeluForm) -> tuple[Table, ...]:
+    """Every table of an accelerator of this precision."""
+    delta = delta_table(gelu_form, precision.delta_fraction, precision.delta_step)
+    slope = np.append(np.diff(delta), 0)
+    top = (1 << precision.activation_bits) - 1
+    return (
+        _table("RECIPROCAL", "2^24 / (i + 128.5)", reciprocal_table()),
+        _table("RSQRT", "2^16 * sqrt(256 / (i + 64.5))", rsqrt_table()),
+        _table("SCORE_EXP2", f"{top} * 2^(-i / 2^{precision.score_fraction})", exp2_table(precision.score_fraction, top)),
+        _table("LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)),
+        _table("DELTA", f"ReLU - GELU ({gelu_form}) at multiples of 2^-{precision.delta_step}", delta),
+        Table("DELTA_SLOPE", "differences of DELTA", tuple(slope.tolist()), int(np.abs(slope).max()).bit_length() + 1, True),
+    )
+
+
+def _table(name: str, comment: str, values: IntArray) -> Table:
+    return Table(name, comment, tuple(values.tolist()), int(values.max()).bit_length())

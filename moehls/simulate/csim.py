@@ -1,0 +1,214 @@
+"""C simulation: the C++ of a project compiled to a shared library and called from Python.
+
+In go a project folder (`include/`, `src/`, `csim/harness.cpp`), then the stream of weights and the bytes of an image;
+out come the bytes of the results and, on request, every memory after every step. Two compilers serve: clang from the
+`ziglang` package with our `_BitInt` classes (fast, the default), and g++ with the open `ap_types` of Xilinx as the
+cross-check.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.errors import MoehlsError
+from moehls.integer.operations import IntArray
+from moehls.resources import resource
+
+Bytes = npt.NDArray[np.uint8]
+Compiler = Literal["clang", "g++"]
+StepHook = Callable[[int, bool, "Memories"], None]
+"""Called with the step's index, whether it ran (or was drained), and the memories after it."""
+
+_FLAGS: dict[Compiler, tuple[str, ...]] = {
+    "clang": ("-std=c++20", "-O1", "-Wall", "-Wextra"),
+    # the vendor's headers initialise nothing by design; g++ says so at every use
+    "g++": ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
+}
+_HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_RESIDUAL, _RAW, _QUEUE, _COUNT = 4, 5, 6, 7
+_BEAT_BYTES = 16
+
+
+def build(project: Path, compiler: Compiler = "clang", ap_types: Path | None = None) -> Library:
+    """The library of `project`, compiled unless `build/csim` holds the one of the same sources.
+
+    Args:
+        project: a folder written by `moehls.emit`.
+        compiler: `clang` of the ziglang package, or `g++` with `ap_types`.
+        ap_types: folder of the vendor's `ap_int.h`, for g++; found by `find_ap_types` if not given.
+
+    Raises:
+        MoehlsError: a compiler, a header or a source is missing, or the C++ does not compile.
+    """
+    sources = sorted((project / "src").glob("*.cpp"))
+    harness = project / "csim" / "harness.cpp"
+    if not sources or not harness.is_file():
+        raise MoehlsError(f"{project} holds no C++ to simulate; is it a folder written by 'moehls compile'?")
+    shim = resource("templates") / "hls" / "shim"
+    headers = sorted((project / "include").glob("*.hpp"))
+    digest = hashlib.sha256(repr((compiler, _FLAGS[compiler], ap_types)).encode())
+    for path in (*sources, *headers, harness, shim / "ap_int.h", shim / "hls_stream.h"):
+        digest.update(path.name.encode() + path.read_bytes())
+    folder = project / "build" / "csim" / digest.hexdigest()[:16]
+    library = folder / "libcsim.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unity = folder / "unity.cpp"
+        includes = [f'#include "{path.resolve()}"' for path in (*sources, harness)]
+        unity.write_text("\n".join(["#define MOEHLS_CSIM", *includes, ""]))
+        _compile(unity, library, project / "include", shim, compiler, ap_types)
+    return Library(library)
+
+
+def find_ap_types() -> Path | None:
+    """The folder of the vendor's `ap_int.h`: of an installed Vitis HLS (`XILINX_HLS`), or of the hls4ml package."""
+    if "XILINX_HLS" in os.environ:
+        folder = Path(os.environ["XILINX_HLS"]) / "include"
+        return folder if (folder / "ap_int.h").is_file() else None
+    found = importlib.util.find_spec("hls4ml")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "templates" / "vivado" / "ap_types"
+    return folder if (folder / "ap_int.h").is_file() else None
+
+
+def _compile(
+    unity: Path, library: Path, include: Path, shim: Path, compiler: Compiler, ap_types: Path | None
+) -> None:
+    """One translation unit: the headers dominate the time of the small files."""
+    partial = library.with_suffix(f".{os.getpid()}.so")
+    environment = dict(os.environ)
+    if compiler == "clang":
+        cache = str(unity.parent / "zig")
+        environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+        command = [sys.executable, "-m", "ziglang", "c++", f"-I{shim}"]
+    else:
+        ap_types = ap_types or find_ap_types()
+        if ap_types is None:
+            raise MoehlsError(
+                "no ap_int.h for g++: set XILINX_HLS, or install the hls4ml package, which carries the open ap_types"
+            )
+        # the stream is ours, as the open one has no depth in its type
+        streams = unity.parent / "include"
+        streams.mkdir(exist_ok=True)
+        shutil.copyfile(shim / "hls_stream.h", streams / "hls_stream.h")
+        command = ["g++", f"-I{streams}", "-isystem", str(ap_types)]
+    command += [*_FLAGS[compiler], "-fPIC", "-shared", f"-I{include}", str(unity), "-o", str(partial)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise MoehlsError(f"the C++ compiler {command[0]} is not installed; use the one of the ziglang package") from error
+    (unity.parent / "compile.log").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
+        raise MoehlsError(f"the C++ of the project does not compile ({first}); see {unity.parent / 'compile.log'}")
+    partial.replace(library)
+
+
+@dataclass(frozen=True)
+class Memories:
+    """The memories of the machine after a step; every method copies one. Only valid inside the hook."""
+
+    library: ctypes.CDLL
+
+    def activation(self, number: int) -> Bytes:
+        """Memory M`number`: `[Tt, depth, B·AB/8 + 1]`, operands and, last, the exponent."""
+        return self._read(number)
+
+    def residual(self) -> Bytes:
+        """`[Tt, depth, B·2]`."""
+        return self._read(_RESIDUAL)
+
+    def raw(self) -> Bytes:
+        """`[depth, B·accumulator_bits/8]`."""
+        return self._read(_RAW)[0]
+
+    def queue(self) -> npt.NDArray[np.uint64]:
+        """`[MAX_EXPERTS, MAX_TOKENS]`: lane (8 bits), group (16), gate (16) from bit 0."""
+        return _integers(self._read(_QUEUE)[0]).reshape(len(self.count()), -1)
+
+    def count(self) -> IntArray:
+        """`[MAX_EXPERTS]`: tokens in each queue."""
+        return _integers(self._read(_COUNT)[0]).astype(np.int64)
+
+    def _read(self, memory: int) -> Bytes:
+        size = [ctypes.c_uint32() for _ in range(3)]
+        self.library.moehls_memory_size(memory, *(ctypes.byref(value) for value in size))
+        out = np.empty([value.value for value in size], np.uint8)
+        self.library.moehls_read_memory(memory, _pointer(out))
+        return out
+
+
+class Library:
+    """A compiled accelerator. Its memories live as long as the process, as the hardware's do between frames."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        self._ports = int(self._library.moehls_ports())
+        self._weights: Bytes | None = None
+
+    def load(self, chunks: Bytes) -> None:
+        """Give the kernel its stream, `[ports, beats, 16]` bytes, for all runs to come.
+
+        Raises:
+            MoehlsError: the stream has another number of ports.
+        """
+        if chunks.dtype != np.uint8 or chunks.ndim != 3 or chunks.shape[::2] != (self._ports, _BEAT_BYTES):
+            raise MoehlsError(f"the stream has shape {list(chunks.shape)}; expected [{self._ports}, beats, {_BEAT_BYTES}]")
+        self._weights = np.ascontiguousarray(chunks)
+        self._library.moehls_set_weights(_pointer(self._weights), chunks.shape[1])
+
+    def run(self, pixels: Bytes, output_beats: int, task: int = 0, on_step: StepHook | None = None) -> Bytes:
+        """One frame: the input bytes `[beats · 16]` to the result bytes `[output_beats · 16]`.
+
+        A program that reads a stream while it is empty, where the hardware would hang, aborts the process.
+
+        Raises:
+            MoehlsError: no weights are loaded.
+        """
+        if self._weights is None:
+            raise MoehlsError("no weights are loaded; call load first")
+        pixels = np.ascontiguousarray(pixels, np.uint8)
+        results = np.zeros(output_beats * _BEAT_BYTES, np.uint8)
+        memories, raised, index = Memories(self._library), list[BaseException](), 0
+
+        def hook(ran: int) -> None:
+            nonlocal index
+            if on_step is not None and not raised:
+                try:
+                    on_step(index, bool(ran), memories)
+                except BaseException as error:  # a C frame lies between here and the caller
+                    raised.append(error)
+            index += 1
+
+        callback = _HOOK(hook) if on_step is not None else _HOOK()
+        beats = len(pixels) // _BEAT_BYTES
+        self._library.moehls_run(_pointer(pixels), beats, _pointer(results), output_beats, task, callback)
+        if raised:
+            raise raised[0]
+        return results
+
+
+def _pointer(array: Bytes) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def _integers(words: Bytes) -> npt.NDArray[np.uint64]:
+    """Words of at most 8 bytes `[n, size]` as integers `[n]`."""
+    wide = np.zeros((len(words), 8), np.uint8)
+    wide[:, : words.shape[1]] = words
+    return wide.view("<u8")[:, 0]
