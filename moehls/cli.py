@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from moehls import api, show
+from moehls.doctor import ready
 from moehls.errors import CheckFailed, MoehlsError
 
 app = typer.Typer(
@@ -44,7 +45,7 @@ def inspect(model: Model, as_json: Json = False, settings: Settings = None) -> N
     else:
         show.inspection(out, found)
     if not found["recognised"]:
-        raise CheckFailed(f"{model}: {len(found['unrecognised'])} nodes were not recognised")
+        raise MoehlsError(f"{model}: {len(found['unsupported'])} nodes were not recognised")
 
 
 @app.command("compile")
@@ -107,7 +108,9 @@ def verify(
 def run(
     project: Project,
     inputs: Annotated[Path, typer.Option(metavar="FILE.npz", help="Samples, keyed by ONNX input name.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.npz", help="The outputs, by ONNX output name.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.npz", help="The outputs, by ONNX output name.")
+    ],
     level: Annotated[Literal["reference", "csim", "rtl"], typer.Option(help="What computes them.")] = "reference",
     raw: Annotated[bool, typer.Option("--raw", help="Also the machine's integers, as NAME.raw.")] = False,
 ) -> None:
@@ -139,7 +142,8 @@ def collect(project: Project) -> None:
 @app.command()
 def doctor() -> None:
     """What is installed, what is missing, and what each missing tool would give."""
-    if not show.tools(out, api.tools()):
+    show.tools(out, api.tools())
+    if not ready():
         raise CheckFailed("there is no C++ compiler: install g++ or pip install ziglang")
 
 
@@ -156,7 +160,7 @@ def zoo_export(
     weights: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Weights; random ones without it.")] = None,
     task: Annotated[str, typer.Option(metavar="N|all", help="One task, or all with the task as an input.")] = "all",
     exporter: Annotated[Literal["ts", "dynamo"], typer.Option(help="Which of torch's exporters.")] = "ts",
-    opset: Annotated[int | None, typer.Option(help="The ONNX opset.")] = None,
+    opset: Annotated[int, typer.Option(help="The ONNX opset.")] = 20,
     settings: Settings = None,
 ) -> None:
     """Export a model of the zoo to ONNX."""

@@ -1,16 +1,15 @@
 """Samples from the user's files: images, tasks and labels for `--inputs` and `--calibrate`.
 
-In: an `.npz` keyed by the model's input names, an `.npy` for a one-input model, or (calibration) a folder of such files.
-The first axis is the samples; it stands in the place of a leading batch dimension of 1, else before the input's own
-dimensions. An `.npz` may also hold `<output>.labels`, integers: the right class of each sample, or -1 where it has none.
-Out: `Samples`, checked. Randomly drawn samples come from here as well.
+In: an `.npz` keyed by the model's input names, an `.npy` for a one-input model, or (calibration) a folder of such
+files. The first axis is the samples; it stands in the place of a leading batch dimension of 1, else before the input's
+own dimensions. An `.npz` may also hold `<output>.labels`, integers: the class of each sample, -1 where it has none.
+Out: `Samples`, checked. Random samples come from here as well.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def arrays(self, network: Network) -> dict[str, npt.NDArray[Any]]:
+        """As `read_samples` takes them."""
+        tasks = {network.task_input: self.tasks} if network.task_input is not None else {}
+        labels = {name + LABELS: label for name, label in self.labels.items()}
+        return {network.input.name: self.images} | tasks | labels
 
     def first(self, count: int) -> Samples:
         """The first `count` samples, or all where there are fewer."""
@@ -83,17 +88,14 @@ def read_calibration(path: Path, network: Network) -> FloatArray:
     return np.concatenate([_calibration_file(file, network, alone=True) for file in files])
 
 
-def random_samples(network: Network, count: int, seed: int, scale: float = 1.0) -> Samples:
-    """`count` images of uniform noise in 0 … scale, and the tasks in turn."""
+def random_samples(
+    network: Network, count: int, seed: int, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> Samples:
+    """`count` images of uniform noise between `low` and `high` `[channels]`, and the tasks in turn."""
     generator = np.random.default_rng(seed)
-    images = generator.random((count, *network.input.shape), dtype=np.float32) * np.float32(scale)
-    return Samples(images, np.arange(count, dtype=np.int64) % network.tasks)
-
-
-def join_samples(outputs: Iterable[npt.NDArray[Any]], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Outputs of single samples in one array, the first axis the samples, in the place of a leading 1 of `shape`."""
-    inner = shape[1:] if shape and shape[0] == 1 else shape
-    return np.stack([np.asarray(output).reshape(inner) for output in outputs])
+    noise = generator.random((count, *network.input.shape))
+    images = low[:, None, None] + noise * (high - low)[:, None, None]
+    return Samples(images.astype(np.float32), np.arange(count, dtype=np.int64) % network.tasks)
 
 
 def _calibration_file(path: Path, network: Network, *, alone: bool) -> FloatArray:
@@ -153,7 +155,9 @@ def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray
     images = array.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
     if bad.size:
-        raise MoehlsError(f"{path}: input {name!r}, sample {bad[0]}: holds values that are not finite (NaN or infinity)")
+        raise MoehlsError(
+            f"{path}: input {name!r}, sample {bad[0]}: holds values that are not finite (NaN or infinity)"
+        )
     return images
 
 

@@ -37,23 +37,27 @@ def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
 
 def inspection(console: Console, found: Mapping[str, Any]) -> None:
     """The model that `moehls inspect` recognised, or the nodes that it did not."""
-    if not found["recognised"]:
-        table = _table("node", "op", "inputs", "outputs", title="not recognised")
-        for node in found["unrecognised"]:
-            row = (node["name"], node["op"], node["inputs"], node["outputs"])
-            table.add_row(*(plain(cell) for cell in row))
+    model = found["recognised"]
+    if model is None:
+        table = _table("node", "op", "input shapes", "reason", "remedy", title="not recognised")
+        for node in found["unsupported"]:
+            shapes = ", ".join("?" if shape is None else str(list(shape)) for shape in node["shapes"])
+            place = " in ".join(part for part in (node["name"], node["scope"]) if part)
+            table.add_row(*map(plain, (place, node["op"], shapes, node["reason"], node["remedy"])))
         console.print(table)
         return
-    table = _table("", "", title=plain(found["model"]))
-    for key, value in found.items():
-        if key not in ("model", "recognised", "unrecognised", "blocks"):
-            table.add_row(plain(key).replace("_", " "), plain(_text(value)))
+    table = _table("", "", title=plain(model["model"]))
+    for key, value in model.items():
+        if key not in ("model", "blocks", "outputs"):
+            table.add_row(key.replace("_", " "), plain(_text(value)))
+    table.add_row("outputs", plain(", ".join(f"{o['name']} {list(o['shape'])}" for o in model["outputs"])))
+    table.add_row("largest error against onnxruntime", f"{found['float_error']:.1e}")
     console.print(table)
-    if found.get("blocks"):
-        names = list(found["blocks"][0])
-        blocks = _table(*names, title="blocks")
-        for block in found["blocks"]:
-            blocks.add_row(*(plain(_text(block.get(name))) for name in names))
+    if model["blocks"]:
+        names = list(model["blocks"][0])
+        blocks = _table("block", *(name.replace("_", " ") for name in names), title="blocks")
+        for number, block in enumerate(model["blocks"]):
+            blocks.add_row(str(number), *(plain(_text(block[name])) for name in names))
         console.print(blocks)
 
 
@@ -61,7 +65,9 @@ def compiled(console: Console, result: Compiled) -> None:
     """What `moehls compile` wrote."""
     summary = result.summary
     table = _table("", "", title=plain(f"{summary['model']} → {result.project}"))
-    table.add_row("board, clock, precision", f"{summary['board']}, {summary['clock_mhz']:g} MHz, {summary['precision']}")
+    table.add_row(
+        "board, clock, precision", f"{summary['board']}, {summary['clock_mhz']:g} MHz, {summary['precision']}"
+    )
     table.add_row("tokens, parameters", f"{summary['tokens']:,}, {summary['parameters']:,}")
     table.add_row("MACs, weight bytes", f"{summary['macs']:,}, {summary['weight_bytes']:,}")
     table.add_row("cycles (estimated)", f"{summary['cycles_estimated']:,}")
@@ -113,7 +119,9 @@ def tools(console: Console, found: Sequence[Tool]) -> None:
     """The table of `moehls doctor`."""
     table = _table("tool", "found", "gives", title="doctor")
     for tool in found:
-        state = f"[green]{plain(tool.found)}[/green]" if tool.found else f"[yellow]missing[/yellow]: {plain(tool.remedy)}"
+        state = (
+            f"[green]{plain(tool.found)}[/green]" if tool.found else f"[yellow]missing[/yellow]: {plain(tool.remedy)}"
+        )
         table.add_row(plain(tool.name), state, plain(tool.gives))
     console.print(table)
 

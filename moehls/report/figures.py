@@ -1,4 +1,4 @@
-"""Geometry of the report's drawings: in go the summary and the manifest, out come rectangles, lines and texts in SVG units.
+"""Geometry of the report's drawings: in go the summary and the manifest, out come marks in SVG units.
 
 Nothing here is markup: `templates/report/index.html.j2` draws the marks and escapes every text.
 """
@@ -87,7 +87,14 @@ def timeline(steps: Sequence[Json]) -> Figure | None:
         tall = max(height * min(share, 1.0), 3.0)
         title = f"{step['name']}: {step['cycles']:,} cycles, {step['macs']:,} MACs, utilisation {100 * share:.0f} %"
         rects.append(
-            Rect(left + position * scale, top + height - tall, max(step["cycles"] * scale, 0.15), tall, f"k-{step['class']}", title)
+            Rect(
+                left + position * scale,
+                top + height - tall,
+                max(step["cycles"] * scale, 0.15),
+                tall,
+                f"k-{step['class']}",
+                title,
+            )
         )
         position += step["cycles"]
     lines, texts = _vertical_axis(left, top, height, ((0, "0"), (0.5, "50 %"), (1, "100 %")))
@@ -96,7 +103,14 @@ def timeline(steps: Sequence[Json]) -> Figure | None:
     texts.append(Text(WIDTH - 10, top + height + 36, "cycles", "end"))
     used = {step["class"] for step in steps}
     legend = tuple((f"k-{kind}", name) for kind, name in KINDS.items() if kind in used)
-    return Figure(top + height + 44, "Utilisation of every step over the cycles of one image", tuple(rects), tuple(texts), tuple(lines), legend)
+    return Figure(
+        top + height + 44,
+        "Utilisation of every step over the cycles of one image",
+        tuple(rects),
+        tuple(texts),
+        tuple(lines),
+        legend,
+    )
 
 
 def shares(steps: Sequence[Json]) -> Figure | None:
@@ -110,7 +124,16 @@ def shares(steps: Sequence[Json]) -> Figure | None:
         width = WIDTH * cycles / total
         if not cycles:
             continue
-        rects.append(Rect(position, 0, max(width - 2, 0.5), 30, f"k-{kind}", f"{name}: {cycles:,} cycles, {100 * cycles / total:.1f} %"))
+        rects.append(
+            Rect(
+                position,
+                0,
+                max(width - 2, 0.5),
+                30,
+                f"k-{kind}",
+                f"{name}: {cycles:,} cycles, {100 * cycles / total:.1f} %",
+            )
+        )
         if width > 64:
             texts.append(Text(position + 8, 20, f"{100 * cycles / total:.0f} %", style="inside"))
         position += width
@@ -154,7 +177,9 @@ def fidelity(stages: Sequence[Json]) -> Figure | None:
         rects.append(Rect(x - max(width * 0.36, 0.8), y, max(width * 0.72, 1.6), top + height - y, style, title, 0.85))
         if stage["kind"] == "residual":
             line.append((x, y))
-    ticks = [(0.0 if high == low else (value - low) / (high - low), f"{value:.0f} dB") for value in _steps(low, high, 10)]
+    ticks = [
+        (0.0 if high == low else (value - low) / (high - low), f"{value:.0f} dB") for value in _steps(low, high, 10)
+    ]
     lines, texts = _vertical_axis(left, top, height, ticks)
     kinds = [kind for kind in ("residual", "operand", "fine", "raw") if any(s["kind"] == kind for s in known)]
     lines.append(Line(tuple(line), "trend"))
@@ -184,7 +209,12 @@ def routing(layers: Sequence[Json], task: int) -> Figure:
             if width > 34 and count:
                 style = "hot" if share / most > 0.55 else "cold"
                 texts.append(Text(x + width / 2 - 1, y + 15.5, f"{100 * share:.0f}", "middle", style))
-    return Figure(top + len(layers) * row + 4, f"Share of the tokens of task {task} by layer and expert, in percent", tuple(rects), tuple(texts))
+    return Figure(
+        top + len(layers) * row + 4,
+        f"Share of the tokens of task {task} by layer and expert, in percent",
+        tuple(rects),
+        tuple(texts),
+    )
 
 
 def memory(entry: Json, steps: int) -> Figure:

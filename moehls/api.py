@@ -1,0 +1,276 @@
+"""Each command as one function: paths and options in, results out. The command line only prints what these return."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from moehls import doctor, reference, serialize, zoo
+from moehls.boards import load_board
+from moehls.errors import MoehlsError
+from moehls.frontend import inspect_model, read_network
+from moehls.integer.host import dequantise_output, quantise_image
+from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
+from moehls.integer.precision import PRECISIONS
+from moehls.network.operations import FloatArray, Network
+from moehls.network.summary import summarise
+from moehls.plan import plan
+from moehls.plan.search import Settings
+from moehls.project import SAMPLES, Project, check_target, open_project, write_project
+from moehls.quantize import quantize, random_calibration
+from moehls.report.page import write_page
+from moehls.report.summary import first_summary, with_vendor_reports, with_verification
+from moehls.report.vendor import read_vendor_reports
+from moehls.samples import Samples, random_samples, read_calibration, read_samples
+from moehls.simulate.simulator import Simulator
+from moehls.simulate.simulators import simulator
+from moehls.simulate.verify import Verification
+from moehls.simulate.verify import verify as verify_levels
+
+Progress = Callable[[str, float], None]
+LevelName = Literal["reference", "csim", "rtl"]
+LEVELS: tuple[LevelName, ...] = ("reference", "csim", "rtl")
+DEFAULT_LEVELS = "reference,csim"
+_SAMPLES = 2
+"""samples that a project keeps, but at least one a task"""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A project that was written."""
+
+    project: Path
+    summary: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def inspect(model: Path, settings: Mapping[str, str]) -> dict[str, Any]:
+    """What the front end recognises: `recognised` (or None), `unsupported` nodes and `float_error`."""
+    return inspect_model(model, settings).json()
+
+
+def compile(
+    model: Path,
+    directory: Path,
+    *,
+    calibration: Path | None = None,
+    board: str = "zcu104",
+    precision: str = "w8a8",
+    clock_mhz: float | None = None,
+    settings: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: Progress = lambda text, share: None,
+) -> Compiled:
+    """Compile an ONNX file to a project folder, written whole or not at all.
+
+    Raises:
+        MoehlsError: anything about the model, the samples, the settings, the board or the folder that does not fit.
+    """
+    check_target(directory, force)
+    if precision not in PRECISIONS:
+        raise MoehlsError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
+    target = load_board(board)
+    of_plan = {key: value for key, value in (settings or {}).items() if key in Settings.__dataclass_fields__}
+    of_model = {key: value for key, value in (settings or {}).items() if key not in of_plan}
+    progress("reading the model", 0.0)
+    network = read_network(model, of_model)
+    images, warnings = _calibration(network, calibration)
+
+    def quantising(done: int, steps: int, name: str) -> None:
+        progress(f"quantising {name}", 0.1 + 0.6 * done / steps)
+
+    integer = quantize(network, images, PRECISIONS[precision], quantising)
+    progress("running the reference", 0.7)
+    samples = _project_samples(network, images)
+    runs = [reference.run(integer, image, int(task)) for image, task in zip(samples.images, samples.tasks, strict=True)]
+    progress("planning", 0.8)
+    planned = plan(integer, target, clock_mhz or target.clock_mhz, of_plan, _expert_load(integer, runs))
+    source = {"samples": len(images), "random": calibration is None}
+    summary = first_summary(summarise(network), integer, planned, source)
+    progress("writing the project", 0.9)
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    project = write_project(directory, network, integer, planned, samples, runs, digest, summary)
+    return Compiled(project.path, summary, warnings)
+
+
+def verify(
+    directory: Path,
+    levels: Sequence[str],
+    inputs: Path | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    stall: float = 0.0,
+    progress: Progress = lambda text, share: None,
+) -> Verification:
+    """Run `levels` on samples and update the project's summary.
+
+    The samples are those of `inputs` (at most `samples` of them), or `samples` random images from `seed`, or the project's
+    own.
+
+    Raises:
+        MoehlsError: no such level, no project, samples that do not fit, or a level that cannot run here.
+    """
+    wanted = [name.strip() for name in levels]
+    unknown = [name for name in wanted if name not in LEVELS]
+    if unknown or not wanted:
+        raise MoehlsError(f"unknown level {', '.join(map(repr, unknown))}; the levels are {', '.join(LEVELS)}")
+    project = open_project(directory)
+    chosen = _verification_samples(project, inputs, samples, seed)
+    simulators: dict[str, Simulator] = {
+        name: simulator(project, name, seed=seed, stall=stall)
+        for name in LEVELS
+        if name in wanted and name != "reference"
+    }
+    result = verify_levels(
+        project.network,
+        project.integer,
+        project.program,
+        chosen,
+        simulators,
+        fidelity="reference" in wanted,
+        progress=progress,
+    )
+    project.write_summary(with_verification(project.summary(), result))
+    return result
+
+
+def run(
+    directory: Path,
+    inputs: Path,
+    output: Path,
+    level: LevelName = "reference",
+    raw: bool = False,
+    progress: Progress = lambda text, share: None,
+) -> int:
+    """Outputs of every sample of `inputs` to the `.npz` `output`, under the ONNX output names; returns how many samples.
+
+    `raw` adds the machine's integers `[samples, rows, channels]` as `NAME.raw`.
+
+    Raises:
+        MoehlsError: no project, samples that do not fit, a level that cannot run here, or an output that cannot be written.
+    """
+    if not output.absolute().parent.is_dir():
+        raise MoehlsError(f"{output}: the folder {output.parent} does not exist")
+    project = open_project(directory)
+    samples = read_samples(inputs, project.network)
+    machine = None if level == "reference" else simulator(project, level)
+    integers: dict[str, list[IntArray]] = {o.name: [] for o in project.integer.outputs}
+    for index in range(len(samples)):
+        found = _outputs(project.integer, machine, samples.images[index], int(samples.tasks[index]))
+        for name, value in found.items():
+            integers[name].append(value)
+        progress(f"sample {index + 1} of {len(samples)}", (index + 1) / len(samples))
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for o in project.integer.outputs:
+        inner = o.shape[1:] if o.shape[:1] == (1,) else o.shape
+        real = [dequantise_output(project.integer, o.name, value).reshape(inner) for value in integers[o.name]]
+        arrays[o.name] = np.stack(real)
+        if raw:
+            arrays[f"{o.name}.raw"] = np.stack(integers[o.name])
+    serialize.write_npz(output, arrays)
+    return len(samples)
+
+
+def report(directory: Path) -> Path:
+    """Write report/index.html; returns its path.
+
+    Raises:
+        MoehlsError: there is no project, or its summary is damaged.
+    """
+    project = open_project(directory)
+    return write_page(project)
+
+
+def collect(directory: Path) -> list[str]:
+    """Read the vendor's reports in report/vendor into the summary; returns what was found, in words.
+
+    Raises:
+        MoehlsError: no project, no report, or a report that says the step failed.
+    """
+    project = open_project(directory)
+    folder = project.path / "report/vendor"
+    reports = read_vendor_reports(folder)
+    found = [f"{name}: {value}" for name, value in vars(reports).items() if value is not None]
+    if not found:
+        raise MoehlsError(f"{folder}: holds no report; make csynth, cosim or bitstream write them")
+    project.write_summary(with_vendor_reports(project.summary(), reports))
+    return found
+
+
+def tools() -> tuple[doctor.Tool, ...]:
+    """What `moehls doctor` shows."""
+    return doctor.tools()
+
+
+def zoo_models() -> dict[str, str]:
+    """Name and description of every model of the zoo."""
+    return dict(zoo.zoo_names())
+
+
+def zoo_export(
+    name: str,
+    output: Path,
+    weights: Path | None,
+    task: str,
+    exporter: zoo.Exporter,
+    opset: int,
+    settings: Mapping[str, str],
+) -> None:
+    """Export a model of the zoo to ONNX.
+
+    Raises:
+        MoehlsError: unknown name, task, setting or opset, weights of another model, or torch is missing.
+    """
+    if task != "all" and not (task.isascii() and task.isdigit()):
+        raise MoehlsError(f"--task {task}: wanted is a number or all")
+    zoo.export(name, output, weights, "all" if task == "all" else int(task), exporter, opset, settings)
+
+
+def _calibration(network: Network, path: Path | None) -> tuple[FloatArray, tuple[str, ...]]:
+    if path is not None:
+        return read_calibration(path, network), ()
+    warning = (
+        "no calibration samples (--calibrate): calibrated on random images, so the ranges are guesses and accuracy will "
+        "suffer; give a few dozen real images"
+    )
+    return random_calibration(network, 0), (warning,)
+
+
+def _project_samples(network: Network, images: FloatArray) -> Samples:
+    count = max(_SAMPLES, network.tasks)
+    return Samples(images[np.arange(count) % len(images)], np.arange(count, dtype=np.int64) % network.tasks)
+
+
+def _expert_load(integer: IntegerNetwork, runs: Sequence[reference.Execution]) -> dict[str, list[float]]:
+    """Mean tokens of each expert over the runs, by the name of the experts operation."""
+    load = {}
+    for op in integer.operations:
+        if isinstance(op, IntegerExperts):
+            counts = [
+                np.bincount(run.routing(op.routing).chosen.ravel(), minlength=len(op.first_weight)) for run in runs
+            ]
+            load[op.name] = [float(tokens) for tokens in np.mean(counts, axis=0)]
+    return load
+
+
+def _verification_samples(project: Project, inputs: Path | None, count: int | None, seed: int) -> Samples:
+    if inputs is not None:
+        found = read_samples(inputs, project.network)
+        return found if count is None else found.first(count)
+    if count is None:
+        return read_samples(project.path / SAMPLES, project.network)
+    source, levels = project.integer.input, 1 << project.integer.precision.activation_bits
+    low, high = -source.offset * source.scale, (levels - 1 - source.offset) * source.scale
+    return random_samples(project.network, count, seed, low, high)
+
+
+def _outputs(integer: IntegerNetwork, machine: Simulator | None, image: FloatArray, task: int) -> dict[str, IntArray]:
+    if machine is None:
+        execution = reference.run(integer, image, task)
+        return {o.name: execution.array(o.value) for o in integer.outputs}
+    return machine.run(quantise_image(integer, image), task, trace=False).outputs

@@ -1,0 +1,45 @@
+"""The error of the integer GELU: in go a precision and a form, out come the largest error and a curve."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from moehls.integer.arithmetic import gelu
+from moehls.integer.precision import Precision
+from moehls.integer.tables import delta_table
+from moehls.network.operations import GeluForm
+
+_EXAMINED = 1 << 16
+_DRAWN = 480
+_SPAN = 6.0
+
+
+def gelu_error(precision: Precision, form: GeluForm) -> dict[str, Any]:
+    """Largest error over the whole input range (at most 2^16 inputs, evenly spaced) and the error over -6 … 6.
+
+    The error is the integer result without its output scale against GELU of the same input, in real units.
+    """
+    limit = 1 << (precision.gelu_bits - 1)
+    step = max(2 * limit // _EXAMINED, 1)
+    inputs = np.arange(-limit, limit, step, dtype=np.int64)
+    x = inputs / 2.0**precision.gelu_fraction
+    error = gelu(inputs, precision, form) / 2.0**precision.delta_fraction - _exact(x, form)
+    worst = int(np.abs(error).argmax())
+    shown = np.flatnonzero(np.abs(x) <= _SPAN)
+    shown = shown[np.linspace(0, len(shown) - 1, min(_DRAWN, len(shown))).astype(np.int64)]
+    return {
+        "form": form,
+        "entries": len(delta_table(form, precision.delta_fraction, precision.delta_step)),
+        "largest_error": float(abs(error[worst])),
+        "at": float(x[worst]),
+        "curve": [[round(float(x[i]), 4), float(f"{error[i]:.3e}")] for i in shown],
+    }
+
+
+def _exact(x: np.ndarray[Any, np.dtype[np.float64]], form: GeluForm) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if form == "tanh":
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x])

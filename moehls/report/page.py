@@ -1,0 +1,139 @@
+"""The report page: in goes a project, out comes `report/index.html`, one file with no others and no network.
+
+All of it comes from report/summary.json and moehls.json; the template escapes every text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from moehls.project import Project
+from moehls.report import figures
+from moehls.resources import resource
+
+_NAMES = {"dsp": "DSP48E2", "bram36": "BRAM36", "uram": "URAM", "lut": "LUT", "ff": "flip-flops"}
+
+
+def write_page(project: Project) -> Path:
+    """Write the page of `project`; returns its path."""
+    path = project.path / "report/index.html"
+    path.write_text(render_page(project.summary(), project.manifest))
+    return path
+
+
+def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """The page's HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource("templates") / "report"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    fidelity = (summary["verification"] or {}).get("fidelity") or {}
+    routing = fidelity.get("routing", [])
+    tasks = [t for t in range(manifest["tasks"]) if any(layer["tokens"][t] for layer in routing)]
+    blocks = model_blocks(summary["recognised"])
+    return environment.get_template("index.html.j2").render(
+        summary=summary,
+        manifest=manifest,
+        kinds=list(figures.KINDS),
+        tiles=tiles(summary),
+        model_text=model_text(summary["recognised"]),
+        network_legend=_legend(blocks),
+        accuracy=fidelity.get("accuracy", []),
+        gelu=summary["gelu"],
+        routing={"samples": fidelity["samples"], "figures": [(t, figures.routing(routing, t)) for t in tasks]}
+        if routing
+        else None,
+        memories=[
+            (entry, figures.memory(entry, len(summary["steps"]))) for entry in manifest["memories"] if entry["values"]
+        ],
+        figures={
+            "network": figures.network(blocks),
+            "fidelity": figures.fidelity(fidelity.get("stages", [])),
+            "timeline": figures.timeline(summary["steps"]),
+            "shares": figures.shares(summary["steps"]),
+            "resources": figures.resources(summary, _NAMES),
+            "gelu": figures.curve(summary["gelu"]["curve"], "Error of the integer GELU over its input"),
+        },
+    )
+
+
+def tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top of the page."""
+    measured = "RTL" if summary["cycles_rtl"] is not None else "estimated"
+    found = [
+        _tile(f"{summary['latency_ms']:.2f} ms", f"an image, {measured}"),
+        _tile(f"{summary['fps']:,.0f}", "images a second"),
+        _tile(f"{summary['weight_bytes'] / 1e6:.1f} MB", "weight stream an image"),
+        _tile(_decibel(summary["sqnr_forced_db"]), "SQNR, routing forced", summary["sqnr_forced_db"] is None),
+        _tile(_decibel(summary["sqnr_db"]), "SQNR", summary["sqnr_db"] is None),
+    ]
+    if any(block["feed_forward"] == "experts" for block in summary["recognised"]["blocks"]):
+        kept = summary["routing_agreement"]
+        found.append(_tile("–" if kept is None else f"{100 * kept:.1f} %", "expert choices kept", kept is None))
+    for level, exact in summary["bit_exact"].items():
+        text = {None: "not run", True: "bit-exact", False: "differs"}[exact]
+        style = {None: "wait", True: "good", False: "bad"}[exact]
+        found.append({"value": text, "name": level, "style": style})
+    return found
+
+
+def model_text(recognised: dict[str, Any]) -> str:
+    """The recognised model in one paragraph."""
+    channels, height, width = recognised["image"]
+    rows, columns = recognised["patch"]
+    blocks = recognised["blocks"]
+    experts = [block for block in blocks if block["feed_forward"] == "experts"]
+    text = (
+        f"An image of {channels} × {height} × {width} in patches of {rows} × {columns} becomes {recognised['tokens']} tokens "
+        f"({recognised['leading_tokens']} of them leading) of {recognised['channels']} channels, through {len(blocks)} blocks"
+    )
+    if blocks:
+        text += f" of {blocks[0]['heads']} heads"
+    if experts:
+        first = experts[0]
+        text += (
+            f"; {len(experts)} of them route each token to {first['k']} of {first['experts']} experts of "
+            f"{first['hidden']} hidden channels ({first['gate_order']})"
+        )
+    if recognised["tasks"] > 1:
+        text += f", for {recognised['tasks']} tasks"
+    outputs = ", ".join(f"{output['name']} {list(output['shape'])}" for output in recognised["outputs"])
+    return f"{text}. Outputs: {outputs}."
+
+
+def model_blocks(recognised: dict[str, Any]) -> list[dict[str, Any]]:
+    """A column a block for the drawing of the model."""
+    patch = "×".join(map(str, recognised["patch"]))
+    found = [{"name": "patches", "parts": [{"class": "embed", "short": patch, "title": f"patch embedding {patch}"}]}]
+    for number, block in enumerate(recognised["blocks"]):
+        attention = f"{block['heads']} heads of {block['head_channels']} channels"
+        parts = [{"class": "scores", "short": f"{block['heads']} heads", "title": f"attention, {attention}"}]
+        if block["feed_forward"] == "mlp":
+            parts.append({"class": "mlp", "short": "MLP", "title": f"MLP, {block['hidden']} hidden channels"})
+        elif block["feed_forward"] == "experts":
+            title = f"{block['experts']} experts of {block['hidden']} hidden channels, top-{block['k']}"
+            parts.append({"class": "experts", "short": f"{block['k']}/{block['experts']}", "title": title})
+        found.append({"name": str(number), "parts": parts})
+    outputs = ", ".join(output["name"] for output in recognised["outputs"])
+    found.append({"name": "out", "parts": [{"class": "linear", "short": "out", "title": f"outputs {outputs}"}]})
+    return found
+
+
+def _legend(blocks: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    names = {"embed": "patch embedding", "scores": "attention", "mlp": "MLP", "experts": "experts", "linear": "outputs"}
+    used = {part["class"] for block in blocks for part in block["parts"]}
+    return [(kind, name) for kind, name in names.items() if kind in used]
+
+
+def _tile(value: str, name: str, waiting: bool = False) -> dict[str, str]:
+    return {"value": value, "name": name, "style": "wait" if waiting else ""}
+
+
+def _decibel(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} dB"
