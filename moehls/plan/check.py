@@ -13,7 +13,7 @@ import numpy as np
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Binding, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Binding, Flag, Instruction, Kind, Mode, Source, encode
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Memory, Place, Program, Requirements, Step
 
@@ -26,6 +26,7 @@ ENGINE: dict[Binding, tuple[Memory, Memory, Memory]] = {
     Binding.ROUTER: ("m2", "m1", "m3"),
 }
 """(X, W, Y)"""
+ADDRESS_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class _Words:
 
 
 def check_program(program: Program, shape: Shape) -> None:
-    """Simulate the owners of all words.
+    """Simulate the owners of all words, after a check that every address and header field fits its width.
 
     Raises:
         MoehlsError: a step reads or a stage shows a word that holds another value, an address lies outside of what the
-            program requires, or a step touches words it does not declare. It names the step and the values.
+            program requires, or a step touches words it does not declare. It names the step and the values. Or the
+            model is too large for 16-bit addresses.
     """
+    _check_sizes(program)
     owners = _Owners(program.requirements, shape)
     shown: dict[int, list[Access]] = {}
     for stage in program.stages:
@@ -52,6 +55,23 @@ def check_program(program: Program, shape: Shape) -> None:
         owners.run(step)
         for access in shown.get(index, []):
             owners.expect(step, access, "shows")
+
+
+def _check_sizes(program: Program) -> None:
+    """Addresses and header fields have 16 bits."""
+    need = program.requirements
+    for name, depth in (
+        ("activation", need.activation_depth),
+        ("residual", need.residual_depth),
+        ("raw", need.raw_depth),
+    ):
+        if depth > 1 << ADDRESS_BITS:
+            raise MoehlsError(
+                f"the {name} memory needs {depth} words a bank, the machine addresses {1 << ADDRESS_BITS}; "
+                "use fewer tokens, narrower layers or a larger token_parallel or block"
+            )
+    for step in program.steps:
+        encode(step.instruction)
 
 
 @dataclass

@@ -102,18 +102,18 @@ def fit_memories(
     (block RAM, URAM), (URAM, URAM) for (activation, residual) that fits is taken.
 
     Raises:
-        MoehlsError: nothing fits; says how much the least demanding choice takes and what would help.
+        MoehlsError: nothing fits; says how much each choice of storage takes and what would help.
     """
     shape = Shape(precision, *parallel, **asdict(requirements), fifo_beats=512)
-    failure = ""
+    tried = []
     for activation, residual in _storages(activation_storage, residual_storage):
         trial = replace(shape, activation_storage=activation, residual_storage=residual)
         trial = _with_fifo(trial, board, stream_words, fifo_beats)
         bram, uram = totals(memory_map(trial))
         if bram <= LIMIT * board.bram36 and uram <= board.uram:
             return trial
-        failure = failure or _too_large(trial, board, bram, uram)
-    raise MoehlsError(failure)
+        tried.append(f"{activation} and {residual}: {bram:g} BRAM36 and {uram} URAM")
+    raise MoehlsError(_too_large(shape, board, tried))
 
 
 def totals(memories: tuple[MemoryUse, ...]) -> tuple[float, int]:
@@ -140,12 +140,13 @@ def _with_fifo(shape: Shape, board: Board, stream_words: int, fixed: int | None)
     return replace(shape, fifo_storage=storage, fifo_beats=fixed or unit * min(units, -(-whole // unit)))
 
 
-def _too_large(shape: Shape, board: Board, bram: float, uram: int) -> str:
-    largest = max(memory_map(shape), key=lambda m: m.banks * m.width * m.depth)
+def _too_large(shape: Shape, board: Board, tried: list[str]) -> str:
+    memories = [m for m in memory_map(shape) if m.name != "stream"]
+    largest = max(memories, key=lambda m: m.banks * m.width * m.depth)
     return (
-        f"the memories do not fit {board.name}: with {shape.token_parallel} tokens and blocks of {shape.block} "
-        f"channels in parallel they take {bram:g} of {LIMIT * board.bram36:g} BRAM36 and {uram} of {board.uram} URAM; "
-        f"the largest, {largest.name} ({largest.contents}), has {largest.banks} banks of {largest.depth} words of "
-        f"{largest.width} bits. "
-        "Fewer tokens, a narrower hidden layer, fewer token lanes or a larger board would fit"
+        f"the memories do not fit {board.name}, which has {LIMIT * board.bram36:g} BRAM36 (of {board.bram36}, less a "
+        f"reserve) and {board.uram} URAM: with {shape.token_parallel} tokens and blocks of {shape.block} channels in "
+        f"parallel, activations and residual in {'; '.join(tried)}. The largest, {largest.name} ({largest.contents}), "
+        f"has {largest.banks} banks of {largest.depth} words of {largest.width} bits. Fewer tokens, a narrower hidden "
+        "layer, another token_parallel or a larger board would fit"
     )

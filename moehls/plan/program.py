@@ -6,8 +6,7 @@ value that lies in a memory. The depths of the shape take no part: they are comp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
     GeluRequantise,
+    IntArray,
     IntegerAttention,
     IntegerEmbed,
     IntegerExperts,
@@ -26,37 +26,12 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
-    TensorKind,
-    WeightArray,
 )
-from moehls.plan.allocate import Allocator
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
-from moehls.plan.payload import Matrix, Parameters, Payload, Rows
+from moehls.plan.builder import BINDINGS, Builder
+from moehls.plan.instruction import ANY_TASK, Binding, Flag, Instruction, Kind, Mode
+from moehls.plan.payload import Rows
 from moehls.plan.shape import Shape
-from moehls.plan.steps import (
-    Access,
-    Channels,
-    InputPlace,
-    Memory,
-    OutputPlace,
-    Place,
-    Program,
-    Requirements,
-    Stage,
-    Step,
-)
-from moehls.plan.uses import attention_roles, last_uses
-
-BINDINGS: dict[tuple[Memory, Memory], Binding] = {
-    ("m0", "m1"): Binding.QUERY_VALUE,
-    ("m0", "m2"): Binding.KEY,
-    ("m1", "m3"): Binding.SCORES,
-    ("m3", "m0"): Binding.CONTEXT,
-    ("m0", "m3"): Binding.PROJECT,
-    ("m2", "m3"): Binding.ROUTER,
-}
-"""(X, Y) of a LINEAR step; a mode that writes elsewhere takes any binding with its X."""
-_WITHOUT_Y = {"m0": Binding.PROJECT, "m1": Binding.SCORES, "m2": Binding.ROUTER, "m3": Binding.CONTEXT}
+from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
 
 
 def build_program(network: IntegerNetwork, shape: Shape) -> Program:
@@ -65,53 +40,22 @@ def build_program(network: IntegerNetwork, shape: Shape) -> Program:
     Raises:
         MoehlsError: an operation that the machine has no step for, by name, and what to do.
     """
-    return _Builder(network, shape).build()
+    builder = _Operations(network, shape)
+    for index, operation in enumerate(network.operations):
+        builder.operation(operation)
+        builder.release(index)
+    builder.step("end", "", Instruction(Kind.END), None)
+    for output in network.outputs:
+        if all(place.name != output.name for place in builder.outputs):
+            raise MoehlsError(f"output {output.name!r}: {output.value!r} is not a residual, fine or raw value")
+    if builder.input is None:
+        raise MoehlsError("the network has no patch embedding; the machine starts with one")
+    steps, stages, outputs = tuple(builder.steps), tuple(builder.stages), tuple(builder.outputs)
+    return Program(steps, stages, builder.input, outputs, builder.requirements())
 
 
-@dataclass
-class _Builder:
-    network: IntegerNetwork
-    shape: Shape
-    steps: list[Step] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
-    outputs: list[OutputPlace] = field(default_factory=list)
-    places: dict[str, Place] = field(default_factory=dict)
-    memory: Allocator = field(default_factory=Allocator)
-    residual: str | None = None
-    input: InputPlace | None = None
-    raw_depth: int = 1
-
-    def build(self) -> Program:
-        self.roles, self.last_use = attention_roles(self.network), last_uses(self.network)
-        self.shown = {output.value for output in self.network.outputs}
-        for index, operation in enumerate(self.network.operations):
-            self.operation(operation)
-            for value in [v for v in self.places if self.last_use.get(v, -1) <= index]:
-                self.memory.release(value)
-                if value != self.residual:
-                    del self.places[value]
-        self.step("end", "", Instruction(Kind.END), None)
-        for output in self.network.outputs:
-            if all(place.name != output.name for place in self.outputs):
-                raise MoehlsError(f"output {output.name!r}: the value {output.value!r} is not computed by the network")
-        if self.input is None:
-            raise MoehlsError("the network has no patch embedding; the machine starts with one")
-        return Program(tuple(self.steps), tuple(self.stages), self.input, tuple(self.outputs), self.requirements())
-
-    def requirements(self) -> Requirements:
-        streams = [s.payload for s in self.steps if isinstance(s.payload, Matrix)]
-        contexts = [s.instruction for s in self.steps if s.instruction.mode == Mode.CONTEXT]
-        residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
-        return Requirements(
-            activation_depth=self.memory.depth,
-            residual_depth=self.groups(self.network.tokens) * max(residual, default=1),
-            raw_depth=self.raw_depth,
-            kept_depth=max((m.input_blocks * m.planes for m in streams), default=1),
-            norm_depth=max(residual, default=1),
-            parameter_depth=max((i.payload_words for i in contexts), default=1),
-            max_tokens=self.network.tokens,
-            max_experts=max([s.instruction.expert + 1 for s in self.steps if s.instruction.expert != NO_EXPERT] + [1]),
-        )
+class _Operations(Builder):
+    """One method an operation."""
 
     def operation(self, operation: IntegerOperation) -> None:
         match operation:
@@ -127,8 +71,6 @@ class _Builder:
                 self.route(operation)
             case IntegerExperts():
                 self.experts(operation)
-
-    # --- operations
 
     def embed(self, op: IntegerEmbed) -> None:
         if self.steps:
@@ -216,7 +158,7 @@ class _Builder:
 
     def raw(self, op: IntegerLinear, x: Place, out: Channels) -> None:
         y = self.raw_place(x.rows, out)
-        scaling = Scaling(op.scaling.bias, np.zeros_like(op.scaling.bias), np.zeros_like(op.scaling.bias))
+        scaling = _bias(op.scaling.bias)
         self.matrix(op.name, op.name, Mode.RAW, x, Access(op.input, x), op.weight, scaling, y, op.output)
         self.stage(op.output, "raw", y)
         self.store(op.output, "raw", y)
@@ -269,7 +211,7 @@ class _Builder:
         for task in range(tasks):
             number, suffix = (task, f".task{task}") if tasks > 1 else (ANY_TASK, "")
             name = f"{op.name}{suffix}"
-            scaling = Scaling(op.bias[task], np.zeros_like(op.bias[task]), np.zeros_like(op.bias[task]))
+            scaling = _bias(op.bias[task])
             logits, raw = f"{op.output} (logits{suffix})", self.raw_place(x.rows, Channels(experts))
             read = Access(op.input, x)
             self.matrix(
@@ -316,128 +258,6 @@ class _Builder:
         self.memory.release(h_name)
         self.update(op.residual, op.output, y)
 
-    # --- steps
-
-    def matrix(
-        self, name: str, operation: str, mode: Mode, x: Place, read: Access, weight: WeightArray, scaling: Scaling,
-        y: Place, value: str, before: str | None = None, *, gelu: GeluRequantise | None = None,
-        task: int = ANY_TASK, expert: int = NO_EXPERT, queue: Access | None = None,
-    ) -> None:  # fmt: skip
-        """A LINEAR step in stream order; `before` is the value that `value` replaces in place."""
-        if weight.shape[1] != x.channels.count:
-            raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {read.value!r} has {x.channels.count}")
-        blocks, planes = self.blocks(x.channels), x.planes
-        parameters = self.parameters(y.channels, scaling, gelu)
-        matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), planes)
-        y_s0, y_s1 = {Mode.SCATTER: (0, 0)}.get(mode, (1, y.stride))
-        writes_memory = mode in (Mode.REQUANTISE, Mode.GELU)
-        instruction = Instruction(
-            Kind.LINEAR,
-            mode,
-            BINDINGS[x.memory, y.memory] if writes_memory else _WITHOUT_Y[x.memory],
-            flags=0 if x.signed else Flag.X_UNSIGNED,
-            task=task,
-            expert=expert,
-            n0=parameters.blocks,
-            n1=self.groups(x.rows),
-            n2=blocks * planes,
-            rows=x.rows,
-            x_base=x.base,
-            x_s1=x.stride,
-            x_s2=1,
-            y_base=y.base,
-            y_s0=y_s0,
-            y_s1=y_s1,
-            split=blocks if planes == 2 else NO_SPLIT,
-            shift=gelu.shift if gelu else 0,
-            offset=gelu.offset if gelu else 0,
-        )
-        reads = (read,) + ((Access(before, y),) if before else ()) + ((queue,) if queue else ())
-        macs = weight.size * (1 if expert != NO_EXPERT else x.rows)
-        self.step(name, operation, instruction, matrix, reads=reads, writes=(Access(value, y),), macs=macs)
-
-    def step(
-        self, name: str, operation: str, instruction: Instruction, payload: Payload | None, *,
-        reads: tuple[Access, ...] = (), writes: tuple[Access, ...] = (), macs: int = 0,
-    ) -> None:  # fmt: skip
-        if payload is not None:
-            instruction = replace(instruction, payload_words=payload.count(self.shape))
-        self.steps.append(Step(name, operation, instruction, payload, macs, reads, writes))
-
-    def store(self, value: str, kind: TensorKind, place: Place) -> None:
-        """A STORE of `value`, if it is an output."""
-        names = [output.name for output in self.network.outputs if output.value == value]
-        if not names:
-            return
-        source = {"residual": Source.RESIDUAL, "fine": Source.FINE, "raw": Source.RAW}[kind]
-        blocks = self.blocks(place.channels)
-        base = {"x_base": place.base} if kind == "fine" else {"y_base": place.base}
-        instruction = Instruction(Kind.STORE, source, n2=blocks, rows=place.rows, **base)
-        wide = 64 if self.shape.precision.accumulator_bits > 32 else 32
-        bits = wide if kind == "raw" else 16
-        beat = max((o.beat + o.beats for o in self.outputs), default=0)
-        for name in names:
-            output = OutputPlace(
-                name, value, kind, beat, place.rows, place.channels.count, blocks, self.shape.block, bits
-            )
-            self.outputs.append(output)
-        self.step(f"store {value}", "", instruction, None, reads=(Access(value, place),))
-
-    def stage(self, value: str, kind: TensorKind, place: Place, task: int = ANY_TASK) -> None:
-        self.stages.append(Stage(value, kind, len(self.steps) - 1, task, place))
-
-    def update(self, before: str, after: str, place: Place) -> None:
-        """The residual value `before` was replaced by `after`."""
-        self.residual = after
-        self.places[after] = place
-        self.stage(after, "residual", place)
-        self.store(after, "residual", place)
-
-    # --- places
-
-    def place_operand(self, memory: Memory, value: str, rows: int, channels: Channels, *, signed: bool = True) -> Place:
-        blocks = self.blocks(channels)
-        place = Place(
-            memory, self.memory.take(memory, value, self.groups(rows) * blocks), blocks, rows, channels, signed
-        )
-        self.places[value] = place
-        return place
-
-    def raw_place(self, rows: int, channels: Channels) -> Place:
-        blocks = self.blocks(channels)
-        self.raw_depth = max(self.raw_depth, rows * blocks)
-        return Place("raw", 0, blocks, rows, channels)
-
-    def operand(self, op: IntegerOperation, value: str) -> Place:
-        place = self.places.get(value)
-        if place is None or place.memory not in ("m0", "m1", "m2", "m3") or place.planes != 1:
-            self.refuse(op, f"its input {value!r} is not an operand in an activation memory")
-        if isinstance(op, IntegerAttention) != (value in self.roles):
-            self.refuse(op, f"{value!r} must be read by one attention and by nothing else")
-        return place
-
-    def current_residual(self, op: IntegerOperation, value: str) -> Place:
-        if value != self.residual:
-            self.refuse(op, f"reads the residual {value!r}, which was replaced by {self.residual!r}")
-        return self.places[value]
-
-    def parameters(self, channels: Channels, scaling: Scaling, gelu: GeluRequantise | None = None) -> Parameters:
-        positions = channels.positions(self.shape.block)
-        second = gelu.multiplier if gelu else None
-        return Parameters(self.blocks(channels), positions, scaling.bias, scaling.multiplier, scaling.shift, second)
-
-    def blocks(self, channels: Channels) -> int:
-        return channels.blocks(self.shape.block)
-
-    def groups(self, rows: int) -> int:
-        return -(-rows // self.shape.token_parallel)
-
-    def beats_a_word(self) -> int:
-        return -(-self.shape.block * self.shape.precision.activation_bits // 128)
-
-    def refuse(self, op: Any, what: str) -> NoReturn:
-        raise MoehlsError(f"{op.name}: {what}; the machine has no step for it, so change the model or report it")
-
 
 def _head(place: Place, head: int, blocks: int) -> Place:
     """The part of `place` that head `head` takes, `blocks` blocks."""
@@ -447,3 +267,8 @@ def _head(place: Place, head: int, blocks: int) -> Place:
 
 def _part(scaling: Scaling, part: int | slice) -> Scaling:
     return Scaling(scaling.bias[part], scaling.multiplier[part], scaling.shift[part])
+
+
+def _bias(bias: IntArray) -> Scaling:
+    """Parameters of a raw product, which has a bias only."""
+    return Scaling(bias, np.zeros_like(bias), np.zeros_like(bias))

@@ -1,14 +1,16 @@
-"""Shapes for tests: the parallelism asked for, with the memories the program needs."""
+"""Shapes and a network for tests: the parallelism asked for, with the memories the program needs."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 from moehls.integer.operations import IntegerNetwork
-from moehls.integer.precision import Precision
+from moehls.integer.precision import W8A8, Precision
 from moehls.plan.program import build_program
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program
+from tests.support.random_networks import random_integer_network
 
 
 def bare_shape(precision: Precision, token_parallel: int, block: int, lanes: int = 1, ports: int = 1) -> Shape:
@@ -22,3 +24,9 @@ def program_and_shape(network: IntegerNetwork, token_parallel: int, block: int) 
     program = build_program(network, bare)
     sizes = asdict(program.requirements)
     return program, Shape(network.precision, token_parallel, block, 1, 1, **sizes, fifo_beats=64)
+
+
+@cache
+def small_network(precision: Precision = W8A8) -> IntegerNetwork:
+    """A network with every operation: attention, MLP, two tasks' routers, experts, a raw head."""
+    return random_integer_network(5, precision)

@@ -1,0 +1,122 @@
+"""The cost model: expected token groups, the stream as a fluid, and the steps' own times."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moehls.boards import load_board
+from moehls.integer.precision import W8A8
+from moehls.plan.cost import (
+    against_stream,
+    bytes_a_cycle,
+    estimate,
+    frame_cycles,
+    frame_macs,
+    occupancy,
+    step_cycles,
+    uniform_load,
+)
+from moehls.plan.steps import Step
+from tests.plan.support import bare_shape, program_and_shape, small_network
+
+BOARD = load_board("zcu104")
+
+
+def test_a_queue_that_every_token_joins() -> None:
+    assert occupancy(129, 129, 12).groups == 11
+
+
+def test_an_empty_queue() -> None:
+    assert (occupancy(0, 129, 12).busy, occupancy(0, 129, 12).groups) == (0, 0)
+
+
+@given(st.floats(0.01, 30), st.integers(1, 16))
+def test_an_expected_queue_is_poisson(tokens: float, token_parallel: int) -> None:
+    chances = [math.exp(n * math.log(tokens) - tokens - math.lgamma(n + 1)) for n in range(400)]
+    found = occupancy(tokens, 399, token_parallel)
+    assert found.busy == pytest.approx(1 - chances[0])
+    assert found.tokens == pytest.approx(tokens)
+    assert found.groups == pytest.approx(sum(math.ceil(n / token_parallel) * p for n, p in enumerate(chances)))
+
+
+def test_the_stream_is_the_ports_or_the_dram() -> None:
+    assert bytes_a_cycle(bare_shape(W8A8, 4, 16, ports=1), BOARD, 300) == 16
+    assert bytes_a_cycle(bare_shape(W8A8, 4, 16, ports=4), BOARD, 300) == pytest.approx(48)
+    assert bytes_a_cycle(bare_shape(W8A8, 4, 16, ports=4), BOARD, 100) == 64
+
+
+def test_a_step_waits_for_its_words() -> None:
+    shape = replace(bare_shape(W8A8, 4, 8), fifo_beats=4096)  # a word has 64 bytes: 4 cycles at 16 a cycle
+    first, second = against_stream([10.0, 10.0], [100, 100], shape, 16)
+    assert first == pytest.approx(120 + 400)
+    assert second == pytest.approx(400)
+
+
+def test_a_deep_fifo_hides_the_stream_behind_a_long_step() -> None:
+    deep = replace(bare_shape(W8A8, 4, 8), fifo_beats=4096)
+    assert against_stream([5000.0, 10.0], [1, 500], deep, 16)[1] == 10
+    shallow = replace(deep, fifo_beats=400)  # 100 words
+    assert against_stream([5000.0, 10.0], [1, 500], shallow, 16)[1] == pytest.approx(400 * 4)
+
+
+@given(st.lists(st.tuples(st.floats(1, 500), st.integers(1, 200)), min_size=1, max_size=30), st.integers(64, 5000))
+def test_no_frame_beats_the_compute_or_the_stream(steps: list[tuple[float, int]], beats: int) -> None:
+    shape = replace(bare_shape(W8A8, 4, 8), fifo_beats=beats)
+    own, words = [s[0] for s in steps], [s[1] for s in steps]
+    total = sum(against_stream(own, words, shape, 16))
+    assert total >= sum(own) - 1e-6
+    assert total >= sum(words) * 4 - 1e-6
+    deeper = replace(shape, fifo_beats=2 * beats)
+    assert sum(against_stream(own, words, deeper, 16)) <= total + 1e-6
+
+
+def linear_step(name: str, token_parallel: int = 4) -> Step:
+    program, _ = program_and_shape(small_network(), token_parallel, 8)
+    return next(step for step in program.steps if step.name == name)
+
+
+def test_a_linear_step_reads_each_word_and_each_repetition_of_it() -> None:
+    """3 heads in are 6 blocks, 30 channels out 4, 11 tokens 3 groups: 24 weights and 4 parameters, 48 kept words."""
+    cycles, bound = step_cycles(linear_step("layer0.projection"), bare_shape(W8A8, 4, 8, lanes=8), {})
+    assert bound == "multiply"
+    assert 24 + 4 + 48 < cycles <= 24 + 4 + 48 + 100
+
+
+def test_few_lanes_make_the_epilogue_the_bound() -> None:
+    cycles, bound = step_cycles(linear_step("layer0.projection"), bare_shape(W8A8, 4, 8, lanes=1), {})
+    assert bound == "epilogue"
+    assert cycles > 4 * 3 * 8
+
+
+def test_a_scatter_writes_token_by_token() -> None:
+    load = {"layer1.experts": [11.0] * 5}
+    step = linear_step("layer1.experts.expert0.second")
+    cycles, bound = step_cycles(step, bare_shape(W8A8, 4, 8, lanes=4), load)
+    assert bound == "write"
+    assert cycles > 4 * 3 * (2 + 4)
+
+
+def test_experts_without_tokens_are_drained() -> None:
+    step = linear_step("layer1.experts.expert0.second")
+    cycles, _ = step_cycles(step, bare_shape(W8A8, 4, 8), {"layer1.experts": [0.0] * 5})
+    assert cycles == 2 + step.instruction.payload_words
+
+
+def test_the_frame_is_the_sum_of_its_steps() -> None:
+    network = small_network()
+    program, shape = program_and_shape(network, 4, 8)
+    load = uniform_load(network)
+    assert load == {"layer1.experts": [11 * 2 / 5] * 5}
+    costs = estimate(program, shape, BOARD, 300, load)
+    assert [cost.start for cost in costs[1:]] == [cost.start + cost.cycles for cost in costs[:-1]]
+    assert costs[-1].start + costs[-1].cycles == round(frame_cycles(program, shape, BOARD, 300, load))
+    assert sum(cost.macs for cost in costs) == pytest.approx(frame_macs(program, load), abs=len(costs))
+    assert sum(cost.weight_bytes for cost in costs) == program.words * shape.word_bits // 8
+    assert all(0 <= cost.utilisation <= 1 for cost in costs)
+    other_task = [cost for cost in costs if "task1" in cost.name]
+    assert [(cost.bound, cost.macs) for cost in other_task] == [("skipped", 0)] * 2
