@@ -33,7 +33,7 @@ StepHook = Callable[[int, bool, "Memories"], None]
 """Called with the step's index, whether it ran (or was drained), and the memories after it."""
 
 _FLAGS: dict[Compiler, tuple[str, ...]] = {
-    "clang": ("-std=c++20", "-O1", "-Wall", "-Wextra"),
+    "clang": ("-std=c++20", "-O1", "-Wall", "-Wextra", "-fno-sanitize=undefined", "-fno-exceptions", "-fno-rtti"),
     # the vendor's headers initialise nothing by design; g++ says so at every use
     "g++": ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 }
@@ -88,13 +88,20 @@ def find_ap_types() -> Path | None:
 def _compile(
     unity: Path, library: Path, include: Path, shim: Path, compiler: Compiler, ap_types: Path | None
 ) -> None:
-    """One translation unit: the headers dominate the time of the small files."""
+    """One translation unit, as the headers dominate the time of the small files.
+
+    clang's object is linked without a C++ library: it needs none, and the ziglang package would first compile its own.
+    """
     partial = library.with_suffix(f".{os.getpid()}.so")
-    environment = dict(os.environ)
+    flags = [*_FLAGS[compiler], "-fPIC", f"-I{include}"]
+    log = unity.parent / "compile.log"
     if compiler == "clang":
         cache = str(unity.parent / "zig")
-        environment |= {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
-        command = [sys.executable, "-m", "ziglang", "c++", f"-I{shim}"]
+        environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+        zig, object_file = [sys.executable, "-m", "ziglang"], str(partial.with_suffix(".o"))
+        _call([*zig, "c++", *flags, f"-I{shim}", "-c", str(unity), "-o", object_file], environment, log)
+        _call([*zig, "ld.lld", "-shared", object_file, "-o", str(partial)], environment, log)
+        Path(object_file).unlink()
     else:
         ap_types = ap_types or find_ap_types()
         if ap_types is None:
@@ -105,17 +112,21 @@ def _compile(
         streams = unity.parent / "include"
         streams.mkdir(exist_ok=True)
         shutil.copyfile(shim / "hls_stream.h", streams / "hls_stream.h")
-        command = ["g++", f"-I{streams}", "-isystem", str(ap_types)]
-    command += [*_FLAGS[compiler], "-fPIC", "-shared", f"-I{include}", str(unity), "-o", str(partial)]
+        headers = [f"-I{streams}", "-isystem", str(ap_types)]
+        _call(["g++", *flags, *headers, "-shared", str(unity), "-o", str(partial)], dict(os.environ), log)
+    partial.replace(library)
+
+
+def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise MoehlsError(f"the C++ compiler {command[0]} is not installed; use the one of the ziglang package") from error
-    (unity.parent / "compile.log").write_text(done.stdout + done.stderr)
+        raise MoehlsError(f"the compiler {command[0]} is not installed; clang of the ziglang package would do") from error
+    with log.open("a") as file:
+        file.write(done.stdout + done.stderr)
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
-        raise MoehlsError(f"the C++ of the project does not compile ({first}); see {unity.parent / 'compile.log'}")
-    partial.replace(library)
+        raise MoehlsError(f"the C++ of the project does not compile ({first}); see {log}")
 
 
 @dataclass(frozen=True)

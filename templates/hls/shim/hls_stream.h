@@ -50,42 +50,53 @@ public:
 
 #include <cstdio>
 #include <cstdlib>
-#include <string>
-#include <vector>
 
 namespace hls {
 
 template <class T, int DEPTH = 0> class stream;
 
-/// A queue over a vector; the places already read are given back when it runs empty.
+/// A queue in one piece of memory that grows. It needs nothing of the C++ library, so that an object file links without one.
 template <class T> class stream<T, 0> {
-  std::vector<T> queue;
-  std::size_t head = 0;
-  std::string name;
+  T* places = nullptr;
+  std::size_t head = 0, tail = 0, capacity = 0;
+  const char* name;
+
+  void grow() {
+    const std::size_t count = size();
+    if (head < capacity / 2) capacity *= 2;
+    if (capacity == 0) capacity = 16;
+    T* const moved = static_cast<T*>(std::malloc(capacity * sizeof(T)));
+    if (moved == nullptr) {
+      std::fprintf(stderr, "stream '%s': no memory for %zu values\n", name, count);
+      std::abort();
+    }
+    for (std::size_t i = 0; i < count; ++i) moved[i] = places[head + i];
+    std::free(places);
+    places = moved;
+    head = 0;
+    tail = count;
+  }
 
 public:
-  stream() : name("hls::stream") {}
-  explicit stream(const char* stream_name) : name(stream_name) {}
+  explicit stream(const char* stream_name = "hls::stream") : name(stream_name) {}
   stream(const stream&) = delete;
   stream& operator=(const stream&) = delete;
   ~stream() {
-    if (!empty()) std::fprintf(stderr, "stream '%s': %zu values left unread\n", name.c_str(), size());
+    if (!empty()) std::fprintf(stderr, "stream '%s': %zu values left unread\n", name, size());
+    std::free(places);
   }
 
-  bool empty() const { return head == queue.size(); }
+  bool empty() const { return head == tail; }
   bool full() const { return false; }
-  std::size_t size() const { return queue.size() - head; }
+  std::size_t size() const { return tail - head; }
 
   T read() {
     if (empty()) {
-      std::fprintf(stderr, "stream '%s' is read while empty: the hardware would hang\n", name.c_str());
+      std::fprintf(stderr, "stream '%s' is read while empty: the hardware would hang\n", name);
       std::abort();
     }
-    const T value = queue[head++];
-    if (empty()) {
-      queue.clear();
-      head = 0;
-    }
+    const T value = places[head++];
+    if (empty()) head = tail = 0;
     return value;
   }
   void read(T& value) { value = read(); }
@@ -94,7 +105,10 @@ public:
     value = read();
     return true;
   }
-  void write(const T& value) { queue.push_back(value); }
+  void write(const T& value) {
+    if (tail == capacity) grow();
+    places[tail++] = value;
+  }
   bool write_nb(const T& value) {
     write(value);
     return true;
