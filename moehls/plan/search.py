@@ -6,6 +6,7 @@ equal cycles go to fewer DSPs. The search has no randomness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def search(
         MoehlsError: the settings contradict each other, or nothing fits the board; the message says what would.
     """
     best: tuple[tuple[float, int, int], Shape, Program] | None = None
-    failure = _no_candidate(network, board, settings)
+    failure = math.inf, _no_candidate(network, board, settings)
     program, built = None, (0, 0)
     for candidate in sorted(_candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
         if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
@@ -80,17 +81,17 @@ def search(
         try:
             shape = _fitted(program, candidate, board, settings)
         except MoehlsError as error:
-            failure = str(error)
+            failure = min(failure, (_activation_bits(program, candidate), str(error)))
             continue
         resources = plan_resources(shape)
         if resources.lut > LIMIT * board.lut:
-            failure = f"{resources.lut} LUTs are planned for the smallest shapes, {board.name} has {board.lut}"
+            failure = min(failure, (_activation_bits(program, candidate), _too_many_luts(shape, resources.lut, board)))
             continue
         score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, shape.ports)
         if best is None or score < best[0]:
             best = score, shape, program
     if best is None:
-        raise MoehlsError(failure)
+        raise MoehlsError(failure[1])
     return best[1], best[2]
 
 
@@ -128,6 +129,20 @@ def _fitted(program: Program, candidate: Shape, board: Board, settings: Settings
 def _ideal_cycles(program: Program, shape: Shape, load: ExpertLoad) -> float:
     """Every real multiply-accumulate of the frame on a full array: no shape can do better."""
     return frame_macs(program, load) / shape.macs_a_cycle
+
+
+def _activation_bits(program: Program, shape: Shape) -> float:
+    """Size of an activation memory: what fails with the smallest one is what the user should hear of."""
+    bits = shape.block * shape.precision.activation_bits + 8
+    return float(program.requirements.activation_depth * shape.token_parallel * bits)
+
+
+def _too_many_luts(shape: Shape, luts: int, board: Board) -> str:
+    return (
+        f"{shape.token_parallel} tokens and blocks of {shape.block} channels in parallel take about {luts} LUTs, "
+        f"{board.name} has {LIMIT * board.lut:.0f} (of {board.lut}, less a reserve); set a smaller token_parallel, "
+        "block or epilogue_lanes, or choose a larger board"
+    )
 
 
 def _choices(fixed: int | None, choices: Iterable[int]) -> Iterable[int]:
