@@ -229,8 +229,8 @@ class Builder:
             return self.gelu(self.linear(value.pre), value.form)
         if isinstance(value, Sum):
             left, right = self.materialise(value.left).base, self.materialise(value.right).base
-            order = [operation.output for operation in self.operations]
-            first, second = sorted((left.name, right.name), key=order.index)
+            order = {operation.output: place for place, operation in enumerate(self.operations)}
+            first, second = sorted((left.name, right.name), key=lambda name: order.get(name, -1))
             return Base(self.emit(Add, "add", left=first, right=second), left.tokens, left.channels)
         if isinstance(value, Pointwise):
             return self._base(self.activation(value))

@@ -52,8 +52,8 @@ def check_network(network: Network, path: Path, routers: Mapping[str, RouteSourc
                 if not error <= BOUND:
                     where = f"{what} of task {task}" if network.tasks > 1 else what
                     raise MoehlsError(
-                        f"{network.name}: the recognised network does not compute what the file computes: {where} differs "
-                        f"by {error:.2g} relative to onnxruntime on random input (float32 rounding stays below {BOUND:g}); "
+                        f"{network.name}: the recognised network does not compute what the file does: {where} "
+                        f"differs by {error:.2g} relative to onnxruntime on random input (float32 rounding: below {BOUND:g}); "
                         "the graph has a form that is misread: export it in a form of docs/frontend.md and report it"
                     )
                 worst = max(worst, error)

@@ -7,14 +7,15 @@ row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from moehls.frontend.layout import Array, LayoutError
-from moehls.frontend.values import Mixture, RouteSource
+from moehls.frontend.values import ExpertTerm, Mixture, RouteSource
 from moehls.network.operations import FloatArray, GateNormalisation
 
 TOLERANCE = 1e-5
@@ -80,20 +81,21 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     """
     logits = flat_logits(mixture.source)
     experts = logits.shape[1]
-    coefficients = np.stack([term.coefficient for term in mixture.terms], axis=1)
+    found = mixture.terms if len(mixture.terms) <= experts else _merged(mixture.terms)
+    coefficients = np.stack([term.coefficient for term in found], axis=1)
     used = int((coefficients != 0).sum(axis=1).max())
     if not 1 <= used <= experts:
         raise LayoutError(f"{used} expert outputs are added for a token, but the router has {experts} columns")
-    if len(mixture.terms) != experts:
+    if len(found) != experts:
         raise LayoutError(
-            f"{len(mixture.terms)} experts meet a router of {experts} columns"
-            + ("; were unused experts left out at export?" if len(mixture.terms) < experts else "")
+            f"{len(found)} experts meet a router of {experts} columns"
+            + ("; were unused experts left out at export?" if len(found) < experts else "")
         )
     for normalisation in get_args(GateNormalisation):
         expected = gate_weights(logits, used, normalisation)
         columns = _columns(coefficients, expected)
         if columns is not None:
-            terms = [mixture.terms[columns.index(expert)] for expert in range(experts)]
+            terms = [found[columns.index(expert)] for expert in range(experts)]
             arrays = {
                 "first_weight": np.stack([term.first for term in terms]),
                 "first_bias": np.stack([term.first_bias for term in terms]),
@@ -105,6 +107,17 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
         "nor over the chosen ones gives them on sampled logits"
     )
+
+
+def _merged(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
+    """Terms with the same weights (the same expert in several slots) as one term with the sum of their coefficients."""
+    known: dict[tuple[bytes, ...], ExpertTerm] = {}
+    for term in terms:
+        arrays = (term.first, term.first_bias, term.second, term.second_bias)
+        key = tuple(hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest() for array in arrays)
+        same = known.get(key)
+        known[key] = term if same is None else replace(same, coefficient=same.coefficient + term.coefficient)
+    return tuple(known.values())
 
 
 def _columns(coefficients: Array, expected: Array) -> list[int] | None:

@@ -147,7 +147,7 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     images: list[tuple[str, tuple[int, ...]]] = []
     task: list[str] = []
     for value in graph.inputs:
-        shape = tuple(int(size) for size in value.shape or ())
+        shape = tuple(value.shape.numpy()) if value.shape is not None else ()
         if value.dtype is not None and value.dtype.is_integer() and np.prod(shape, dtype=int) == 1:
             task.append(value.name or "")
         elif value.dtype == ir.DataType.FLOAT and len(shape) in (3, 4) and value.name not in graph.initializers:

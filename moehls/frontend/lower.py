@@ -201,7 +201,7 @@ class _Reader:
         """A stand-in for the output of a refused node: plain tokens where the shape tells, else unknown."""
         if output.shape is None or not output.shape.is_static():
             return Unknown()
-        shape = tuple(int(size) for size in output.shape)
+        shape = tuple(output.shape.numpy())
         counts = {value.layout.tokens for value in inputs if isinstance(value, TOKENS)} - {1}
         dims = [dim for dim, size in enumerate(shape) if size in counts]
         if len(dims) != 1 or len(counts) != 1:
@@ -232,10 +232,11 @@ class _Reader:
 
 
 def _noise(node: ir.Node, inputs: list[Value]) -> Result:
-    """Noise times zero is zero; any other use of noise is refused."""
+    """Noise times zero is zero, times another constant still noise; any other use of noise is refused."""
     shape = np.broadcast_shapes(*(shape_of(value) or () for value in inputs))
-    if node.op_type == "Mul" and any(isinstance(value, Constant) and not value.array.any() for value in inputs):
-        return Constant(np.broadcast_to(np.float32(0), shape))
+    constants = [value.array for value in inputs if isinstance(value, Constant)]
+    if node.op_type == "Mul" and constants:
+        return Noise(shape) if constants[0].any() else Constant(np.zeros(shape, np.float32))
     raise UnsupportedError("random noise takes part in the result", "export in eval mode (model.eval())")
 
 

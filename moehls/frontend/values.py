@@ -288,7 +288,8 @@ def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
     if isinstance(value, Hidden):
         changes["pre"] = restructure(value.pre, layout, move)
         return replace(value, **changes)
-    changes = {
+    changes["layout"] = layout
+    changes |= {
         name: move(getattr(value, name)) for name in _COMPONENTS[type(value)] if getattr(value, name) is not None
     }
     if isinstance(value, (Affine, FeedForward)) and value.selector is not None:
@@ -296,7 +297,7 @@ def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
         changes["selector"] = replace(value.selector, samples=moved)
     if isinstance(value, FeedForward) and value.coefficient is not None:
         changes["coefficient"] = tuple(move(sample) for sample in value.coefficient)
-    return replace(value, layout=layout, **changes)
+    return replace(value, **changes)
 
 
 def shape_of(value: Value) -> tuple[int, ...] | None:

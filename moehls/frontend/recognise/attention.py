@@ -111,11 +111,10 @@ def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: f
     if query.layout.tokens != key.layout.tokens:
         raise UnsupportedError("queries and keys are not of the same tokens", _REMEDY)
     scale *= query.factor * key.factor
-    bases = [
-        builder.linear(replace(part, factor=factor), role)
-        for part, factor, role in ((query, 1.0, "query"), (key, 1.0, "key"), (value, value.factor, "value"))
-    ]
-    return rows(builder.attention(*bases, heads=heads, scale=scale), value.layout)
+    q = builder.linear(replace(query, factor=1.0), "query")
+    k = builder.linear(replace(key, factor=1.0), "key")
+    v = builder.linear(value, "value")
+    return rows(builder.attention(q, k, v, heads, scale), value.layout)
 
 
 def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Result:

@@ -224,11 +224,11 @@ def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if all(isinstance(value, FeedForward) for value in inputs):
         return _stack([value for value in inputs if isinstance(value, FeedForward)], dim)
     parts = [
-        context.builder.materialise(value) if not isinstance(value, (Affine, Constant, PerTask)) else value
+        context.builder.materialise(value) if isinstance(value, TOKENS) and not isinstance(value, Affine) else value
         for value in inputs
     ]
     like = next(part for part in parts if isinstance(part, Affine))
-    return _join([_as_affine(part, like, dim) for part in parts], dim)
+    return _join([_as_affine(part, like, dim) for part in parts if isinstance(part, (Affine, Constant, PerTask))], dim)
 
 
 def _as_affine(part: Affine | Constant | PerTask, like: Affine, dim: int) -> Affine:

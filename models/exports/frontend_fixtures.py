@@ -1,0 +1,133 @@
+"""Writes the front end's test fixtures: small exports of every form, by both exporters, over the opsets.
+
+    python -m models.exports.frontend_fixtures tests/frontend/fixtures
+
+Each file is named form-exporteropset.onnx and has random weights; the same call gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import onnx
+import torch
+from torch import Tensor
+
+from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, Form, SmallVit
+from models.m3vit import initialise
+
+Exporter = Literal["ts", "dynamo"]
+
+FORMS: dict[str, Form] = {
+    "plain": Form(experts="none"),
+    "embed_reshape": Form(embed="conv_reshape", experts="none"),
+    "embed_channels_last": Form(embed="conv_last", experts="none"),
+    "embed_linear": Form(embed="linear", experts="none"),
+    "embed_linear_channels_last": Form(embed="linear_channels_last", experts="none"),
+    "no_class_token": Form(tokens="none", head="none", experts="none"),
+    "position_first": Form(tokens="position_first", experts="none"),
+    "registers": Form(tokens="registers", experts="none"),
+    "distilled": Form(tokens="distilled", head="averaged", experts="none"),
+    "norm_written": Form(norm="power", experts="none"),
+    "norm_product": Form(norm="product", experts="none"),
+    "norm_rsqrt": Form(norm="rsqrt", experts="none"),
+    "three_matrices": Form(attention="three", experts="none"),
+    "qkv_chunk": Form(attention="chunk", experts="none"),
+    "qkv_index": Form(attention="index", experts="none"),
+    "qkv_no_bias": Form(attention="no_bias", experts="none"),
+    "sdpa": Form(attention="sdpa", experts="none"),
+    "attention_bmm": Form(attention="bmm", experts="none"),
+    "attention_einsum": Form(attention="einsum", experts="none"),
+    "attention_scaled_query": Form(attention="scaled_query", experts="none"),
+    "mlp_flat": Form(mlp="flat", experts="none"),
+    "mlp_matrix_left": Form(mlp="matrix_left", experts="none"),
+    "layer_scale": Form(scale=True, experts="none"),
+    **{f"gelu_{name}": Form(gelu=name, experts="none") for name in GELUS},
+    "head_before_norm": Form(head="before_norm", experts="none"),
+    "head_norm_of_class": Form(head="norm_of_class", experts="none"),
+    "head_all_tokens": Form(head="all_tokens", experts="none"),
+    "heads_two": Form(head="two", experts="none"),
+    "experts_dense": Form(experts="dense"),
+    "experts_bmm": Form(experts="bmm"),
+    "experts_matmul_gates": Form(experts="matmul_gates"),
+    "experts_loop": Form(experts="loop"),
+    "experts_loop_sum": Form(experts="loop_sum"),
+    "experts_stack_gather": Form(experts="stack_gather"),
+    "experts_gather": Form(experts="gather"),
+    "experts_gather_flat": Form(experts="gather_flat"),
+    "experts_gather_slots": Form(experts="gather_slots"),
+    "experts_layer_scale": Form(experts="dense", scale=True),
+    "gate_topk_softmax": Form(gate="topk_softmax"),
+    "gate_renormalise": Form(gate="renormalise", experts="loop"),
+    "gate_m3vit": Form(gate="m3vit", experts="gather"),
+    "task_stacked": Form(task="stacked"),
+    "task_joined": Form(task="joined", experts="loop"),
+}
+OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
+    "plain": tuple((exporter, opset) for exporter in ("ts", "dynamo") for opset in range(17, 24)),
+    "sdpa": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
+    "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
+}
+USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
+DYNAMIC: tuple[str, ...] = ("plain", "experts_dense")
+"""Forms also exported with a named batch dimension."""
+
+
+def export_form(form: Form, exporter: Exporter, opset: int, dynamic: bool = False) -> bytes:
+    """One ONNX file of a `SmallVit`."""
+    model = SmallVit(form).eval()
+    initialise(model, 0)
+    inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH),)
+    names = ["image"]
+    if form.task != "none":
+        inputs += (torch.tensor(0),)
+        names.append("task")
+    options: dict[str, Any] = {"opset_version": opset, "input_names": names}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        if exporter == "ts":
+            axes = {"image": {0: "batch"}} if dynamic else None
+            buffer = io.BytesIO()
+            torch.onnx.export(model, inputs, cast(Any, buffer), dynamo=False, dynamic_axes=axes, **options)
+            proto = onnx.load_from_string(buffer.getvalue())
+        else:
+            shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if dynamic else None
+            program = torch.onnx.export(model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, **options)
+            proto = cast(torch.onnx.ONNXProgram, program).model_proto
+    _strip(proto)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Keep the module scopes; stack traces name the folders of the exporting machine."""
+    for node in proto.graph.node:
+        node.ClearField("doc_string")
+        kept = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    for entry in (proto, proto.graph):
+        del entry.metadata_props[:]
+    del proto.graph.value_info[:]
+
+
+def main(folder: Path) -> None:
+    """Write all fixtures to `folder`."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, form in FORMS.items():
+        for exporter, opset in OPSETS.get(name, USUAL):
+            (folder / f"{name}-{exporter}{opset}.onnx").write_bytes(export_form(form, exporter, opset))
+    for name in DYNAMIC:
+        for exporter, opset in USUAL:
+            (folder / f"{name}_dynamic-{exporter}{opset}.onnx").write_bytes(
+                export_form(FORMS[name], exporter, opset, True)
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
