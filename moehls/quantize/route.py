@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from moehls.integer.operations import IntegerRoute
+from moehls.integer.operations import Format, IntegerRoute
 from moehls.network.operations import Route
 from moehls.quantize.builder import Builder, flat, narrow
 from moehls.quantize.fixed_point import factor, rounded
@@ -48,6 +48,8 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         biases.append(best[2])
         multipliers.append(best[3].multiplier)
         shifts.append(best[3].shift)
+    one = np.full(1, 2.0**-precision.gate_fraction)
+    builder.formats[route.output] = Format("routing", precision.gate_fraction + 1, False, one, np.zeros(1))
     return IntegerRoute(
         route.name,
         fine,
