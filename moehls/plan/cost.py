@@ -22,7 +22,7 @@ from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Flag, Instruction, Kind
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program, Step
 
-Bound = Literal["stream", "multiply", "epilogue", "write", "weights", "memory", "skipped"]
+Bound = Literal["stream", "multiply", "epilogue", "write", "memory", "skipped"]
 ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
 _FILL_ENGINE, _FILL_NORM, _FILL_ROUTE, _FILL_OTHER, _DRAM_LATENCY = 60, 60, 40, 12, 120

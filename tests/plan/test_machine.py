@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moehls.integer.host import quantise_image
-from moehls.integer.operations import IntegerAttention, IntegerNetwork
+from moehls.integer.operations import (
+    Epilogue,
+    GeluRequantise,
+    IntegerAttention,
+    IntegerLinear,
+    IntegerNetwork,
+    IntegerOutput,
+    Raw,
+    Requantise,
+    Scaling,
+)
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan.layout import (
     activation_tensor,
@@ -98,6 +108,39 @@ def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     assert_equals_reference(replace(network, operations=tuple(loud)), 2, 8, 0)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(1, 2), (5, 11), (3, 7)])
+def test_a_norm_of_some_tokens_starts_in_any_lane(start: int, stop: int) -> None:
+    network = random_integer_network(4)
+    some = [
+        replace(operation, start=start, stop=stop) if operation.name == "final" else operation  # type: ignore[call-arg]
+        for operation in network.operations
+    ]
+    assert_equals_reference(replace(network, operations=tuple(some)), 4, 8, 0)
+
+
+def test_linears_in_a_row_go_to_and_fro_between_two_memories() -> None:
+    network = random_integer_network(6)
+    rng = np.random.default_rng(0)
+
+    def layer(name: str, source: str, out: int, channels: int, epilogue: Epilogue) -> IntegerLinear:
+        weight = rng.integers(-127, 128, (out, channels)).astype(np.int8)
+        bias, multiplier = rng.integers(-999, 999, out), rng.integers(1, 1 << 16, out)
+        return IntegerLinear(name, source, name, weight, Scaling(bias, multiplier, np.full(out, 20)), epilogue)
+
+    gelu = GeluRequantise(rng.integers(0, 256, 21), 9, 1000)
+    chain = (
+        layer("first", "final.operand", 21, 30, gelu),
+        layer("second", "first", 13, 21, Requantise()),
+        layer("third", "second", 9, 13, Requantise()),
+        layer("shown", "third", 5, 9, Raw()),
+        layer("again", "second", 17, 13, Raw()),
+        layer("beside", "final.operand", 3, 30, Raw()),
+    )
+    outputs = tuple(IntegerOutput(name, name, (1, 1)) for name in ("again", "shown", "beside"))
+    long = replace(network, operations=network.operations + chain, outputs=network.outputs + outputs)
+    assert_equals_reference(long, 3, 8, 1)
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_random_networks_on_random_shapes(data: st.DataObject) -> None:
@@ -118,5 +161,5 @@ def test_random_networks_on_random_shapes(data: st.DataObject) -> None:
         patch=(2, 3),
         head=data.draw(st.sampled_from([0, 9])),
     )
-    network = random_integer_network(data.draw(st.integers(0, 99)), W8A8, sizes)
+    network = random_integer_network(data.draw(st.integers(0, 99)), data.draw(st.sampled_from([W8A8, W16A16])), sizes)
     assert_equals_reference(network, data.draw(st.integers(1, block)), block, 0)
