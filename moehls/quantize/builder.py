@@ -16,7 +16,7 @@ from moehls.network.operations import Experts, Linear
 from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.structure import Structure
-from moehls.quantize.weights import round_weights, weight_steps
+from moehls.quantize.weights import round_weights, second_moments, weight_steps
 
 
 @dataclass
@@ -93,7 +93,7 @@ def quantise_rows(
     weight: RealArray,
     bias: RealArray,
     grid: Grid,
-    moments: tuple[RealArray, RealArray],
+    inputs: IntArray,
     unit: RealArray,
     largest: int,
     precision: Precision,
@@ -107,15 +107,15 @@ def quantise_rows(
         weight: `[out, in]`.
         bias: `[out]`.
         grid: of the input.
-        moments: mean `[in]` and covariance `[in, in]` of the input integers.
+        inputs: `[rows, in]` input integers of the calibration data.
         unit: `[out]`, real value of one output integer.
         largest: largest magnitude of an input integer.
         precision: bit widths.
         offset: output integer of the real 0, fractional.
-        target: `[out]`, mean output to be met by the choice of the bias; without it the bias stays as it is.
+        target: `[rows, out]`, output whose mean the bias is to meet; without it the bias stays as it is.
         trust: how much of the correction to the mean to take, 0 … 1.
     """
-    mean, covariance = moments
+    mean, covariance = second_moments(inputs)
     limit = (1 << (precision.weight_bits - 1)) - 1
     room = 1 << (precision.accumulator_bits - 1)
     scaled = weight * grid.scale
@@ -129,7 +129,7 @@ def quantise_rows(
         correct = plain
         if target is not None:
             reached = integers @ mean * step
-            correct = plain + trust * (target - reached - plain)
+            correct = plain + trust * (target.mean(axis=0) - reached - plain)
         integer_bias = rounded((correct + offset * unit) / step)
         peak = np.abs(integer_bias) + np.abs(integers).sum(axis=1) * largest
         if (peak < room).all():

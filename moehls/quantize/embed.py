@@ -10,7 +10,6 @@ from moehls.integer.precision import Precision
 from moehls.network.operations import Embed, FloatArray, NetworkInput
 from moehls.quantize.builder import Builder, flat, narrow, quantise_rows
 from moehls.quantize.fixed_point import Grid, rounded, significant
-from moehls.quantize.weights import second_moments
 
 _PIXEL_LEVELS = 255
 """images are made of 8-bit pixels, whatever the precision"""
@@ -73,9 +72,8 @@ def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> Integ
     pixels = flat(builder.data.integer(embed.input))
     unit = np.full(channels, builder.residual)
     largest = (1 << precision.activation_bits) - 1
-    moments = second_moments(pixels)
     rows = quantise_rows(
-        weight, -(weight @ grid.base), grid, moments, unit, largest, precision
+        weight, -(weight @ grid.base), grid, pixels, unit, largest, precision
     )  # no bias: a row without a patch must give 0
     target = builder.data.real(embed.output).mean(axis=0)
     patches = builder.data.integer(embed.input) @ rows.weight.T * rows.step

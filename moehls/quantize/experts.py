@@ -13,7 +13,6 @@ from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.fixed_point import Grid
 from moehls.quantize.linear import gelu_grid, gelu_steps
 from moehls.quantize.structure import ExpertsStep
-from moehls.quantize.weights import second_moments
 from moehls.reference.linear import gelu_requantise
 from moehls.reference.product import product
 
@@ -34,12 +33,10 @@ def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
     for e, (rows, own) in enumerate(tokens):
         weight, bias = experts.first_weight[e].astype(np.float64), experts.first_bias[e].astype(np.float64)
         hidden = real[rows] @ weight.T + bias
-        moments = second_moments(integer[rows])
-        target, trust = hidden.mean(axis=0), own / (own + _FEW)
+        trust = own / (own + _FEW)
         grid, largest = builder.grids[experts.input], (1 << precision.activation_bits) - 1
-        first.append(quantise_rows(weight, bias, grid, moments, unit, largest, precision, 0.0, target, trust))
-        activated = gelu_real(hidden, experts.form)
-        steps.append(gelu_steps(activated, [experts.second_weight[e].astype(np.float64)], experts.form, precision))
+        first.append(quantise_rows(weight, bias, grid, integer[rows], unit, largest, precision, 0.0, hidden, trust))
+        steps.append(gelu_steps(hidden, [experts.second_weight[e].astype(np.float64)], experts.form, precision))
     epilogue, grids = gelu_grid(np.stack(steps), experts.form, precision)
     second = [
         _second(step, e, rows, own, first[e], epilogue, Grid(grids.scale[e], grids.offset[e]), real, integer, builder)
@@ -79,11 +76,11 @@ def _second(
     accumulator = product(integer[rows], first.weight)
     hidden = gelu_requantise(accumulator, first.scaling, of_expert, precision, experts.form)
     exact = gelu_real(real[rows] @ experts.first_weight[e].T.astype(np.float64) + experts.first_bias[e], experts.form)
-    target = (exact @ weight.T + bias).mean(axis=0)
+    target = exact @ weight.T + bias
     unit = np.full(len(bias), builder.residual * 2.0**-precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
-    moments, trust = second_moments(hidden), own / (own + _FEW)
-    return quantise_rows(weight, bias, grid, moments, unit, largest, precision, 0.0, target, trust)
+    trust = own / (own + _FEW)
+    return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)
 
 
 def _tokens(chosen: IntArray, e: int) -> tuple[IntArray, int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import sys
+sys.path.insert(0,'/tmp/q')
+from floatops import gelu as gelu_real
 
 from moehls.integer.operations import (
     AddResidual,
@@ -21,11 +24,9 @@ from moehls.network.operations import GeluForm, Linear
 from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.fixed_point import Grid
-from moehls.quantize.ranges import balanced_steps, clipped_range
+from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
 from moehls.quantize.structure import AttentionInputStep, GeluStep, OutputStep, ResidualStep
-from moehls.quantize.weights import second_moments
 
-_HEADROOM = 1.15
 
 
 def convert_attention_input(step: AttentionInputStep, builder: Builder) -> IntegerLinear:
@@ -61,20 +62,20 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
     precision, form = builder.precision, step.gelu.form
     unit = np.full(len(step.linear.bias), 2.0**-precision.gelu_fraction)
     rows = _rows(step.linear, builder, unit, builder.target(step.linear.output))
-    activated = builder.target(step.gelu.output)
-    wanted = gelu_steps(activated, builder.readers(step.gelu.output), form, precision)
+    wanted = gelu_steps(builder.target(step.linear.output), builder.readers(step.gelu.output), form, precision)
     epilogue, grid = gelu_grid(wanted, form, precision)
     builder.add(step.gelu.output, "operand", precision.activation_bits, False, grid)
     return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
 
 
-def gelu_steps(activated: RealArray, matrices: list[RealArray], form: GeluForm, precision: Precision) -> RealArray:
-    """Steps `[channels]` of the unsigned operand for GELU outputs `[rows, channels]`."""
+def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: GeluForm, precision: Precision) -> RealArray:
+    """Steps `[channels]` of the unsigned operand for GELU inputs `[rows, channels]`."""
     levels = (1 << precision.activation_bits) - 1
     lowest = float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
-    _, high = clipped_range(activated, levels, _HEADROOM)
+    futures = [gelu_real(x, form) for x in unseen(hidden)]
+    _, high = clipped_range(futures, levels)
     least = np.maximum(high + lowest, lowest / 2) / levels
-    return balanced_steps(least, activated.std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
+    return balanced_steps(least, futures[0].std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
 
 
 def gelu_grid(steps: RealArray, form: GeluForm, precision: Precision) -> tuple[GeluRequantise, Grid]:
@@ -100,12 +101,12 @@ def _rows(
         builder.weight(linear),
         builder.bias(linear),
         builder.grids[linear.input],
-        second_moments(flat(builder.data.integer(linear.input))),
+        flat(builder.data.integer(linear.input)),
         unit,
         (1 << builder.precision.activation_bits) - 1,
         builder.precision,
         offset,
-        target.mean(axis=0),
+        target,
     )
 
 

@@ -7,10 +7,9 @@ import numpy as np
 from moehls.integer.operations import IntegerNorm, Scaling
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded
-from moehls.quantize.ranges import balanced_steps, clipped_range
+from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
 from moehls.quantize.structure import NormStep
 
-_HEADROOM = 1.1
 _GAIN_BITS = 15
 _LARGEST_SHIFT = 15
 """keeps the bias, which has `shift` fraction bits below the fine value, within 32 bits"""
@@ -26,7 +25,7 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
     precision = builder.precision
     x = builder.target(step.output)
     levels = (1 << precision.activation_bits) - 1
-    low, high = clipped_range(x, levels, _HEADROOM)
+    low, high = clipped_range(unseen(x), levels)
     operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit)
     gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
     one = float(1 << precision.norm_fraction)

@@ -33,7 +33,7 @@ from moehls.quantize.structure import (
 Progress = Callable[[int, int, str], None]
 """called with the number of operations done, of all, and the name of the one that comes next"""
 
-_RESIDUAL_HEADROOM = 1.75
+_RESIDUAL_HEADROOM = 1.3
 
 
 def quantize(

@@ -12,40 +12,63 @@ import numpy as np
 
 from moehls.integer.operations import RealArray
 
-_SHRINK = np.arange(1.0, 0.25, -0.05)
+STRETCHES = (1.0, 1.2, 1.5, 2.5)
+import os
+_WEIGHTS = eval(os.environ.get('WT','(0.5, 0.3, 0.19, 0.01)'))
+"""what is expected of data beyond the calibration: its values stretched so far, with these shares"""
+_BINS = 512
+_ENDS = np.arange(0.04, 1.001, 0.01)
+"""candidates for an end of a range, as shares of the largest value"""
+_CLIPPING = np.maximum(np.arange(_BINS + 1) / _BINS - _ENDS[:, None], 0) ** 2
 _ROUNDING_GAIN = 0.3
 """share of the error of plainly rounded weights that error-compensated rounding leaves"""
 _SMALLEST_STEP = 1e-3
 """of a channel, as a share of the largest of its tensor"""
 
 
-def clipped_range(x: RealArray, levels: int, headroom: float) -> tuple[RealArray, RealArray]:
+def unseen(x: RealArray) -> list[RealArray]:
+    """Data `[rows, channels]` as it may come: stretched from the mean of each channel by each factor of `STRETCHES`."""
+    centre = x.mean(axis=0)
+    return [centre + stretch * (x - centre) for stretch in STRETCHES]
+
+
+def clipped_range(futures: Sequence[RealArray], levels: int) -> tuple[RealArray, RealArray]:
     """The range `low, high` `[channels]` with the least mean squared error of rounding and clipping.
 
     Args:
-        x: `[rows, channels]`.
+        futures: `[rows, channels]`, one for each factor of `STRETCHES`.
         levels: number of steps the range is divided into.
-        headroom: factor on both sides (from the mean) for values beyond the calibration data.
     """
-    centre = x.mean(axis=0)
-    spread = x - centre
-    high, low = np.maximum(spread.max(axis=0), 0), np.maximum(-spread.min(axis=0), 0)
-    for _ in range(2):
-        high = _best_end(spread, high, low, levels)
-        low = _best_end(-spread, low, high, levels)
-    return centre - headroom * low, centre + headroom * high
+    centre = futures[0].mean(axis=0)
+    up, down = _Tail([x - centre for x in futures]), _Tail([centre - x for x in futures])
+    high, low = up.largest, down.largest
+    for _ in range(3):
+        high = up.best_end(low, levels)
+        low = down.best_end(high, levels)
+    return centre - low, centre + high
 
 
-def _best_end(x: RealArray, end: RealArray, other: RealArray, levels: int) -> RealArray:
-    """The upper end, at most `end`, of least error with the lower end `-other`."""
-    best, least = end, np.full(end.shape, np.inf)
-    for shrink in _SHRINK:
-        candidate = end * shrink
-        clipped = (np.maximum(x - candidate, 0) ** 2).mean(axis=0)
-        error = ((candidate + other) / levels) ** 2 / 12 + clipped
-        better = error < least * (1 - 1e-9)
-        best, least = np.where(better, candidate, best), np.where(better, error, least)
-    return best
+class _Tail:
+    """The positive values of each channel, as a histogram up to the largest, and what clipping them costs."""
+
+    def __init__(self, futures: list[RealArray]) -> None:
+        self.largest = np.maximum(np.max([x.max(axis=0) for x in futures], axis=0), 0)
+        inverse = np.where(self.largest > 0, _BINS / np.where(self.largest > 0, self.largest, 1), 0)
+        channels = len(self.largest)
+        share = np.zeros((channels, _BINS + 1))
+        for x, weight in zip(futures, _WEIGHTS, strict=True):
+            bins = np.clip(np.ceil(x * inverse), 0, _BINS).astype(np.int64) + (_BINS + 1) * np.arange(channels)
+            count = np.bincount(bins.reshape(-1), minlength=share.size).reshape(share.shape)
+            share += weight / len(x) * count
+        self.clipping = share @ _CLIPPING.T * self.largest[:, None] ** 2
+        """[channels, ends]: mean squared error of clipping at each of `_ENDS`"""
+
+    def best_end(self, other: RealArray, levels: int) -> RealArray:
+        """The end `[channels]` of least error, the range having the end `other` on the other side."""
+        ends = _ENDS * self.largest[:, None]
+        rounding = ((ends + other[:, None]) / levels) ** 2 / 12
+        best = np.argmin(rounding + self.clipping, axis=1)
+        return np.take_along_axis(ends, best[:, None], axis=1)[:, 0]
 
 
 def balanced_steps(least: RealArray, deviation: RealArray, matrices: Sequence[RealArray], limit: int) -> RealArray:
