@@ -151,7 +151,7 @@ def _values(memory: str, program: Program, shape: Shape) -> list[dict[str, Any]]
                 key,
                 {
                     "name": access.value,
-                    "kind": kinds.get(access.value, "temporary"),
+                    "kind": "residual" if memory == "residual" else kinds.get(access.value, "temporary"),
                     "base": place.base,
                     "words": _words(place, shape),
                     "first_step": number,

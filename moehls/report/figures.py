@@ -205,9 +205,9 @@ def routing(layers: Sequence[Json], task: int) -> Figure:
             title = f"{layer['name']}, expert {e}: {count:,} tokens, {100 * share:.1f} %"
             x, y = left + e * width, top + r * row
             rects.append(Rect(x, y, width - 2, row - 2, "cell"))
-            rects.append(Rect(x, y, width - 2, row - 2, "heat", title, round(share / most, 3)))
+            rects.append(Rect(x, y, width - 2, row - 2, "heat", title, round((share / most) ** 0.7, 3)))
             if width > 34 and count:
-                style = "hot" if share / most > 0.55 else "cold"
+                style = "hot" if (share / most) ** 0.7 > 0.55 else "cold"
                 texts.append(Text(x + width / 2 - 1, y + 15.5, f"{100 * share:.0f}", "middle", style))
     return Figure(
         top + len(layers) * row + 4,

@@ -34,7 +34,7 @@ def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     fidelity = (summary["verification"] or {}).get("fidelity") or {}
-    routing = fidelity.get("routing", [])
+    routing = _by_block(fidelity.get("routing", []), summary["recognised"])
     tasks = [t for t in range(manifest["tasks"]) if any(layer["tokens"][t] for layer in routing)]
     blocks = model_blocks(summary["recognised"])
     return environment.get_template("index.html.j2").render(
@@ -67,7 +67,7 @@ def tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
     """The figures at the top of the page."""
     measured = "RTL" if summary["cycles_rtl"] is not None else "estimated"
     found = [
-        _tile(f"{summary['latency_ms']:.2f} ms", f"an image, {measured}"),
+        _tile(_time(summary["latency_ms"]), f"an image, {measured}"),
         _tile(f"{summary['fps']:,.0f}", "images a second"),
         _tile(f"{summary['weight_bytes'] / 1e6:.1f} MB", "weight stream an image"),
         _tile(_decibel(summary["sqnr_forced_db"]), "SQNR, routing forced", summary["sqnr_forced_db"] is None),
@@ -133,6 +133,18 @@ def _legend(blocks: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _tile(value: str, name: str, waiting: bool = False) -> dict[str, str]:
     return {"value": value, "name": name, "style": "wait" if waiting else ""}
+
+
+def _by_block(routing: list[dict[str, Any]], recognised: dict[str, Any]) -> list[dict[str, Any]]:
+    """Routers under the number of their block."""
+    numbers = [n for n, block in enumerate(recognised["blocks"]) if block["feed_forward"] == "experts"]
+    if len(numbers) != len(routing):
+        return routing
+    return [layer | {"name": f"block {n}"} for n, layer in zip(numbers, routing, strict=True)]
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:.2f} ms" if milliseconds >= 0.1 else f"{1e3 * milliseconds:.1f} µs"
 
 
 def _decibel(value: float | None) -> str:
