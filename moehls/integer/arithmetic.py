@@ -86,6 +86,14 @@ def exp2_at(value: IntArray, exponent: IntArray, maximum: IntArray) -> IntArray:
     return value >> shift
 
 
+def halved(value: IntArray, times: IntArray) -> IntArray:
+    """`value` ≥ 0 of at most 16 bits halved `times` times, each half rounded to even; 17 halvings leave nothing."""
+    result = value
+    for done in range(min(int(times.max(initial=0)), 17)):
+        result = np.where(times > done, (result + ((result >> 1) & 1)) >> 1, result)
+    return result
+
+
 def gelu(g: IntArray, precision: Precision, form: GeluForm) -> IntArray:
     """GELU of g (gelu_fraction bits) as `ReLU(g) - δ(|g|)` with delta_fraction bits."""
     table = delta_table(form, precision.delta_fraction, precision.delta_step)

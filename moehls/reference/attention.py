@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moehls.integer.arithmetic import exp2, exp2_at, reciprocal, requantise, rs, sat
+from moehls.integer.arithmetic import exp2, halved, reciprocal, requantise, rs, sat
 from moehls.integer.operations import IntArray, IntegerAttention
 from moehls.integer.precision import Precision
 from moehls.reference.product import product
@@ -16,7 +16,7 @@ def attention(
     per_head = (operation.score_multiplier[:, None, None], operation.score_shift[:, None, None])
     t = sat(requantise(product(q, k), 0, *per_head, precision), precision.score_bits)
     p, c = exp2(t, precision.score_fraction, (1 << precision.activation_bits) - 1)
-    p = exp2_at(p, c, c.max(axis=2, keepdims=True))
+    p = halved(p, c.max(axis=2, keepdims=True) - c)
     r, length = reciprocal(p.sum(axis=2, keepdims=True))
     context = product(p, v.swapaxes(1, 2))
     z = sat(rs(context * r, length + 16 - precision.context_fraction), precision.requantised_bits)

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from moehls.integer.arithmetic import bit_length, exp2, exp2_at, gelu, reciprocal, requantise, rs, rsqrt, sat, usat
+from moehls.integer.arithmetic import (
+    bit_length,
+    exp2,
+    exp2_at,
+    gelu,
+    halved,
+    reciprocal,
+    requantise,
+    rs,
+    rsqrt,
+    sat,
+    usat,
+)
 from moehls.integer.precision import PRECISIONS, W8A8, W16A16, Precision
 from moehls.integer.tables import delta_table, exp2_table
 from moehls.network.operations import GeluForm
@@ -129,6 +141,26 @@ def test_exp2_values_do_not_depend_on_order_or_blocking(scores: list[int]) -> No
         maximum = max([e, *(m for _, m in running)])
         running = [(p >> min(maximum - m, 31), maximum) for p, m in [*running, (v, e)]]
     assert [p for p, _ in running] == whole.tolist()
+
+
+@given(st.integers(0, 65535), st.integers(0, 20), st.integers(0, 20))
+def test_halvings_compose(value: int, first: int, second: int) -> None:
+    once = halved(scalar(value), scalar(first + second))
+    assert halved(halved(scalar(value), scalar(first)), scalar(second)) == once
+
+
+@pytest.mark.parametrize("times", range(1, 7))
+def test_halvings_have_no_bias(times: int) -> None:
+    """Over the upper half of 8 bits, where the exponential's table lies, the mean error is 0 and none exceeds 1."""
+    value = np.arange(128, 256)
+    error = halved(value, np.full_like(value, times)) - value / 2**times
+    assert abs(error.mean()) < 0.01
+    assert np.abs(error).max() < 1
+
+
+def test_halvings_end_at_zero() -> None:
+    assert halved(scalar(255), scalar(9)) == 0
+    assert halved(scalar(65535), scalar(17)) == 0
 
 
 @pytest.mark.parametrize("form", ["exact", "tanh"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from moehls.integer.arithmetic import exp2, exp2_at, gelu, reciprocal, requantise, rs, rsqrt, sat, usat
+from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
 from moehls.integer.operations import IntArray
 from moehls.network.operations import GeluForm
 from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Instruction, Kind, Mode, Source
@@ -174,7 +174,7 @@ class Machine:
                 highest = np.where(valid, c, np.iinfo(np.int32).min).max(axis=1, keepdims=True)
                 before, running = running, highest if i1 == 0 else np.maximum(running, highest)
                 rise = np.zeros_like(running) if i1 == 0 else np.minimum(running - before, 31)
-                probability = np.where(valid, exp2_at(value, np.where(valid, c, running), running), 0)
+                probability = np.where(valid, halved(value, running - np.where(valid, c, running)), 0)
                 for q in range(tt):
                     self.write(y, q, h.y_base + i0 * h.y_s0 + i1 * h.y_s1, probability[q], int(rise[q, 0]))
 
@@ -187,7 +187,7 @@ class Machine:
                 acc, down = np.zeros((tt, b), np.int64), np.zeros((tt, 1), np.int64)
                 for i2 in range(h.n2):
                     address = h.x_base + i0 * h.x_s0 + i1 * h.x_s1 + i2 * h.x_s2
-                    probability = self.operands(x, address, True) >> down
+                    probability = halved(self.operands(x, address, True), down)
                     down = np.minimum(down + self.exponent[x][:, address, None], 31)
                     if i1 == 0:
                         sums = sums + probability.sum(axis=1, keepdims=True)

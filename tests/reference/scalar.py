@@ -28,6 +28,12 @@ def rs(x: int, n: int) -> int:
     return (x + (1 << (n - 1))) >> n if n else x
 
 
+def halved(x: int, times: int) -> int:
+    for _ in range(times):
+        x = (x + ((x >> 1) & 1)) >> 1
+    return x
+
+
 def clamp(x: int, low: int, high: int) -> int:
     return max(low, min(x, high))
 
@@ -143,7 +149,7 @@ def attention(op: IntegerAttention, q: Matrix, k: Matrix, v: Matrix, p: Precisio
                 score = requantise(sum(q[i][c] * k[j][c] for c in channels), 0, m_h, s_h, p)
                 powers.append(exponential(sat(score, p.score_bits), p.score_fraction, 2**p.activation_bits - 1))
             largest = max(c for _, c in powers)
-            weights = [value >> (largest - c) for value, c in powers]
+            weights = [halved(value, largest - c) for value, c in powers]
             r, length = reciprocal(sum(weights))
             for c in channels:
                 total = sum(weights[j] * v[j][c] for j in range(len(v)))
