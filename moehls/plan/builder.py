@@ -78,13 +78,14 @@ class Builder:
         )
 
     def matrix(
-        self, name: str, operation: str, mode: Mode, x: Place, read: Access, weight: WeightArray, scaling: Scaling,
-        y: Place, value: str, before: str | None = None, *, gelu: GeluRequantise | None = None,
-        task: int = ANY_TASK, expert: int = NO_EXPERT, queue: Access | None = None,
+        self, name: str, operation: str, mode: Mode, source: Access, weight: WeightArray, scaling: Scaling,
+        target: Access, *, also_reads: tuple[Access, ...] = (), gelu: GeluRequantise | None = None,
+        task: int = ANY_TASK, expert: int = NO_EXPERT, tokens: int | None = None,
     ) -> None:  # fmt: skip
-        """A LINEAR step in stream order; `before` is the value that `value` replaces in place."""
+        """A LINEAR step in stream order, over `tokens` real rows of `source` (all by default)."""
+        x, y = source.place, target.place
         if weight.shape[1] != x.channels.count:
-            raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {read.value!r} has {x.channels.count}")
+            raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {source.value!r} has {x.channels.count}")
         blocks, planes = self.blocks(x.channels), x.planes
         parameters = self.parameters(y.channels, scaling, gelu)
         matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), planes)
@@ -111,9 +112,8 @@ class Builder:
             shift=gelu.shift if gelu else 0,
             offset=gelu.offset if gelu else 0,
         )
-        reads = (read,) + ((Access(before, y),) if before else ()) + ((queue,) if queue else ())
-        macs = weight.size * (1 if expert != NO_EXPERT else x.rows)
-        self.step(name, operation, instruction, matrix, reads=reads, writes=(Access(value, y),), macs=macs)
+        macs = weight.size * (1 if expert != NO_EXPERT else tokens or x.rows)
+        self.step(name, operation, instruction, matrix, reads=(source, *also_reads), writes=(target,), macs=macs)
 
     def step(
         self, name: str, operation: str, instruction: Instruction, payload: Payload | None, *,

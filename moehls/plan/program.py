@@ -86,8 +86,10 @@ class _Operations(Builder):
         load = Instruction(Kind.LOAD, n2=y.stride, rows=tokens)
         before = f"{op.output} (initial)"
         self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
-        read = Access(op.input, x)
-        self.matrix(op.name, op.name, Mode.RESIDUAL, x, read, op.weight, op.scaling, y, op.output, before)
+        self.matrix(
+            op.name, op.name, Mode.RESIDUAL, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
+            also_reads=(Access(before, y),), tokens=tokens - op.prefix,
+        )  # fmt: skip
         if op.prefix:  # the product added the bias of the patches to the prefix tokens too: load them once more
             again = replace(load, rows=op.prefix)
             rows, y_prefix = Rows(op.initial[: op.prefix], y.stride), replace(y, rows=op.prefix)
@@ -133,8 +135,10 @@ class _Operations(Builder):
                 y = self.current_residual(op, residual)
                 if (y.rows, y.channels) != (rows, out):
                     self.refuse(op, f"adds {rows} rows of {out.count} channels to a residual of another shape")
-                read = Access(op.input, x)
-                self.matrix(op.name, op.name, Mode.RESIDUAL, x, read, op.weight, op.scaling, y, op.output, residual)
+                self.matrix(
+                    op.name, op.name, Mode.RESIDUAL, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
+                    also_reads=(Access(residual, y),),
+                )  # fmt: skip
                 self.update(residual, op.output, y)
             case Requantise():
                 self.requantise(op, x, out, None)
@@ -152,14 +156,14 @@ class _Operations(Builder):
             self.refuse(op, "query, key and value must be computed from the output of a LayerNorm")
         y = self.place_operand(memory, op.output, x.rows, out, signed=gelu is None)
         mode = Mode.GELU if gelu else Mode.REQUANTISE
-        read = Access(op.input, x)
-        self.matrix(op.name, op.name, mode, x, read, op.weight, op.scaling, y, op.output, gelu=gelu)
+        source, target = Access(op.input, x), Access(op.output, y)
+        self.matrix(op.name, op.name, mode, source, op.weight, op.scaling, target, gelu=gelu)
         self.stage(op.output, "operand", y)
 
     def raw(self, op: IntegerLinear, x: Place, out: Channels) -> None:
         y = self.raw_place(x.rows, out)
-        scaling = _bias(op.scaling.bias)
-        self.matrix(op.name, op.name, Mode.RAW, x, Access(op.input, x), op.weight, scaling, y, op.output)
+        source, target = Access(op.input, x), Access(op.output, y)
+        self.matrix(op.name, op.name, Mode.RAW, source, op.weight, _bias(op.scaling.bias), target)
         self.stage(op.output, "raw", y)
         self.store(op.output, "raw", y)
 
@@ -211,18 +215,15 @@ class _Operations(Builder):
         for task in range(tasks):
             number, suffix = (task, f".task{task}") if tasks > 1 else (ANY_TASK, "")
             name = f"{op.name}{suffix}"
-            scaling = _bias(op.bias[task])
-            logits, raw = f"{op.output} (logits{suffix})", self.raw_place(x.rows, Channels(experts))
-            read = Access(op.input, x)
-            self.matrix(
-                f"{name}.logits", op.name, Mode.RAW, x, read, op.weight[task], scaling, raw, logits, task=number
-            )
+            logits = Access(f"{op.output} (logits{suffix})", self.raw_place(x.rows, Channels(experts)))
+            source, bias = Access(op.input, x), _bias(op.bias[task])
+            self.matrix(f"{name}.logits", op.name, Mode.RAW, source, op.weight[task], bias, logits, task=number)
             instruction = Instruction(
-                Kind.ROUTE, flags=chosen, task=number, n0=experts, n1=op.k, n2=raw.stride, rows=x.rows,
+                Kind.ROUTE, flags=chosen, task=number, n0=experts, n1=op.k, n2=logits.place.stride,
+                rows=x.rows,
                 multiplier=int(op.multiplier[task]), shift=int(op.shift[task]),
             )  # fmt: skip
-            reads, writes = (Access(logits, raw),), (Access(op.output, y),)
-            self.step(name, op.name, instruction, None, reads=reads, writes=writes)
+            self.step(name, op.name, instruction, None, reads=(logits,), writes=(Access(op.output, y),))
             self.stage(op.output, "routing", y, number)
         self.places[op.output] = y
 
@@ -236,24 +237,24 @@ class _Operations(Builder):
         g_name, h_name = f"{op.name} (gathered)", f"{op.name} (hidden)"
         g = self.place_operand("m1", g_name, x.rows, x.channels)
         h = self.place_operand("m3", h_name, x.rows, hidden, signed=False)
-        queue = Access(op.routing, routing)
-        value = op.residual
+        queue, residual = Access(op.routing, routing), Access(op.residual, y)
         for e in range(len(op.first_weight)):
-            name, after = f"{op.name}.expert{e}", op.output if e + 1 == len(op.first_weight) else f"{op.output} ({e})"
+            name = f"{op.name}.expert{e}"
+            gathered, activated = Access(f"{g_name} {e}", g), Access(f"{h_name} {e}", h)
+            updated = Access(op.output if e + 1 == len(op.first_weight) else f"{op.output} ({e})", y)
             gather = Instruction(Kind.GATHER, expert=e, n2=blocks, rows=x.rows, x_base=x.base, y_base=g.base)
-            own_g, own_h = Access(f"{g_name} {e}", g), Access(f"{h_name} {e}", h)
-            self.step(f"{name}.gather", op.name, gather, None, reads=(Access(op.input, x), queue), writes=(own_g,))
+            self.step(f"{name}.gather", op.name, gather, None, reads=(Access(op.input, x), queue), writes=(gathered,))
             gelu = replace(op.gelu, multiplier=op.gelu.multiplier[e])
             first, second = _part(op.first_scaling, e), _part(op.second_scaling, e)
             self.matrix(
-                f"{name}.first", op.name, Mode.GELU, g, own_g, op.first_weight[e], first, h, own_h.value,
+                f"{name}.first", op.name, Mode.GELU, gathered, op.first_weight[e], first, activated,
                 gelu=gelu, expert=e,
             )  # fmt: skip
             self.matrix(
-                f"{name}.second", op.name, Mode.SCATTER, h, own_h, op.second_weight[e], second, y, after, value,
-                expert=e, queue=queue,
+                f"{name}.second", op.name, Mode.SCATTER, activated, op.second_weight[e], second, updated,
+                also_reads=(residual, queue), expert=e,
             )  # fmt: skip
-            value = after
+            residual = updated
         self.memory.release(g_name)
         self.memory.release(h_name)
         self.update(op.residual, op.output, y)
