@@ -64,9 +64,10 @@ def _logic_luts(shape: Shape) -> int:
     groups = b // _GROUP
     multiply = tt * b * ((groups - 1) * partial + p.accumulator_bits + groups * partial // 2)
     rescale = lanes * (3 * (p.accumulator_bits + 17) + 3 * p.requantised_bits)
-    activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 12 * p.activation_bits)
+    halvings = (p.activation_bits + 1) * p.activation_bits  # a chain of conditional halvings of a probability
+    activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 4 * p.activation_bits + halvings)
     write = tt * b * (2 * p.residual_bits + p.requantised_bits // 2 + p.accumulator_bits // 2) + 40 * b
-    feed = tt * b * 4 * p.activation_bits
+    feed = tt * b * (2 * p.activation_bits + halvings)
     norm = b * (3 * 48 + 3 * 36 + 8 * p.residual_bits) + tt * b * p.residual_bits // 2
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
