@@ -20,7 +20,7 @@ from moehls.integer.precision import PRECISIONS
 from moehls.network.operations import FloatArray, Network
 from moehls.network.summary import summarise
 from moehls.plan import plan
-from moehls.plan.search import Settings
+from moehls.plan.search import Settings, parse_settings
 from moehls.project import SAMPLES, Project, check_target, open_project, write_project
 from moehls.quantize import quantize, random_calibration
 from moehls.report.page import write_page
@@ -77,6 +77,8 @@ def compile(
     target = load_board(board)
     of_plan = {key: value for key, value in (settings or {}).items() if key in Settings.__dataclass_fields__}
     of_model = {key: value for key, value in (settings or {}).items() if key not in of_plan}
+    parse_settings(of_plan)
+    clock = target.clock_mhz if clock_mhz is None else clock_mhz
     progress("reading the model", 0.0)
     network = read_network(model, of_model)
     images, warnings = _calibration(network, calibration)
@@ -89,7 +91,7 @@ def compile(
     samples = _project_samples(network, images)
     runs = [reference.run(integer, image, int(task)) for image, task in zip(samples.images, samples.tasks, strict=True)]
     progress("planning", 0.8)
-    planned = plan(integer, target, clock_mhz or target.clock_mhz, of_plan, _expert_load(integer, runs))
+    planned = plan(integer, target, clock, of_plan, _expert_load(integer, runs))
     source = {"samples": len(images), "random": calibration is None}
     summary = first_summary(summarise(network), integer, planned, source)
     progress("writing the project", 0.9)

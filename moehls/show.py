@@ -39,14 +39,16 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
     """The model that `moehls inspect` recognised, or the nodes that it did not."""
     model = found["recognised"]
     if model is None:
-        table = _table("node", "op", "input shapes", "reason", "remedy", title="not recognised")
+        console.print("not recognised", style="bold", soft_wrap=True)
+        table = _table("node", "op", "input shapes", "reason", "remedy")
         for node in found["unsupported"]:
             shapes = ", ".join("?" if shape is None else str(list(shape)) for shape in node["shapes"])
             place = " in ".join(part for part in (node["name"], node["scope"]) if part)
             table.add_row(*map(plain, (place, node["op"], shapes, node["reason"], node["remedy"])))
         console.print(table)
         return
-    table = _table("", "", title=plain(model["model"]))
+    console.print(plain(model["model"]), style="bold", soft_wrap=True)
+    table = _table("", "")
     for key, value in model.items():
         if key not in ("model", "blocks", "outputs"):
             table.add_row(key.replace("_", " "), plain(_text(value)))
@@ -55,7 +57,8 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     if model["blocks"]:
         names = list(model["blocks"][0])
-        blocks = _table("block", *(name.replace("_", " ") for name in names), title="blocks")
+        console.print("blocks", style="bold", soft_wrap=True)
+        blocks = _table("block", *(name.replace("_", " ") for name in names))
         for number, block in enumerate(model["blocks"]):
             blocks.add_row(str(number), *(plain(_text(block[name])) for name in names))
         console.print(blocks)
@@ -64,7 +67,8 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
 def compiled(console: Console, result: Compiled) -> None:
     """What `moehls compile` wrote."""
     summary = result.summary
-    table = _table("", "", title=plain(f"{summary['model']} → {result.project}"))
+    console.print(plain(f"{summary['model']} → {result.project}"), style="bold", soft_wrap=True)
+    table = _table("", "")
     table.add_row(
         "board, clock, precision", f"{summary['board']}, {summary['clock_mhz']:g} MHz, {summary['precision']}"
     )
@@ -82,7 +86,8 @@ def compiled(console: Console, result: Compiled) -> None:
 
 def verification(console: Console, result: Verification) -> None:
     """A row a level, and the fidelity of the reference to the float model."""
-    table = _table("level", "samples", "stages", "s/sample", "cycles", "result", title="verification")
+    console.print("verification", style="bold", soft_wrap=True)
+    table = _table("level", "samples", "stages", "s/sample", "cycles", "result")
     for level in result.levels:
         if level.name == "reference":
             text = "the specification"
@@ -97,7 +102,8 @@ def verification(console: Console, result: Verification) -> None:
     if result.fidelity is None:
         return
     found = result.fidelity
-    table = _table("reference against the float model", "", title="fidelity")
+    console.print("fidelity", style="bold", soft_wrap=True)
+    table = _table("reference against the float model", "")
     table.add_row("SQNR", _decibel(found.sqnr_db))
     table.add_row("SQNR, expert choices forced", _decibel(found.sqnr_forced_db))
     table.add_row("cosine", "" if found.cosine is None else f"{found.cosine:.6f}")
@@ -117,7 +123,8 @@ def collected(console: Console, found: Sequence[str]) -> None:
 
 def tools(console: Console, found: Sequence[Tool]) -> None:
     """The table of `moehls doctor`."""
-    table = _table("tool", "found", "gives", title="doctor")
+    console.print("doctor", style="bold", soft_wrap=True)
+    table = _table("tool", "found", "gives")
     for tool in found:
         state = (
             f"[green]{plain(tool.found)}[/green]" if tool.found else f"[yellow]missing[/yellow]: {plain(tool.remedy)}"
@@ -128,14 +135,15 @@ def tools(console: Console, found: Sequence[Tool]) -> None:
 
 def zoo(console: Console, models: Mapping[str, str]) -> None:
     """The models of the zoo and what they are."""
-    table = _table("model", "what it is", title="zoo")
+    console.print("zoo", style="bold", soft_wrap=True)
+    table = _table("model", "what it is")
     for name, description in models.items():
         table.add_row(plain(name), plain(description))
     console.print(table)
 
 
-def _table(*columns: str, title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=any(columns), header_style="bold")
+def _table(*columns: str) -> Table:
+    table = Table(show_header=any(columns), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
