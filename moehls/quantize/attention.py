@@ -17,7 +17,6 @@ from moehls.quantize.fixed_point import Grid, factor, rounded, significant
 from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
 
 
-
 def plan_attention(attention: Attention, builder: Builder) -> None:
     """Choose the grids of queries, keys and values, once an attention."""
     if attention.query in builder.grids:

@@ -6,6 +6,7 @@ Each conversion reads it, adds the grids of the values it makes and gives back o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.structure import Structure
 from moehls.quantize.weights import round_weights, second_moments, weight_steps
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass
@@ -43,7 +46,11 @@ class Builder:
 
     def add_residual(self, name: str, channels: int) -> None:
         self.add(
-            name, "residual", self.precision.residual_bits, True, Grid(np.full(channels, self.residual), np.zeros(channels))
+            name,
+            "residual",
+            self.precision.residual_bits,
+            True,
+            Grid(np.full(channels, self.residual), np.zeros(channels)),
         )
 
     def target(self, name: str) -> RealArray:
@@ -84,7 +91,7 @@ class Rows:
     scaling: Scaling
 
 
-def flat(x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def flat(x: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """`[runs, tokens, channels]` to `[runs · tokens, channels]`."""
     return x.reshape(-1, x.shape[-1])
 

@@ -7,62 +7,51 @@ The float network follows the expert choices of the integer network, so that the
 
 from __future__ import annotations
 
-import sys
+from typing import cast
 
 import numpy as np
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOperation, RealArray
-from moehls.network.operations import FloatArray, Network, Route
-from moehls.quantize.structure import inputs
+from moehls.network import interpreter
+from moehls.network.interpreter import Value, Values, evaluate, reads
+from moehls.network.operations import FloatArray, GeluForm, Network, Route
 from moehls.reference import Execution, Routing
 from moehls.reference.execute import execute
 
-sys.path.insert(0, "/tmp/q")
-from floatops import evaluate  # noqa: E402
-
 
 class Trajectories:
-    """Values of the float and of the integer network for every run; values nothing needs any more are forgotten."""
+    """Values of the float and of the integer network for every run; values nothing needs any more are forgotten.
+
+    A run is one image for one task, task-major. The float network runs in double precision: its sums then change by so
+    little with the order in which a BLAS adds that no rounding decision depends on it.
+    """
 
     def __init__(self, network: Network, images: FloatArray) -> None:
         self.network = network
-        self.tasks = np.repeat(np.arange(network.tasks), len(images))
+        self.images = len(images)
+        self.tasks = np.repeat(np.arange(network.tasks), self.images)
         """[runs]"""
-        source = network.input.name
-        self._real: list[dict[str, object]] = [
-            {source: image.astype(np.float64)} for _ in range(network.tasks) for image in images
-        ]
+        self._real: list[Values] = [{network.input.name: _double(images)} for _ in range(network.tasks)]
         self._integer = [Execution({}) for _ in self.tasks]
         self._next = 0
-        self._last = {name: i for i, operation in enumerate(network.operations) for name in inputs(operation)}
-
-    @property
-    def runs(self) -> int:
-        return len(self.tasks)
+        self._last = _last_reader(network)
 
     def real(self, name: str) -> RealArray:
         """The value `name` of the float network, `[runs, tokens, channels]`; computes up to there."""
         self._advance(name)
-        return np.stack([known[name] for known in self._real])
-
-    def _advance(self, name: str) -> None:
-        while name not in self._real[0]:
-            operation = self.network.operations[self._next]
-            self._next += 1
-            for task, known, integer in zip(self.tasks, self._real, self._integer, strict=True):
-                forced = integer.routing(operation.output).chosen if isinstance(operation, Route) else None
-                known[operation.output] = evaluate(operation, known, int(task), forced)
+        return np.concatenate([_array(known[name]) for known in self._real])
 
     def integer(self, name: str) -> IntArray:
         """The value `name` of the integer network, `[runs, tokens, channels]`."""
         return np.stack([known.array(name) for known in self._integer])
 
     def routing(self, name: str) -> list[Routing]:
+        """The routing `name` of the integer network, one a run."""
         return [known.routing(name) for known in self._integer]
 
-    def pixels(self, name: str, pixels: list[IntArray]) -> None:
-        """Give the integer network its input."""
+    def start(self, name: str, pixels: list[IntArray]) -> None:
+        """Give the integer network the pixels of each image as its input `name`."""
         for known, value in zip(self._integer, pixels * self.network.tasks, strict=True):
             known.values[name] = value
 
@@ -76,25 +65,59 @@ class Trajectories:
         self._advance(name)
         index = next(i for i, operation in enumerate(self.network.operations) if operation.output == name)
         for known in (*self._real, *(execution.values for execution in self._integer)):
-            for value in [v for v in known if self._last.get(v.removesuffix(".fine"), index + 1) <= index]:
+            for value in [v for v in known if self._last.get(v.removesuffix(FINE), index + 1) <= index]:
                 del known[value]
+
+    def _advance(self, name: str) -> None:
+        while name not in self._real[0]:
+            operation = self.network.operations[self._next]
+            self._next += 1
+            for task, known in enumerate(self._real):
+                forced = self._chosen(operation.output, task) if isinstance(operation, Route) else None
+                known[operation.output] = evaluate(operation, known, task, forced)
+
+    def _chosen(self, name: str, task: int) -> IntArray:
+        own = self._integer[task * self.images : (task + 1) * self.images]
+        return np.stack([known.routing(name).chosen for known in own])
+
+
+FINE = ".fine"
+"""suffix of the fine value beside an operand"""
 
 
 def residual_range(network: Network, images: FloatArray, residuals: frozenset[str]) -> float:
     """Largest magnitude of the residual stream over all images and tasks, in the float network."""
     largest = 0.0
+    last = _last_reader(network)
     for task in range(network.tasks):
-        for image in images:
-            known: dict[str, object] = {network.input.name: image.astype(np.float64)}
-            last = {name: i for i, operation in enumerate(network.operations) for name in inputs(operation)}
-            for i, operation in enumerate(network.operations):
-                value = evaluate(operation, known, task, None)
-                known[operation.output] = value
-                if operation.output in residuals:
-                    largest = max(largest, float(np.abs(value).max()))
-                for name in {n for n in inputs(operation) if last[n] == i}:
-                    del known[name]
+        known: Values = {network.input.name: _double(images)}
+        for index, operation in enumerate(network.operations):
+            known[operation.output] = evaluate(operation, known, task)
+            if operation.output in residuals:
+                largest = max(largest, float(np.abs(_array(known[operation.output])).max()))
+            for name in {n for n in reads(operation) if last[n] == index}:
+                del known[name]
     return largest
+
+
+def _last_reader(network: Network) -> dict[str, int]:
+    """Index of the last operation that reads a value."""
+    return {name: index for index, operation in enumerate(network.operations) for name in reads(operation)}
+
+
+def gelu(x: RealArray, form: GeluForm) -> RealArray:
+    """GELU in double precision."""
+    return cast(RealArray, interpreter.gelu(cast(FloatArray, x), form))
+
+
+def _double(images: FloatArray) -> FloatArray:
+    """The images in double precision; the interpreter computes in the precision of its input."""
+    return cast(FloatArray, images.astype(np.float64))
+
+
+def _array(value: Value) -> RealArray:
+    assert isinstance(value, np.ndarray)
+    return cast(RealArray, value)
 
 
 def checked(network: Network, images: FloatArray) -> FloatArray:

@@ -81,7 +81,9 @@ def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> Integ
     constant[:prefix] += embed.prefix
     constant[prefix:] = target[prefix:] - patches.mean(axis=0)
     if (np.abs(constant) / builder.residual >= 1 << (precision.residual_bits - 1)).any():
-        raise MoehlsError(f"{embed.name}: positions exceed the residual range; calibrate with images of the model's kind")
+        raise MoehlsError(
+            f"{embed.name}: positions exceed the residual range; calibrate with images of the model's kind"
+        )
     builder.add_residual(embed.output, channels)
     return IntegerEmbed(
         embed.name,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import sys
-sys.path.insert(0,'/tmp/q')
-from floatops import gelu as gelu_real
 
 from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, RealArray, Scaling
-from moehls.network.operations import Experts
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
+from moehls.quantize.calibrate import gelu as gelu_real
 from moehls.quantize.fixed_point import Grid
 from moehls.quantize.linear import gelu_grid, gelu_steps
 from moehls.quantize.structure import ExpertsStep

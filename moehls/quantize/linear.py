@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import sys
-sys.path.insert(0,'/tmp/q')
-from floatops import gelu as gelu_real
 
 from moehls.integer.operations import (
     AddResidual,
@@ -23,10 +20,10 @@ from moehls.integer.tables import delta_table
 from moehls.network.operations import GeluForm, Linear
 from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
+from moehls.quantize.calibrate import gelu as gelu_real
 from moehls.quantize.fixed_point import Grid
 from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
 from moehls.quantize.structure import AttentionInputStep, GeluStep, OutputStep, ResidualStep
-
 
 
 def convert_attention_input(step: AttentionInputStep, builder: Builder) -> IntegerLinear:
@@ -71,7 +68,9 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
 def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: GeluForm, precision: Precision) -> RealArray:
     """Steps `[channels]` of the unsigned operand for GELU inputs `[rows, channels]`."""
     levels = (1 << precision.activation_bits) - 1
-    lowest = float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
+    lowest = (
+        float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
+    )
     futures = [gelu_real(x, form) for x in unseen(hidden)]
     _, high = clipped_range(futures, levels)
     least = np.maximum(high + lowest, lowest / 2) / levels

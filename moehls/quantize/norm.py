@@ -6,6 +6,7 @@ import numpy as np
 
 from moehls.integer.operations import IntegerNorm, Scaling
 from moehls.quantize.builder import Builder
+from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
 from moehls.quantize.structure import NormStep
@@ -17,7 +18,7 @@ _LARGEST_SHIFT = 15
 
 def fine_name(output: str) -> str:
     """Name of the fine value beside the operand `output`."""
-    return f"{output}.fine"
+    return output + FINE
 
 
 def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
@@ -26,7 +27,9 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
     x = builder.target(step.output)
     levels = (1 << precision.activation_bits) - 1
     low, high = clipped_range(unseen(x), levels)
-    operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit)
+    operand_step = balanced_steps(
+        (high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit
+    )
     gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
     one = float(1 << precision.norm_fraction)
     fine_step = np.ldexp(operand_step, -precision.fine_shift)

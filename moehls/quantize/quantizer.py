@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from moehls.integer.host import quantise_image
-from moehls.integer.operations import Format, IntegerNetwork, IntegerOperation, IntegerOutput
+from moehls.integer.operations import Format, IntegerInput, IntegerNetwork, IntegerOperation, IntegerOutput
 from moehls.integer.precision import Precision
 from moehls.network.operations import Attention, Embed, FloatArray, Network, Route
 from moehls.quantize.attention import convert_attention
@@ -78,7 +76,7 @@ def quantize(
         )
 
     bare = assembled((), {})
-    data.pixels(network.input.name, [quantise_image(bare, image) for image in images])
+    data.start(network.input.name, [quantise_image(bare, image) for image in images])
     operations: list[IntegerOperation] = []
     for number, step in enumerate(found.steps):
         operation = _convert(step, source, builder)
@@ -90,7 +88,7 @@ def quantize(
     return assembled(tuple(operations), builder.formats)
 
 
-def _convert(step: Step, source: object, builder: Builder) -> IntegerOperation:
+def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOperation:
     match step:
         case Embed():
             return convert_embed(step, source, builder)

@@ -13,8 +13,7 @@ import numpy as np
 from moehls.integer.operations import RealArray
 
 STRETCHES = (1.0, 1.2, 1.5, 2.5)
-import os
-_WEIGHTS = eval(os.environ.get('WT','(0.5, 0.3, 0.19, 0.01)'))
+_WEIGHTS = (0.5, 0.3, 0.19, 0.01)
 """what is expected of data beyond the calibration: its values stretched so far, with these shares"""
 _BINS = 512
 _ENDS = np.arange(0.04, 1.001, 0.01)

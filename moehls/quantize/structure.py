@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from moehls.errors import MoehlsError
+from moehls.network.interpreter import reads
 from moehls.network.operations import (
     Add,
     Attention,
@@ -91,19 +92,6 @@ class Structure:
     gelu_form: GeluForm
 
 
-def inputs(operation: Operation) -> tuple[str, ...]:
-    """Names of the values an operation reads."""
-    match operation:
-        case Add():
-            return (operation.left, operation.right)
-        case Attention():
-            return (operation.query, operation.key, operation.value)
-        case Experts():
-            return (operation.input, operation.routing)
-        case _:
-            return (operation.input,)
-
-
 def structure(network: Network) -> Structure:
     """The steps of `network`.
 
@@ -120,7 +108,7 @@ class _Resolver:
         self.shown = {output.value for output in network.outputs}
         readers: dict[str, list[Operation]] = {name: [] for name in (network.input.name, *self.makers)}
         for operation in network.operations:
-            for name in inputs(operation):
+            for name in reads(operation):
                 if name not in readers:
                     raise MoehlsError(f"{operation.name}: reads {name!r}, which no operation before it writes")
                 readers[name].append(operation)
@@ -213,7 +201,7 @@ class _Resolver:
             raise self._refusal(linear, f"{len(readers)} operations read its output; supported: one")
         match readers[0]:
             case Attention() as attention:
-                if inputs(attention).count(linear.output) > 1:
+                if reads(attention).count(linear.output) > 1:
                     raise self._refusal(linear, "it gives the attention more than one of query, key and value")
                 return AttentionInputStep(linear, attention)
             case Gelu() as gelu:
