@@ -38,7 +38,7 @@ class Inspection:
 def _read(path: Path, settings: Mapping[str, str], seed: int) -> Reading:
     loaded = load_model(path, settings)
     model = normalise(loaded.model, str(path))
-    return read_graph(model.graph, loaded.inputs, loaded.opset, path.stem, seed)
+    return read_graph(model, loaded.inputs, loaded.opset, path.stem, seed)
 
 
 def read_network(path: Path, settings: Mapping[str, str], seed: int = 0) -> Network:

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from moehls.errors import MoehlsError
+from moehls.frontend.context import first_line
 from moehls.frontend.layout import Array
 from moehls.frontend.values import RouteSource
 from moehls.network.interpreter import Routing, outputs, route_logits, run, top_k
@@ -75,7 +76,7 @@ def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.Infere
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise MoehlsError(
-            f"{path}: onnxruntime cannot load the model ({_first_line(error)}); export it again"
+            f"{path}: onnxruntime cannot load the model ({first_line(error)}); export it again"
         ) from error
     return session, names
 
@@ -93,7 +94,7 @@ def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray
         return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
         raise MoehlsError(
-            f"{network.name}: onnxruntime cannot run the model ({_first_line(error)}); export it again"
+            f"{network.name}: onnxruntime cannot run the model ({first_line(error)}); export it again"
         ) from error
 
 
@@ -116,7 +117,3 @@ def _errors(
     for name, found in outputs(network, values).items():
         errors[f"output {name!r}"] = relative_error(found, expected[name])
     return errors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

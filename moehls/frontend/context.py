@@ -53,3 +53,9 @@ def integers(value: Value) -> tuple[int, ...] | None:
     if not isinstance(value, Constant) or not np.issubdtype(value.array.dtype, np.integer):
         return None
     return tuple(int(entry) for entry in value.array.reshape(-1))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, for a message of ours."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

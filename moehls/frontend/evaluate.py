@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from moehls.frontend.context import UnsupportedError
+from moehls.frontend.context import UnsupportedError, first_line
 from moehls.frontend.layout import Array
 
 LARGEST = 1 << 28
 """Elements a folded tensor may have; more is a damaged or hostile file."""
 
+_REMEDY = "export with constant shapes and standard operators"
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1}
 
 
@@ -23,9 +24,12 @@ class NodeEvaluator:
 
     def __init__(self, node: ir.Node, opset: int) -> None:
         self._node = node
-        proto = ir.serde.serialize_node(node)
-        self._names = list(proto.input)
-        self._evaluator = ReferenceEvaluator(proto, opsets={"": opset, node.domain: opset})
+        try:
+            proto = ir.serde.serialize_node(node)
+            self._names = list(proto.input)
+            self._evaluator = ReferenceEvaluator(proto, opsets={"": opset, node.domain: opset})
+        except Exception as error:
+            raise UnsupportedError(f"is not a node that can be evaluated ({first_line(error)})", _REMEDY) from error
 
     def __call__(self, inputs: Sequence[Array | None]) -> list[Array]:
         """The node's outputs.

@@ -6,16 +6,19 @@ and finite, and which of its inputs is the image and which the task.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
 
 from moehls.errors import MoehlsError
+from moehls.frontend.context import first_line
 
 _TASKS = "tasks"
 
@@ -51,6 +54,7 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
     if opset is None or not 7 <= opset <= 26:
         raise MoehlsError(f"{path}: uses ONNX opset {opset}; export with an opset from 13 to 23")
     _check_weights(model, path)
+    _check_valid(path)
     sizes = _sizes(settings)
     _fix_dimensions(model.graph, sizes, path)
     return LoadedModel(model, _roles(model.graph, sizes.get(_TASKS), path), opset)
@@ -59,15 +63,27 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
 def _parse(path: Path) -> ir.Model:
     if not path.is_file():
         raise MoehlsError(f"{path}: no such file; give the path of an .onnx file")
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it prints what ONNX's checker is asked about below
     try:
         model = ir.load(path)
         TopologicalSortPass()(model)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MoehlsError(f"{path}: not a readable ONNX model ({reason}); export or copy it again") from error
+        raise MoehlsError(
+            f"{path}: not a readable ONNX model ({first_line(error)}); export or copy it again"
+        ) from error
     if not len(model.graph.outputs) or not len(model.graph):
         raise MoehlsError(f"{path}: holds no ONNX graph; is the file truncated? Export it again")
     return model
+
+
+def _check_valid(path: Path) -> None:
+    """ONNX's own checker: operators exist in the opset, with the inputs and attributes they need, and every value is written."""
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise MoehlsError(f"{path}: not a valid ONNX model ({first_line(error)}); export it again") from error
 
 
 def _check_weights(model: ir.Model, path: Path) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from moehls.errors import MoehlsError
 from moehls.frontend.builder import Builder, rows
-from moehls.frontend.context import Context, Result, UnsupportedError, attribute
+from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.load import Inputs
@@ -60,12 +62,12 @@ class Reading:
     """what each Route of the network was recognised from"""
 
 
-def read_graph(graph: ir.Graph, inputs: Inputs, opset: int, name: str, seed: int) -> Reading:
-    """Recognise and lower a graph; reads it again once the number of tasks is known."""
-    reader = _Reader(graph, inputs, opset, name, seed, tasks=inputs.tasks or 1)
+def read_graph(model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int) -> Reading:
+    """Recognise and lower a model's graph; reads it again once the number of tasks is known."""
+    reader = _Reader(model, inputs, opset, name, seed, tasks=inputs.tasks or 1)
     reading = reader.read()
     if inputs.task is not None and not inputs.tasks and reader.task_sizes:
-        reading = _Reader(graph, inputs, opset, name, seed, tasks=min(reader.task_sizes)).read()
+        reading = _Reader(model, inputs, opset, name, seed, tasks=min(reader.task_sizes)).read()
     return reading
 
 
@@ -79,8 +81,8 @@ def scope_of(node: ir.Node) -> str:
 
 
 class _Reader:
-    def __init__(self, graph: ir.Graph, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
-        self._graph, self._inputs, self._name = graph, inputs, name
+    def __init__(self, model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
+        self._model, self._graph, self._inputs, self._name = model, model.graph, inputs, name
         self._context = Context(Builder(inputs.image), opset, tasks, seed)
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
@@ -125,6 +127,9 @@ class _Reader:
             if result is None:
                 kinds = ", ".join(_describe(value) for value in inputs)
                 raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
+        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
+            self._refuse(node, inputs, UnsupportedError(f"its shapes do not fit ({first_line(error)})", _GENERAL))
+            result = [Unknown() for _ in node.outputs]
         except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
                 self._refuse(node, inputs, refusal)
@@ -199,15 +204,29 @@ class _Reader:
 
     def _recover(self, node: ir.Node, inputs: list[Value], output: ir.Value) -> Value:
         """A stand-in for the output of a refused node: plain tokens where the shape tells, else unknown."""
-        if output.shape is None or not output.shape.is_static():
+        shape = self._inferred_shapes.get(output.name or "")
+        if shape is None:
             return Unknown()
-        shape = tuple(output.shape.numpy())
         counts = {value.layout.tokens for value in inputs if isinstance(value, TOKENS)} - {1}
         dims = [dim for dim, size in enumerate(shape) if size in counts]
         if len(dims) != 1 or len(counts) != 1:
             return Unknown(shape)
         layout = matrix_layout(shape, dims[0])
         return rows(Base(f"refused {output.name}", layout.tokens, layout.features), layout)
+
+    @cached_property
+    def _inferred_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The static shapes ONNX infers, by value name; needed only once a node is refused."""
+        try:
+            inferred = onnx.shape_inference.infer_shapes(ir.to_proto(self._model)).graph
+        except Exception:  # shapes serve the recovery from a refusal only
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for info in inferred.value_info:
+            dims = info.type.tensor_type.shape.dim
+            if all(dim.dim_value > 0 for dim in dims):
+                shapes[info.name] = tuple(dim.dim_value for dim in dims)
+        return shapes
 
     def _output(self, output: ir.Value) -> NetworkOutput | None:
         value = self._values.get(output, Unknown())

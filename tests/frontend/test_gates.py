@@ -1,0 +1,110 @@
+"""Gates and activations are told by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from moehls.frontend.gates import flat_logits, gate_weights, match_experts, sample_logits
+from moehls.frontend.gelu import gelu_exact, gelu_tanh, match_gelu
+from moehls.frontend.layout import LayoutError, matrix_layout
+from moehls.frontend.values import Affine, Base, ExpertTerm, Mixture, RouteSource
+from moehls.network.operations import GateNormalisation
+
+Array = npt.NDArray[np.float64]
+EXPERTS, TOKENS = 6, 9
+
+
+def mixture(change: Callable[[Array], Array], order: list[int], k: int, normalisation: GateNormalisation) -> Mixture:
+    """Experts whose weights are their number; term i is expert `order[i]`, its coefficients changed by `change`."""
+    layout = matrix_layout((TOKENS, EXPERTS), 0)
+    zeros = np.zeros((1, 1), np.float32)
+    base = Base("x", TOKENS, 3)
+    logits = Affine(layout, base, None, np.zeros((1, EXPERTS), np.int64), np.zeros((1, 1, 1), np.float32))
+    source = RouteSource(logits, "logits", sample_logits((TOKENS, EXPERTS), 0))
+    gates = change(gate_weights(flat_logits(source), k, normalisation))
+    terms = tuple(ExpertTerm(zeros + e, zeros[0], zeros, zeros[0], gates[:, e]) for e in order)
+    return Mixture(matrix_layout((TOKENS, 3), 0), base, "exact", terms, source)
+
+
+@pytest.mark.parametrize("normalisation", ["all", "chosen"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_k_normalisation_and_the_order_of_the_experts_are_found(k: int, normalisation: GateNormalisation) -> None:
+    order = [3, 0, 5, 1, 4, 2]
+    found = match_experts(mixture(lambda gates: gates, order, k, normalisation))
+    assert found.k == k
+    assert found.normalisation == normalisation
+    assert found.arrays["first_weight"].reshape(-1).tolist() == list(range(EXPERTS))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gates: np.where(gates > 0.05, gates, 0),
+        lambda gates: gates * 1.001,
+        lambda gates: gates * (np.cumsum(gates > 0, axis=0) % TOKENS < TOKENS - 1),
+        lambda gates: np.roll(gates, 1, axis=0),
+    ],
+    ids=["threshold", "scaled", "capacity", "another token's"],
+)
+def test_what_is_not_exactly_a_gate_is_refused(change: Callable[[Array], Array]) -> None:
+    with pytest.raises(LayoutError, match="not a top-2 gate"):
+        match_experts(mixture(change, list(range(EXPERTS)), 2, "all"))
+
+
+def test_a_missing_expert_and_an_expert_twice_are_refused() -> None:
+    with pytest.raises(LayoutError, match="5 experts meet a router of 6"):
+        match_experts(mixture(lambda gates: gates, [0, 1, 2, 3, 4], 2, "all"))
+    with pytest.raises(LayoutError, match="not a top-3 gate"):
+        match_experts(mixture(lambda gates: gates, [0, 1, 2, 3, 4, 4], 2, "all"))
+
+
+def test_slots_of_one_expert_are_added() -> None:
+    whole = mixture(lambda gates: gates, list(range(EXPERTS)), 2, "all")
+    first = tuple(
+        ExpertTerm(t.first, t.first_bias, t.second, t.second_bias, t.coefficient * part)
+        for part in (
+            np.arange(len(whole.terms[0].coefficient)) % 2,
+            np.arange(len(whole.terms[0].coefficient)) % 2 == 0,
+        )
+        for t in whole.terms
+    )
+    found = match_experts(Mixture(whole.layout, whole.base, whole.form, first, whole.source))
+    assert found.k == 2
+
+
+def test_samples_hold_ties_and_rows_that_agree() -> None:
+    samples = sample_logits((TOKENS, EXPERTS), 0)
+    assert sum(sample.shape[0] for sample in samples) >= 500
+    ties = [row for sample in samples for row in sample if len(set(row.tolist())) < EXPERTS]
+    assert len(ties) > 50
+    assert any(len(set(sample.argmax(axis=1).tolist())) == 1 for sample in samples)
+
+
+def test_equal_logits_go_to_the_lower_index() -> None:
+    gates = gate_weights(np.zeros((1, 4), np.float32), 2, "chosen")
+    assert gates.tolist() == [[0.5, 0.5, 0, 0]]
+
+
+def test_gelu_forms_are_told_apart() -> None:
+    assert match_gelu(gelu_exact) == "exact"
+    assert match_gelu(gelu_tanh) == "tanh"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / (1 + np.exp(-1.702 * x)),
+        lambda x: x / (1 + np.exp(-x)),
+        lambda x: np.maximum(x, 0),
+        lambda x: 1.0001 * gelu_exact(x),
+        lambda x: gelu_exact(x + 1e-4),
+        lambda x: np.full_like(x, np.nan),
+    ],
+    ids=["quick gelu", "silu", "relu", "scaled", "shifted", "nan"],
+)
+def test_other_activations_are_not_gelu(function: Callable[[Array], Array]) -> None:
+    assert match_gelu(function) is None
