@@ -1,0 +1,495 @@
+"""A scheduled process as a SystemVerilog module.
+
+The pipeline is elastic and in order: stage i moves on (`advance_i`) when nothing holds it there (`hold_i`) and the next stage
+is free. Stage 0 starts a step; which one is known from the stage where its condition is. Signals keep the source's names;
+`x_s3` is x as it has travelled to stage 3.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moehls.rtl.delay import is_distributed, read_latency
+from moehls.rtl.ir import Access, Memory, Node, Process
+from moehls.rtl.schedule import Schedule
+
+HEADER = "// {name}: made by moehls from {source}. Do not edit.\n"
+
+
+@dataclass
+class Port:
+    """A port of a module: `width` 0 is a single wire."""
+
+    direction: str
+    name: str
+    width: int = 0
+
+    @property
+    def declaration(self) -> str:
+        return f"{self.direction:6} wire {range_of(self.width)}{self.name}" if self.direction == "input" else (
+            f"{self.direction} wire {range_of(self.width)}{self.name}"
+        )
+
+
+def range_of(width: int) -> str:
+    return f"[{width - 1}:0] " if width else ""
+
+
+def bank_name(memory: str, bank: int, memory_shape: Memory) -> str:
+    """The prefix of a bank's signals."""
+    return f"{memory}_{bank}" if memory_shape.banks > 1 else memory
+
+
+def port_prefix(port: str, process: Process) -> tuple[str, str]:
+    """(`memory_bank`, "read" or "write") of a memory access's port."""
+    name, bank, way = port.split(".")
+    return bank_name(name, int(bank), process.memories[name]), way
+
+
+def address_bits(memory: Memory) -> int:
+    return max(1, (memory.depth - 1).bit_length())
+
+
+@dataclass
+class Body:
+    """The text of a module in the making."""
+
+    ports: list[Port] = field(default_factory=list)
+    declarations: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def text(self, name: str, source: str) -> str:
+        ports = ",\n".join(f"    {p.declaration}" for p in self.ports)
+        inside = "\n".join(f"    {line}" if line else "" for line in [*self.declarations, "", *self.lines])
+        return (
+            f"{HEADER.format(name=name, source=source)}`default_nettype none\n\nmodule {name} (\n{ports}\n);\n{inside}\n"
+            f"endmodule\n\n`default_nettype wire\n"
+        )
+
+
+class ProcessEmitter:
+    """Writes one process. With a `prefix` (a program) its streams and memories are wires of that prefix, not ports."""
+
+    def __init__(self, process: Process, schedule: Schedule, prefix: str = "", callees: Mapping[str, str] | None = None) -> None:
+        self.p, self.s, self.prefix, self.callees = process, schedule, prefix, callees or {}
+        self.last = schedule.stages - 1
+        self.body = Body()
+        self.holds: dict[int, list[str]] = defaultdict(list)
+        self.pipeline: dict[int, list[str]] = defaultdict(list)
+        self.step_bits = max(1, (len(process.steps) - 1).bit_length())
+        self.named: dict[int, str] = {}
+
+    def emit(self) -> Body:
+        self._ports()
+        self._roms()
+        self._nodes()
+        self._streams()
+        self._memories()
+        self._calls()
+        self._registers()
+        self._control()
+        return self.body
+
+    # names and expressions
+    def _declare(self, kind: str, name: str, width: int) -> None:
+        self.body.declarations.append(f"{kind} {range_of(width if width > 1 else 0)}{name};")
+
+    def _name(self, node: Node) -> str:
+        if node.op in ("reg", "input"):
+            return str(node.aux)
+        if node.op == "read":
+            port = str(node.aux)
+            return f"{self._bank(port)[0]}_read_data" if port.endswith(".read") else f"{self.prefix}{port}_data"
+        return f"{node.op}_{node.id}"
+
+    def signal(self, node: Node, stage: int) -> str:
+        """A value where it stands in a stage."""
+        own = self.s.stage[node.id]
+        if node.op == "input" or stage == own:
+            return self._name(node)
+        assert stage > own, (self.p.name, node.op, node.aux, stage, own)
+        return f"{self._name(node)}_s{stage}"
+
+    def expression(self, node: Node, stage: int) -> str:
+        if node.op == "const":
+            return f"{node.width}'h{node.value:x}"
+        if node.op == "slice":
+            base = self.signal(node.args[0], stage)
+            if node.args[0].width == 1:
+                return base
+            return f"{base}[{node.low}]" if node.width == 1 else f"{base}[{node.low + node.width - 1}:{node.low}]"
+        if node.op == "concat":
+            return "{" + ", ".join(self.expression(p, stage) for p in reversed(node.args)) + "}"
+        if node.op == "sext":
+            inner = node.args[0]
+            return f"{{{{{node.width - inner.width}{{{self._sign(inner, stage)}}}}}, {self.expression(inner, stage)}}}"
+        return self.signal(node, stage)
+
+    def _sign(self, node: Node, stage: int) -> str:
+        if node.op == "concat":
+            return self._sign(node.args[-1], stage)
+        if node.op == "slice":
+            top = node.low + node.width - 1
+            base = self.signal(node.args[0], stage)
+            return f"{base}[{top}]" if node.args[0].width > 1 else base
+        return f"{self.signal(node, stage)}[{node.width - 1}]" if node.width > 1 else self.signal(node, stage)
+
+    def at_step(self, step: int, stage: int) -> str:
+        """Whether the token in a stage belongs to a step."""
+        if len(self.p.steps) == 1:
+            return f"valid_{stage}"
+        return f"(valid_{stage} & (step_{stage} == {self.step_bits}'d{step}))"
+
+    def when(self, step: int, predicate: Node, stage: int) -> str:
+        if predicate.op == "const" and predicate.value:
+            return self.at_step(step, stage)
+        return f"({self.at_step(step, stage)} & {self.expression(predicate, stage)})"
+
+    # the parts
+    def _ports(self) -> None:
+        p, ports = self.p, self.body.ports
+        ports += [Port("input", "clock"), Port("input", "reset"), Port("input", "start"), Port("output", "done")]
+        ports += [Port("input", name, width) for name, width in p.inputs.items()]
+        for name, (direction, width) in sorted(p.streams.items()):
+            for signal in stream_signals(self.prefix + name, direction, width):
+                self._port(signal)
+        for port in sorted({a.port for a in p.accesses if a.kind in ("mread", "mwrite")}):
+            name, way = self._bank(port)
+            memory = p.memories[port.split(".")[0]]
+            for signal in memory_signals(name, way, memory, self.port_width(port)):
+                self._port(signal, inner=port.split(".")[0] in self.own_memories())
+
+    def _port(self, signal: Port, inner: bool = False) -> None:
+        if inner or self.prefix:
+            self._declare("wire", signal.name, signal.width)
+        else:
+            self.body.ports.append(signal)
+
+    def _bank(self, port: str) -> tuple[str, str]:
+        name, way = port_prefix(port, self.p)
+        return self.prefix + name, way
+
+    def own_memories(self) -> set[str]:
+        return {name for name, m in self.p.memories.items() if m.name in self.p.own}
+
+    def port_width(self, port: str) -> int:
+        """Bits of data at a memory's port."""
+        return memory_width(self.p, port)
+
+    def _roms(self) -> None:
+        used: dict[str, int] = {}
+        for node in self.p.graph.nodes:
+            if node.op == "rom":
+                used[str(node.aux)] = max(used.get(str(node.aux), 0), node.width)
+        for key, width in used.items():
+            rom = self.p.roms[key]
+            self.body.declarations.append(f"logic {range_of(width)}{rom.name} [0:{len(rom.values) - 1}];")
+            self.body.lines.append("initial begin")
+            self.body.lines += [
+                f"    {rom.name}[{i}] = {width}'h{v & ((1 << width) - 1):x};" for i, v in enumerate(rom.values)
+            ]
+            self.body.lines += ["end", ""]
+
+    def _nodes(self) -> None:
+        by_stage: dict[int, list[Node]] = defaultdict(list)
+        live = [n for n in self.p.graph.nodes if n.id in self.s.last_use]
+        for node in live:
+            if node.op not in ("const", "input", "reg", "read", "concat", "slice", "sext"):
+                by_stage[self.s.stage[node.id]].append(node)
+            if node.op not in ("const", "input"):
+                self._travel(node)
+        for stage in sorted(by_stage):
+            self.body.lines.append(f"// stage {stage}")
+            for node in by_stage[stage]:
+                self._declare("wire", self._name(node), node.width)
+                self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
+            self.body.lines.append("")
+
+    def _travel(self, node: Node) -> None:
+        for stage in range(self.s.stage[node.id] + 1, self.s.last_use[node.id] + 1):
+            self._declare("logic", f"{self._name(node)}_s{stage}", node.width)
+            self.pipeline[stage].append(f"{self._name(node)}_s{stage} <= {self.signal(node, stage - 1)};")
+
+    def _operation(self, node: Node, stage: int) -> str:
+        a = [self.expression(x, stage) for x in node.args]
+        symbols = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^", "eq": "==", "ult": "<", "shl": "<<", "lshr": ">>"}
+        if node.op in symbols:
+            return f"{a[0]} {symbols[node.op]} {a[1]}"
+        match node.op:
+            case "not":
+                return f"~{a[0]}"
+            case "mux":
+                return f"{a[0]} ? {a[1]} : {a[2]}"
+            case "slt":
+                return f"$signed({a[0]}) < $signed({a[1]})"
+            case "ashr":
+                return f"$unsigned($signed({a[0]}) >>> {a[1]})"
+            case "mul":
+                return " * ".join(self._factor(x, stage) for x in node.args)
+            case "rom":
+                return f"{self.p.roms[str(node.aux)].name}[{a[0]}]" + ("" if node.width else "")
+            case "ctpop":
+                return f"{node.width}'($countones({a[0]}))"
+            case "ctlz":
+                return self._leading_zeros(node, stage)
+        raise AssertionError(node.op)
+
+    def _factor(self, x: Node, stage: int) -> str:
+        """A factor as narrow as it is: the multiplication is signed, and extends both to the product's width."""
+        g = self.p.graph
+        unsigned, signed = g.unsigned_bits(x), g.signed_bits(x)
+        if unsigned < x.width and unsigned < signed:
+            return f"$signed({self.expression(g.concat((g.slice(x, 0, max(unsigned, 1)), g.const(0, 1))), stage)})"
+        return f"$signed({self.expression(g.slice(x, 0, signed), stage)})"
+
+    def _leading_zeros(self, node: Node, stage: int) -> str:
+        x, width = node.args[0], node.args[0].width
+        text = f"{node.width}'d{width}"
+        for bit in range(width):
+            text = f"{self.expression(self.p.graph.slice(x, bit, 1), stage)} ? {node.width}'d{width - 1 - bit} : {text}"
+        return text
+
+    def _streams(self) -> None:
+        for port, (direction, _) in sorted(self.p.streams.items()):
+            uses = [a for a in self.p.accesses if a.port == port]
+            stage, name = self.s.port[port], self.prefix + port
+            want = " | ".join(self.when(a.step, a.predicate, stage) for a in uses)
+            self._declare("wire", f"{name}_wanted", 1)
+            self.body.lines.append(f"assign {name}_wanted = {want};")
+            self.holds[stage].append(f"({name}_wanted & ~{name}_{'valid' if direction == 'in' else 'ready'})")
+            if direction == "in":
+                self.body.lines.append(f"assign {name}_ready = advance_{stage} & {name}_wanted;")
+            else:
+                self.body.lines.append(f"assign {name}_valid = advance_{stage} & {name}_wanted;")
+                self.body.lines.append(f"assign {name}_data = {self._chosen(uses, 'data', stage)};")
+
+    def _chosen(self, uses: list[Access], what: str, stage: int) -> str:
+        """The operand of whichever step is in the stage."""
+        texts = [self.expression(getattr(a, what), stage) for a in uses]
+        result = texts[-1]
+        for a, text in zip(uses[-2::-1], texts[-2::-1], strict=True):
+            if text != result:
+                result = f"step_{stage} == {self.step_bits}'d{a.step} ? {text} : ({result})"
+        return result
+
+    def _memories(self) -> None:
+        ports = sorted({a.port for a in self.p.accesses if a.kind in ("mread", "mwrite")})
+        for port in ports:
+            name, way = self._bank(port)
+            uses = [a for a in self.p.accesses if a.port == port]
+            stage = self.s.port[port]
+            memory = self.p.memories[port.split(".")[0]]
+            want = " | ".join(self.when(a.step, a.predicate, stage) for a in uses)
+            self.body.lines.append(f"assign {name}_{way}_enable = advance_{stage} & ({want});")
+            self.body.lines.append(f"assign {name}_{way}_address = {self._chosen(uses, 'address', stage)};")
+            if way == "write":
+                self.body.lines.append(f"assign {name}_write_data = {self._chosen(uses, 'data', stage)};")
+            else:
+                self.body.lines.append(f"assign {name}_read_advance = advance_{stage + 1 if read_latency(memory) > 1 else stage};")
+                self._memory_hazard(port, uses, stage)
+        for name in sorted(self.own_memories()) if not self.prefix else ():
+            self._own_memory(name, ports)
+
+    def _memory_hazard(self, port: str, reads: list[Access], stage: int) -> None:
+        """A read waits while a write of the same word is under way in a later stage."""
+        write = port.removesuffix("read") + "write"
+        writes = [a for a in self.p.accesses if a.port == write]
+        for later in range(stage + 1, self.s.port.get(write, stage) + 1):
+            for w in writes:
+                for r in reads:
+                    self.holds[stage].append(self._conflict(r, stage, w, later))
+
+    def _conflict(self, r: Access, stage: int, w: Access, later: int) -> str:
+        assert r.address is not None and w.address is not None
+        terms = [self.when(r.step, r.predicate, stage)]
+        terms.append(self.when(w.step, w.predicate, later) if self._known(w.predicate, later) else self.at_step(w.step, later))
+        if self._known(w.address, later):
+            terms.append(f"({self.expression(r.address, stage)} == {self.expression(w.address, later)})")
+        return f"({' & '.join(terms)})"
+
+    def _known(self, node: Node, stage: int) -> bool:
+        if node.op in ("concat", "slice", "sext"):
+            return all(self._known(a, stage) for a in node.args)
+        return node.op in ("const", "input") or self.s.stage[node.id] <= stage
+
+    def _own_memory(self, name: str, ports: list[str]) -> None:
+        memory = self.p.memories[name]
+        for bank in range(memory.banks):
+            used = [p for p in ports if p.startswith(f"{name}.{bank}.")]
+            if not used:
+                continue
+            prefix = bank_name(name, bank, memory)
+            self.body.lines += memory_instance(prefix, memory, self.width_of_bank(f"{name}.{bank}"), {p.split(".")[2] for p in used})
+
+    def width_of_bank(self, bank: str) -> int:
+        return max(memory_width(self.p, f"{bank}.read"), memory_width(self.p, f"{bank}.write"))
+
+    def _calls(self) -> None:
+        for port in sorted({a.port for a in self.p.accesses if a.kind == "call"}):
+            self._call(port)
+
+    def _call(self, port: str) -> None:
+        """A call holds its token until the callee is done; the callee's scalars stand still meanwhile."""
+        name = self.callees[port.removeprefix("call.")]
+        uses = [a for a in self.p.accesses if a.port == port]
+        stage, lines = self.s.port[port], self.body.lines
+        for signal in ("start", "busy", "finished"):
+            self._declare("logic", f"{name}_{signal}", 1)
+        self._declare("wire", f"{name}_done", 1)
+        bits = max(1, (len(self.p.calls) - 1).bit_length())
+        self._declare("logic", f"{name}_site", bits)
+        older = [f"valid_{j}" for j in range(stage + 1, self.last + 1)]
+        want = " | ".join(self.at_step(a.step, stage) for a in uses)
+        self._declare("wire", f"{name}_wanted", 1)
+        lines.append(f"assign {name}_wanted = ({want}){''.join(f' & ~{o}' for o in older)};")
+        self.holds[stage].append(f"(({want}) & ~{name}_finished)")
+        lines += [
+            "always_ff @(posedge clock) begin",
+            f"    {name}_start <= ~reset & {name}_wanted & ~{name}_busy & ~{name}_finished & ~{name}_start;",
+            f"    if (reset | {name}_done) {name}_busy <= 1'b0;",
+            f"    else if ({name}_start) {name}_busy <= 1'b1;",
+            f"    if (reset | advance_{stage}) {name}_finished <= 1'b0;",
+            f"    else if ({name}_done) {name}_finished <= 1'b1;",
+            f"    if ({name}_wanted & ~{name}_busy & ~{name}_finished & ~{name}_start) begin",
+        ]
+        site = " : ".join([*(f"step_{stage} == {self.step_bits}'d{a.step} ? {bits}'d{a.call}" for a in uses[:-1]), f"{bits}'d{uses[-1].call}"])  # fmt: skip
+        lines.append(f"        {name}_site <= {site};")
+        for k, (formal, width) in enumerate(self.p.calls[uses[0].call].scalars):
+            signal = f"{name}_argument_{k}"
+            self._declare("logic", signal, width)
+            texts = [self.expression(a.arguments[k], stage) for a in uses]
+            value = " : ".join([*(f"step_{stage} == {self.step_bits}'d{a.step} ? {t}" for a, t in zip(uses[:-1], texts, strict=False)), texts[-1]])  # fmt: skip
+            lines.append(f"        {signal} <= {value};")
+        lines += ["    end", "end", ""]
+
+    def _registers(self) -> None:
+        by_register: dict[str, list[int]] = defaultdict(list)
+        for i, w in enumerate(self.p.writes):
+            by_register[w.register].append(i)
+        for register, width in self.p.registers.items():
+            self._declare("logic", register, width)
+            writes = [self.p.writes[i] for i in by_register[register]]
+            if not writes:
+                continue
+            self.body.lines.append("always_ff @(posedge clock) begin")
+            for w in writes:
+                stage = self.s.write[register, w.step]
+                condition = self.when(w.step, w.predicate, stage).replace(f"valid_{stage}", f"advance_{stage}", 1)
+                self.body.lines.append(f"    if ({condition}) {register} <= {self.expression(w.value, stage)};")
+            self.body.lines += ["end", ""]
+            self._register_hazard(register, {w.step for w in writes})
+
+    def _register_hazard(self, register: str, writers: set[int]) -> None:
+        """A step waits at a register's stage while an older one has still to write it."""
+        read = self.s.read[register]
+        for step in self.p.steps:
+            reads = register in self.s.reads[step.index]
+            if not reads and step.index not in writers:
+                continue
+            for writer in sorted(writers):
+                last = self.s.write[register, writer]
+                if not reads and self.s.write[register, step.index] >= last:
+                    continue
+                for later in range(read + 1, last + 1):
+                    self.holds[read].append(f"({self.at_step(step.index, read)} & {self.at_step(writer, later)})")
+
+    def _control(self) -> None:
+        p, s, last, lines = self.p, self.s, self.last, self.body.lines
+        many = len(p.steps) > 1
+        for stage in range(last + 1):
+            self._declare("logic", f"valid_{stage}", 1)
+            self._declare("wire", f"advance_{stage}", 1)
+            if many:
+                self._declare("logic", f"step_{stage}", self.step_bits)
+            held = "".join(f" & ~{h}" for h in dict.fromkeys(self.holds[stage]))
+            free = f" & (~valid_{stage + 1} | advance_{stage + 1})" if stage < last else ""
+            lines.append(f"assign advance_{stage} = valid_{stage}{held}{free};")
+        lines += ["", "// the next step", "always_ff @(posedge clock) begin", "    if (reset) valid_0 <= 1'b0;"]
+        lines.append("    else if (start) begin")
+        lines += ["        valid_0 <= 1'b1;", *(["        step_0 <= '0;"] if many else []), "    end else begin"]
+        for step in p.steps:
+            branch = s.branch[step.index]
+            if branch > 0:
+                lines.append(f"        if ({self.at_step(step.index, 0)} & advance_0) valid_0 <= 1'b0;")
+            lines.append(f"        if ({self.at_step(step.index, branch)} & advance_{branch}) begin")
+            lines += [f"            {x}" for x in self._next(step.index, branch)]
+            lines.append("        end")
+        lines += ["    end", "end", ""]
+        for stage in range(1, last + 1):
+            lines += ["always_ff @(posedge clock) begin", f"    if (reset) valid_{stage} <= 1'b0;"]
+            lines.append(f"    else if (advance_{stage - 1}) valid_{stage} <= 1'b1;")
+            lines.append(f"    else if (advance_{stage}) valid_{stage} <= 1'b0;")
+            moved = [*([f"step_{stage} <= step_{stage - 1};"] if many else []), *self.pipeline[stage]]
+            if moved:
+                lines += [f"    if (advance_{stage - 1}) begin", *(f"        {m}" for m in moved), "    end"]
+            lines += ["end", ""]
+        ends = [self.when(step.index, c, last) for step in p.steps for c, t in step.successors if t < 0]
+        lines.append(f"assign done = advance_{last} & ({' | '.join(ends) or chr(39) + '0'});")
+
+    def _next(self, step: int, stage: int) -> list[str]:
+        successors = self.p.steps[step].successors
+        lines = []
+        for i, (condition, target) in enumerate(successors):
+            keyword = "" if len(successors) == 1 else "else " if i == len(successors) - 1 else f"{'else ' if i else ''}if ({self.expression(condition, stage)}) "  # fmt: skip
+            if target < 0:
+                lines.append(f"{keyword}valid_0 <= 1'b0;")
+            elif len(self.p.steps) > 1:
+                lines.append(f"{keyword}begin valid_0 <= 1'b1; step_0 <= {self.step_bits}'d{target}; end")
+            else:
+                lines.append(f"{keyword}valid_0 <= 1'b1;")
+        return lines
+
+
+def memory_width(process: Process, port: str) -> int:
+    """Bits of data at a memory's port; 1 where nothing of it is used."""
+    if port.endswith(".read"):
+        return next((n.width for n in process.graph.nodes if n.op == "read" and n.aux == port), 1)
+    return next((a.data.width for a in process.accesses if a.port == port and a.data is not None), 1)
+
+
+def stream_signals(name: str, direction: str, width: int) -> list[Port]:
+    """A stream's port, as its user has it."""
+    into = direction == "in"
+    return [
+        Port("input" if into else "output", f"{name}_data", width),
+        Port("input" if into else "output", f"{name}_valid"),
+        Port("output" if into else "input", f"{name}_ready"),
+    ]
+
+
+def memory_signals(name: str, way: str, memory: Memory, width: int) -> list[Port]:
+    """A memory bank's port, as its user has it."""
+    address = Port("output", f"{name}_{way}_address", address_bits(memory))
+    if way == "write":
+        return [Port("output", f"{name}_write_enable"), address, Port("output", f"{name}_write_data", width)]
+    return [
+        Port("output", f"{name}_read_enable"),
+        Port("output", f"{name}_read_advance"),
+        address,
+        Port("input", f"{name}_read_data", width),
+    ]
+
+
+def memory_instance(prefix: str, memory: Memory, width: int, ways: set[str]) -> list[str]:
+    """An instance of the library's memory on the signals `prefix_…`."""
+    style = {"uram": "ultra", "lutram": "distributed", "bram": "block"}.get(
+        memory.storage, "distributed" if is_distributed(memory) else "block"
+    )
+    bits = address_bits(memory)
+    read = "read" in ways
+    write = "write" in ways
+    connections = [
+        ".clock(clock)",
+        f".read_enable({f'{prefix}_read_enable' if read else chr(49) + chr(39) + 'b0'})",
+        f".read_advance({f'{prefix}_read_advance' if read else chr(49) + chr(39) + 'b0'})",
+        f".read_address({f'{prefix}_read_address' if read else f'{bits}{chr(39)}d0'})",
+        f".read_data({f'{prefix}_read_data' if read else ''})",
+        f".write_enable({f'{prefix}_write_enable' if write else chr(49) + chr(39) + 'b0'})",
+        f".write_address({f'{prefix}_write_address' if write else f'{bits}{chr(39)}d0'})",
+        f".write_data({f'{prefix}_write_data' if write else f'{width}{chr(39)}d0'})",
+    ]
+    parameters = f'#(.WIDTH({width}), .DEPTH({memory.depth}), .STYLE("{style}"), .LATENCY({read_latency(memory)}))'
+    return [f"memory {parameters} {prefix}_memory (", *(f"    {c}," for c in connections[:-1]), f"    {connections[-1]}", ");", ""]
+

@@ -1,0 +1,201 @@
+"""C++ sources in, one optimised LLVM module out, with what each function is: region, program or process.
+
+clang (of the `ziglang` package) translates each source; LLVM (of `llvmlite`, the same major) links them and runs the passes
+named here. Stock -O2 would move wide loads out of loops, vectorise small ones and write addresses in bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moehls.errors import MoehlsError
+from moehls.rtl import llvm
+
+Role = Literal["region", "program", "process"]
+
+_CLANG = (
+    "-std=c++20 -O2 -fno-unroll-loops -fwrapv -fno-sanitize=all -fno-discard-value-names -fno-exceptions -fno-rtti -w "
+    "-Xclang -disable-llvm-passes -gline-tables-only -DMOEHLS_RTL -S -emit-llvm"
+).split()
+
+_PASSES = (
+    "always_inliner global_dead_code_eliminate sroa instruction_combine simplify_cfg loop_simplify lcssa loop_rotate "
+    "instruction_combine loop_unroll loop_deletion sroa new_gvn sccp instruction_combine simplify_cfg "
+    "dead_store_elimination aggressive_dce instruction_combine aggressive_dce mem_copy_opt argument_promotion sroa "
+    "instruction_combine simplify_cfg new_gvn aggressive_dce simplify_cfg dead_arg_elimination"
+).split()
+
+INTRINSICS = ("smax", "smin", "umax", "umin", "abs", "fshl", "fshr", "usub.sat", "ctlz", "ctpop")
+
+
+@dataclass(frozen=True)
+class Design:
+    """The optimised module; `roles` by function name; `storage` by (function, variable) as the pragmas bind it."""
+
+    module: llvm.Module
+    top: str
+    roles: dict[str, Role]
+    storage: dict[tuple[str, str], str]
+
+
+def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Path, top: str | None = None) -> Design:
+    """Translate and optimise.
+
+    Args:
+        sources: the C++ files.
+        includes: folders of headers; `ap_int.h` and `hls_stream.h` of the shim among them.
+        build: a folder for compiler output and caches.
+        top: the function to start from; by default the one dataflow function that nobody calls.
+
+    Raises:
+        MoehlsError: a source does not compile, or there is no one top function.
+    """
+    build.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda s: _translate(s, includes, build), sources))
+    graph = _CallGraph()
+    texts = [graph.scan(text) for text in texts]
+    start = graph.top(top)
+    roles = graph.roles(start)
+    module = llvm.parse(_optimise(texts, roles, start))
+    return Design(module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage)
+
+
+def _translate(source: Path, includes: Sequence[Path], build: Path) -> str:
+    output = build / f"{source.stem}.ll"
+    command = [sys.executable, "-m", "ziglang", "c++", *_CLANG, *(f"-I{i}" for i in includes), str(source), "-o", str(output)]
+    environment = dict(os.environ)
+    environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(build / "zig-cache"))
+    environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(build / "zig-cache"))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise MoehlsError(f"{source.name} does not compile:\n{done.stderr.strip()}")
+    return output.read_text()
+
+
+class _CallGraph:
+    """Who calls whom, who is a dataflow region, and which storage variables are bound to; read from unoptimised text."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[str]] = {}
+        self.external: set[str] = set()
+        self.dataflow: set[str] = set()
+        self.storage: dict[tuple[str, str], str] = {}
+
+    def scan(self, text: str) -> str:
+        """Collect; returns the text without the markers that the pragmas left."""
+        strings = dict(re.findall(r'^(@[\w.]+) = .*constant \[\d+ x i8\] c"(\w+)\\00"', text, re.M))
+        kept, function = [], ""
+        for line in text.splitlines():
+            if line.startswith("define "):
+                found = re.search(r"(@[\w.$]+|@\"[^\"]*\")\(", line)
+                assert found
+                function = found[1]
+                self.calls.setdefault(function, [])
+                if not re.search(r"\b(internal|linkonce_odr)\b", line):
+                    self.external.add(function)
+            elif "@moehls_dataflow(" in line and "call" in line:
+                self.dataflow.add(function)
+                continue
+            elif "@moehls_storage(" in line and "call" in line:
+                found = re.search(r"\(ptr noundef ([%@][\w.$]+), ptr noundef (@[\w.]+)\)", line)
+                assert found, line
+                self.storage[function, found[1]] = strings[found[2]]
+                continue
+            elif "call " in line and (callee := re.search(r"(@[\w.$]+)\(", line)):
+                self.calls[function].append(callee[1])
+            kept.append(re.sub(r"\bcomdat\b(?: any|\(\$[^)]*\))?", "", line) if not line.startswith("$") else "")
+        return "\n".join(kept)
+
+    def top(self, name: str | None) -> str:
+        if name is not None:
+            found = [f for f in sorted(self.external) if _plain_name(f) == name]
+            if len(found) != 1:
+                raise MoehlsError(f"there is no one function '{name}' in the sources")
+            return found[0]
+        called = {c for f in self.calls for c in self.calls[f]}
+        tops = sorted(f for f in self.dataflow if f not in called)
+        if len(tops) != 1:
+            raise MoehlsError(f"the top function is the one with DATAFLOW that nobody calls; found {tops or 'none'}")
+        return tops[0]
+
+    def roles(self, top: str) -> dict[str, Role]:
+        roles: dict[str, Role] = {}
+
+        def reaches_region(function: str) -> bool:
+            return any(c in self.dataflow or reaches_region(c) for c in self.calls.get(function, []))
+
+        def visit(function: str) -> None:
+            if function in roles:
+                return
+            if function in self.dataflow:
+                roles[function] = "region"
+                for callee in self.calls[function]:
+                    if callee in self.calls and not _is_helper(callee):
+                        visit(callee)
+            elif reaches_region(function):
+                roles[function] = "program"
+                for callee in self.calls[function]:
+                    if callee in self.external or callee in self.dataflow:
+                        visit(callee)
+            else:
+                roles[function] = "process"
+
+        visit(top)
+        return roles
+
+
+def _is_helper(function: str) -> bool:
+    """A constructor or method, which a region's declarations call."""
+    return function.startswith(("@_ZN3hls", "@_ZN7ap_uint", "@_ZN6ap_int", "@_ZN11ap_int_base", "@_ZNK", "@llvm."))
+
+
+def _plain_name(function: str) -> str:
+    found = re.match(r"@_ZL?(\d+)(.*)", function)
+    return found[2][: int(found[1])] if found else function[1:]
+
+
+def _optimise(texts: Sequence[str], roles: dict[str, Role], top: str) -> str:
+    binding = _binding()
+    try:
+        modules = [binding.parse_assembly(text) for text in texts]
+    except RuntimeError as error:
+        raise MoehlsError(f"clang of ziglang and LLVM of llvmlite do not match: {error}") from error
+    module = modules[0]
+    for other in modules[1:]:
+        module.link_in(other)
+    for function in module.functions:
+        if function.is_declaration:
+            continue
+        name = f"@{function.name}"
+        function.linkage = "external" if name == top else "internal"
+        if name in roles:
+            function.add_function_attribute("noinline")
+        else:
+            function.add_function_attribute("alwaysinline")
+    machine = binding.Target.from_triple(module.triple).create_target_machine(opt=2)
+    options = binding.create_pipeline_tuning_options(speed_level=2)
+    builder = binding.create_pass_builder(machine, options)
+    manager = binding.create_new_module_pass_manager()
+    for name in _PASSES:
+        getattr(manager, f"add_{name}_pass")()
+    manager.run(module, builder)
+    return str(module)
+
+
+def _binding() -> Any:
+    import llvmlite.binding as binding
+
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    binding.set_option("", "-pragma-unroll-threshold=1000000000")
+    binding.set_option("", "-unroll-max-iteration-count-to-analyze=0")
+    return binding

@@ -1,0 +1,418 @@
+"""LLVM's textual form, as far as the generator needs it: text in, functions of basic blocks out.
+
+llvmlite's own objects print an instruction by numbering its whole function again, which is quadratic; this reads the module's
+text once. Types are kept as text; `Types` gives sizes and element types.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from moehls.errors import MoehlsError
+
+_NAME = r'[%@](?:"[^"]*"|[\w.$-]+)'
+_FLAGS = re.compile(
+    r"\b(?:nuw|nsw|exact|disjoint|nneg|inbounds|samesign|noundef|nonnull|signext|zeroext|writable|dead_on_unwind|nocapture|"
+    r"readonly|writeonly|noalias|returned|immarg|nofree|tail|musttail|notail|fastcc|dso_local|local_unnamed_addr|unnamed_addr|"
+    r"align \d+|dereferenceable(?:_or_null)?\(\d+\)|captures\([^)]*\)|initializes\(\([^)]*\)\)|range\([^)]*\)|"
+    r"nofpclass\([^)]*\)|memory\([^)]*\))\s*"
+)
+_METADATA = re.compile(r", !(\w+(?:\.\w+)*) !(\d+)")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An integer constant; undefined values are 0."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Name:
+    """A local (%…) or global (@…) value."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class GepConstant:
+    """A constant address: a global plus bytes."""
+
+    base: Name
+    offset: int
+
+
+Operand = Constant | Name | GepConstant
+
+
+@dataclass
+class Instruction:
+    """One instruction. `type` is its result's type (of a store or branch: the operand's), `operands` in LLVM's order.
+
+    `labels` of a branch, a switch (with `operands[1:]` the case values, the default label first) or a phi; `callee` of a call;
+    `predicate` of a comparison; `element` the type a GEP indexes, an alloca allocates or a cast comes from.
+    """
+
+    op: str
+    type: str
+    operands: list[Operand]
+    name: str = ""
+    labels: list[str] = field(default_factory=list)
+    callee: str = ""
+    predicate: str = ""
+    element: str = ""
+    types: list[str] = field(default_factory=list)
+    volatile: bool = False
+    line: int = 0
+    """metadata number of its place in the source"""
+
+
+@dataclass
+class Block:
+    name: str
+    instructions: list[Instruction] = field(default_factory=list)
+
+
+@dataclass
+class Function:
+    name: str
+    parameters: list[tuple[str, str]]
+    """(type, name)"""
+    blocks: list[Block] = field(default_factory=list)
+    subprogram: int = 0
+
+
+@dataclass
+class Global:
+    name: str
+    type: str
+    constant: bool
+    initialiser: str
+
+
+@dataclass
+class Module:
+    types: Types
+    globals: dict[str, Global]
+    functions: dict[str, Function]
+    metadata: dict[int, str]
+
+    def place(self, line: int) -> str:
+        """`file:line` of a debug location, "" where there is none."""
+        text = self.metadata.get(line, "")
+        found = re.search(r"line: (\d+).*scope: !(\d+)", text)
+        if not found:
+            return ""
+        scope = self.metadata.get(int(found[2]), "")
+        while "file: !" not in scope and (up := re.search(r"scope: !(\d+)", scope)):
+            scope = self.metadata.get(int(up[1]), "")
+        file = re.search(r"file: !(\d+)", scope)
+        name = re.search(r'filename: "([^"]*)"', self.metadata.get(int(file[1]), "")) if file else None
+        return f"{name[1].split('/')[-1] if name else '?'}:{found[1]}"
+
+    def source_name(self, function: str) -> str:
+        """The name a function has in the source."""
+        found = re.search(r'name: "([^"]*)"', self.metadata.get(self.functions[function].subprogram, ""))
+        return found[1] if found else function
+
+
+class Types:
+    """Sizes in bytes and layouts of the module's types (x86-64 data layout)."""
+
+    def __init__(self, structs: dict[str, str]) -> None:
+        self.structs = structs
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def bits(self, text: str) -> int:
+        if text == "ptr":
+            return 64
+        if not re.fullmatch(r"i\d+", text):
+            raise MoehlsError(f"a value of type {text} has no place in hardware; use ap_int and ap_uint")
+        return int(text[1:])
+
+    def array(self, text: str) -> tuple[int, str] | None:
+        """(count, element type) of an array type."""
+        found = re.fullmatch(r"\[(\d+) x (.*)\]", text)
+        return (int(found[1]), found[2]) if found else None
+
+    def members(self, text: str) -> list[str]:
+        body = self.structs.get(text, text).strip()
+        return split(body[1:-1].strip()) if body.startswith("{") else []
+
+    def size(self, text: str) -> int:
+        return self._layout(text)[0]
+
+    def offset(self, text: str, member: int) -> int:
+        at = 0
+        for i, m in enumerate(self.members(text)):
+            size, align = self._layout(m)
+            at = -(-at // align) * align
+            if i == member:
+                return at
+            at += size
+        raise MoehlsError(f"type {text} has no member {member}")
+
+    def _layout(self, text: str) -> tuple[int, int]:
+        if text not in self._sizes:
+            self._sizes[text] = self._compute(text)
+        return self._sizes[text]
+
+    def _compute(self, text: str) -> tuple[int, int]:
+        if text == "ptr":
+            return 8, 8
+        if re.fullmatch(r"i\d+", text):
+            bits = int(text[1:])
+            align = min(16 if bits > 64 else 8, 1 << max(0, (-(-bits // 8) - 1).bit_length()))
+            return -(-(-(-bits // 8)) // align) * align, align
+        if array := self.array(text):
+            size, align = self._layout(array[1])
+            return array[0] * size, align
+        at, most = 0, 1
+        for m in self.members(text):
+            size, align = self._layout(m)
+            at = -(-at // align) * align + size
+            most = max(most, align)
+        return -(-at // most) * most, most
+
+
+def split(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth, start, quoted = [], 0, 0, False
+    for i, c in enumerate(text):
+        if c == '"':
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif c in "([{<":
+            depth += 1
+        elif c in ")]}>":
+            depth -= 1
+        elif c == "," and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+    last = text[start:].strip()
+    return [*parts, last] if last else parts
+
+
+def parse(text: str) -> Module:
+    """Read a module."""
+    structs: dict[str, str] = {}
+    module = Module(Types(structs), {}, {}, {})
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith("%"):
+            name, _, body = line.partition(" = type ")
+            structs[name] = body
+        elif line.startswith("@"):
+            _global(module, line)
+        elif line.startswith("define "):
+            _function(module, line, lines)
+        elif line.startswith("!") and line[1:2].isdigit():
+            number, _, body = line.partition(" = ")
+            module.metadata[int(number[1:])] = body
+    return module
+
+
+def _global(module: Module, line: str) -> None:
+    found = re.match(rf"({_NAME}) = (.*?)\b(constant|global) (.*)$", line)
+    if not found:
+        return
+    type_, rest = _take_type(re.split(r", align \d+", found[4])[0])
+    module.globals[found[1]] = Global(found[1], type_, found[3] == "constant", rest.strip())
+
+
+def _function(module: Module, head: str, lines: object) -> None:
+    found = re.match(rf"define .*?({_NAME})\(", head)
+    assert found
+    inside = head[found.end() : _closing(head, found.end() - 1)]
+    parameters = []
+    for part in split(inside):
+        clean = _FLAGS.sub("", part).strip()
+        type_, rest = _take_type(clean)
+        parameters.append((type_ if "byval" not in rest else "byval", rest.split()[-1] if rest.split() else ""))
+    subprogram = re.search(r"!dbg !(\d+)", head)
+    function = Function(found[1], parameters, [], int(subprogram[1]) if subprogram else 0)
+    block = Block("%entry")
+    for line in lines:  # type: ignore[attr-defined]
+        if line == "}":
+            break
+        if not line or line.lstrip().startswith((";", "#dbg")):
+            continue
+        if not line.startswith(" "):
+            label = line.split(":")[0]
+            block = Block("%" + label)
+            function.blocks.append(block)
+            continue
+        if not function.blocks:
+            function.blocks.append(block)
+        if " switch " in line and line.rstrip().endswith("["):
+            for more in lines:  # type: ignore[attr-defined]
+                line += " " + more.strip()
+                if more.strip().startswith("]"):
+                    break
+        block.instructions.append(_instruction(line.strip()))
+    module.functions[function.name] = function
+
+
+def _closing(text: str, opening: int) -> int:
+    depth = 0
+    for i in range(opening, len(text)):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0:
+            return i
+    raise MoehlsError(f"unbalanced brackets: {text}")
+
+
+def _take_type(text: str) -> tuple[str, str]:
+    """A type at the start of `text`, and the rest."""
+    text = text.lstrip()
+    if text[0] in "[{<":
+        end = _closing(text, 0) + 1
+        return text[:end], text[end:]
+    found = re.match(rf"(?:{_NAME}|[\w.]+)", text)
+    assert found, text
+    return found[0], text[found.end() :]
+
+
+def operand(text: str) -> Operand:
+    """One operand without its type."""
+    text = text.strip()
+    if text[0] in "%@":
+        return Name(text)
+    if text in ("undef", "poison", "zeroinitializer", "null", "false"):
+        return Constant(0)
+    if text == "true":
+        return Constant(1)
+    if re.fullmatch(r"-?\d+", text):
+        return Constant(int(text))
+    if found := re.match(rf"getelementptr (?:\w+ )*\(i8, ptr ({_NAME}), i64 (-?\d+)\)", _FLAGS.sub("", text)):
+        return GepConstant(Name(found[1]), int(found[2]))
+    raise MoehlsError(f"operand '{text}' is outside the subset of C++ that becomes hardware")
+
+
+def _instruction(line: str) -> Instruction:
+    metadata = dict(_METADATA.findall(line))
+    line = _METADATA.sub("", line)
+    name = ""
+    if found := re.match(rf"({_NAME}) = ", line):
+        name, line = found[1], line[found.end() :]
+    place = int(metadata.get("dbg", 0))
+    op = line.split()[0]
+    if op in ("tail", "musttail", "notail"):
+        op = "call"
+    reader = _READERS.get(op, _plain)
+    instruction = reader(op, line)
+    instruction.name, instruction.line = name, place
+    return instruction
+
+
+def _plain(op: str, line: str) -> Instruction:
+    """`op flags type a, b`"""
+    type_, rest = _take_type(_FLAGS.sub("", line[len(op) :].lstrip()))
+    return Instruction(op, type_, [operand(p) for p in split(rest)])
+
+
+def _icmp(op: str, line: str) -> Instruction:
+    predicate, rest = _FLAGS.sub("", line[len(op) :].lstrip()).split(" ", 1)
+    type_, rest = _take_type(rest)
+    return Instruction(op, "i1", [operand(p) for p in split(rest)], predicate=predicate, element=type_)
+
+
+def _cast(op: str, line: str) -> Instruction:
+    body, to = _FLAGS.sub("", line[len(op) :].lstrip()).rsplit(" to ", 1)
+    type_, rest = _take_type(body)
+    return Instruction(op, to.strip(), [operand(rest)], element=type_)
+
+
+def _select(op: str, line: str) -> Instruction:
+    parts = [_take_type(p) for p in split(line[len(op) :])]
+    return Instruction(op, parts[1][0], [operand(p[1]) for p in parts])
+
+
+def _phi(op: str, line: str) -> Instruction:
+    type_, rest = _take_type(line[len(op) :])
+    pairs = [split(p.strip()[1:-1]) for p in split(rest)]
+    return Instruction(op, type_, [operand(a) for a, _ in pairs], labels=[b for _, b in pairs])
+
+
+def _load(op: str, line: str) -> Instruction:
+    rest = line[len(op) :].lstrip()
+    volatile = rest.startswith("volatile ")
+    type_, pointer, *_ = split(rest.removeprefix("volatile "))
+    return Instruction(op, type_, [operand(_take_type(pointer)[1])], volatile=volatile)
+
+
+def _store(op: str, line: str) -> Instruction:
+    rest = line[len(op) :].lstrip()
+    volatile = rest.startswith("volatile ")
+    value, pointer, *_ = split(rest.removeprefix("volatile "))
+    type_, value = _take_type(value)
+    return Instruction(op, type_, [operand(value), operand(_take_type(pointer)[1])], volatile=volatile)
+
+
+def _gep(op: str, line: str) -> Instruction:
+    element, *parts = split(_FLAGS.sub("", line[len(op) :].lstrip()))
+    return Instruction(op, "ptr", [operand(_take_type(p)[1]) for p in parts], element=element)
+
+
+def _alloca(op: str, line: str) -> Instruction:
+    return Instruction(op, "ptr", [], element=split(line[len(op) :])[0])
+
+
+def _branch(op: str, line: str) -> Instruction:
+    parts = split(line[len(op) :])
+    if len(parts) == 1:
+        return Instruction(op, "", [], labels=[parts[0].split()[1]])
+    return Instruction(op, "i1", [operand(_take_type(parts[0])[1])], labels=[p.split()[1] for p in parts[1:]])
+
+
+def _switch(op: str, line: str) -> Instruction:
+    head, cases = line[len(op) :].split("[", 1)
+    value, default = split(head)
+    type_, value = _take_type(value)
+    found = re.findall(rf"i\d+ (-?\d+|true|false), label ({_NAME})", cases)
+    return Instruction(
+        op, type_, [operand(value), *(operand(c) for c, _ in found)], labels=[default.split()[1], *(b for _, b in found)]
+    )
+
+
+def _call(op: str, line: str) -> Instruction:
+    line = line[line.index("call ") + 5 :]
+    found = re.search(rf"({_NAME})\(", line)
+    if not found:
+        raise MoehlsError(f"an indirect call is outside the subset: {line}")
+    type_ = _take_type(_FLAGS.sub("", line[: found.start()]))[0] if line[: found.start()].strip() else "void"
+    inside = line[found.end() : _closing(line, found.end() - 1)]
+    operands, types = [], []
+    for part in split(inside):
+        if part.startswith("metadata"):
+            continue
+        t, rest = _take_type(_FLAGS.sub("", part))
+        rest = re.sub(r"byval\([^)]*\)|sret\([^)]*\)", "", rest)
+        operands.append(operand(rest))
+        types.append(t)
+    return Instruction(op, type_, operands, callee=found[1], types=types)
+
+
+def _ret(op: str, line: str) -> Instruction:
+    return Instruction(op, "", [])
+
+
+_READERS = {
+    "icmp": _icmp,
+    "trunc": _cast,
+    "zext": _cast,
+    "sext": _cast,
+    "select": _select,
+    "phi": _phi,
+    "load": _load,
+    "store": _store,
+    "getelementptr": _gep,
+    "alloca": _alloca,
+    "br": _branch,
+    "switch": _switch,
+    "call": _call,
+    "ret": _ret,
+    "unreachable": _ret,
+}

@@ -1,0 +1,266 @@
+"""Passes over a process's data flow: balance sums, narrow every value to the bits that are needed and can differ.
+
+Each pass builds the graph anew; nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from moehls.rtl.ir import Graph, Node, Process
+
+Rule = Callable[[Graph, Node, list[Node]], Node]
+
+
+def rebuild(graph: Graph, node: Node, args: list[Node]) -> Node:
+    """`node` over other arguments (of the same widths), folded anew."""
+    op = node.op
+    if op in ("const", "input", "reg", "read"):
+        return graph.make(op, (), node.width, node.aux)
+    if op == "concat":
+        return graph.concat(args)
+    if op == "slice":
+        return graph.slice(args[0], node.low, node.width)
+    if op == "sext":
+        return graph.sext(args[0], node.width)
+    if op in ("and", "or", "xor"):
+        return graph.bitwise(op, *args)
+    if op == "not":
+        return graph.invert(args[0])
+    if op == "mux":
+        return graph.mux(*args)
+    if op in ("add", "sub", "mul"):
+        return graph.arithmetic(op, *args)  # type: ignore[arg-type]
+    if op in ("shl", "lshr", "ashr"):
+        return graph.shift(op, *args)  # type: ignore[arg-type]
+    if op in ("eq", "ult", "slt"):
+        return graph.compare(op, *args)  # type: ignore[arg-type]
+    return graph.make(op, args, node.width, node.aux)
+
+
+def rewrite(process: Process, rule: Rule) -> None:
+    """Replace the process's graph by the one `rule` gives, node by node from the leaves."""
+    fresh = Graph()
+    live = _live(process)
+    mapped: dict[int, Node] = {}
+    for node in process.graph.nodes:
+        if node.id in live:
+            mapped[node.id] = rule(fresh, node, [mapped[a.id] for a in node.args])
+    process.replace(fresh, lambda n: mapped[n.id])
+
+
+def _live(process: Process) -> set[int]:
+    found: set[int] = set()
+    todo = process.roots()
+    while todo:
+        node = todo.pop()
+        if node.id not in found:
+            found.add(node.id)
+            todo.extend(node.args)
+    return found
+
+
+def balance(process: Process) -> None:
+    """Chains of additions become trees: what is ready first is added first, what depends on the sum's own register last."""
+    users: dict[int, int] = defaultdict(int)
+    for node in process.graph.nodes:
+        for a in node.args:
+            users[a.id] += 1
+    for root in process.roots():
+        users[root.id] += 2
+    recurrent = _recurrent(process)
+    depth: dict[int, int] = {}
+    inner: set[int] = set()
+    for node in process.graph.nodes:
+        if node.op == "add":
+            inner |= {a.id for a in node.args if a.op == "add" and users[a.id] == 1}
+
+    def leaves(node: Node) -> list[Node]:
+        return [x for a in node.args for x in (leaves(a) if a.id in inner and a.op == "add" else [a])]
+
+    def rule(graph: Graph, node: Node, args: list[Node]) -> Node:
+        if node.id in inner:
+            return graph.const(0, node.width)  # its tree stands at the root
+        if node.op == "add":
+            result = _tree(graph, [(late(x), mapped[x.id]) for x in leaves(node)], depth)
+        else:
+            result = rebuild(graph, node, args)
+        depth.setdefault(result.id, max((depth[a.id] for a in result.args), default=-1) + 1)
+        mapped[node.id] = result
+        return result
+
+    def late(node: Node) -> int:
+        return 1 << 20 if node.id in recurrent else depth[mapped[node.id].id]
+
+    mapped: dict[int, Node] = {}
+    rewrite(process, rule)
+
+
+def _tree(graph: Graph, leaves: list[tuple[int, Node]], depth: dict[int, int]) -> Node:
+    heap = [(d, i, n) for i, (d, n) in enumerate(leaves)]
+    heapq.heapify(heap)
+    count = len(heap)
+    while len(heap) > 1:
+        (d0, _, a), (d1, _, b) = heapq.heappop(heap), heapq.heappop(heap)
+        total = graph.arithmetic("add", a, b)
+        level = max(d0, d1) + 1
+        depth.setdefault(total.id, level)
+        heapq.heappush(heap, (level, count, total))
+        count += 1
+    return heap[0][2]
+
+
+def _recurrent(process: Process) -> set[int]:
+    """Nodes that depend on a register whose next value depends on them."""
+    writes: dict[str, list[Node]] = defaultdict(list)
+    for w in process.writes:
+        writes[w.register].append(w.value)
+    found: set[int] = set()
+    reach: dict[str, set[int]] = {}
+    for node in process.graph.nodes:
+        if node.op == "reg":
+            reach[str(node.aux)] = _above(writes[str(node.aux)])
+    for node in process.graph.nodes:
+        if node.op == "reg" and node.id in reach[str(node.aux)]:
+            found |= _between(process, node, reach[str(node.aux)])
+    return found
+
+
+def _above(nodes: list[Node]) -> set[int]:
+    found: set[int] = set()
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        if node.id not in found:
+            found.add(node.id)
+            todo.extend(node.args)
+    return found
+
+
+def _between(process: Process, register: Node, above: set[int]) -> set[int]:
+    found = {register.id}
+    for node in process.graph.nodes[register.id :]:
+        if node.id in above and any(a.id in found for a in node.args):
+            found.add(node.id)
+    return found
+
+
+def demands(process: Process, widths: Mapping[str, int]) -> tuple[dict[int, int], dict[str, int]]:
+    """How many low bits of each node, and of each register, port and input, anything uses.
+
+    `widths` are the payload widths of written ports, where they are known.
+    """
+    need: dict[int, int] = defaultdict(int)
+    named: dict[str, int] = defaultdict(int)
+    values: dict[str, list[Node]] = defaultdict(list)
+    for w in process.writes:
+        values[w.register].append(w.value)
+        need[w.predicate.id] = 1
+    for a in process.accesses:
+        need[a.predicate.id] = 1
+        for n in (a.address, *a.arguments):
+            if n is not None:
+                need[n.id] = n.width
+        if a.data is not None:
+            need[a.data.id] = max(need[a.data.id], min(a.data.width, widths.get(a.port, a.data.width)))
+    for step in process.steps:
+        for p, _ in step.successors:
+            need[p.id] = 1
+    changed = True
+    while changed:
+        for node in reversed(process.graph.nodes):
+            if need[node.id]:
+                _spread(node, need)
+                if node.op in ("reg", "read", "input"):
+                    named[str(node.aux)] = max(named[str(node.aux)], need[node.id])
+        changed = False
+        for register, nodes in values.items():
+            for value in nodes:
+                if need[value.id] < named[register]:
+                    need[value.id] = named[register]
+                    changed = True
+    return need, named
+
+
+def _spread(node: Node, need: dict[int, int]) -> None:
+    d = need[node.id]
+
+    def ask(a: Node, bits: int) -> None:
+        need[a.id] = max(need[a.id], min(bits, a.width))
+
+    if node.op in ("add", "sub", "mul", "and", "or", "xor", "not", "sext"):
+        for a in node.args:
+            ask(a, d)
+    elif node.op == "mux":
+        ask(node.args[0], 1)
+        ask(node.args[1], d)
+        ask(node.args[2], d)
+    elif node.op == "slice":
+        ask(node.args[0], node.low + d)
+    elif node.op == "concat":
+        at = 0
+        for a in node.args:
+            if at < d:
+                ask(a, d - at)
+            at += a.width
+    elif node.op == "shl":
+        ask(node.args[0], d)
+        ask(node.args[1], node.args[1].width)
+    else:
+        for a in node.args:
+            ask(a, a.width)
+
+
+def narrow(process: Process, widths: Mapping[str, int]) -> None:
+    """Arithmetic in as many bits as its operands fill and its users read; registers likewise.
+
+    Args:
+        widths: payload bits of each written port (`Access.port`), where its readers are known.
+    """
+    need, named = demands(process, widths)
+
+    def rule(graph: Graph, node: Node, args: list[Node]) -> Node:
+        d = need[node.id]
+        if d == 0:
+            return graph.const(0, node.width)
+        if node.op in ("add", "sub", "mul"):
+            return graph.low_bits(_arithmetic(graph, node.op, *(graph.slice(a, 0, d) for a in args)), node.width)
+        if d < node.width and node.op in ("and", "or", "xor", "mux", "not"):
+            cut = [a if node.op == "mux" and i == 0 else graph.slice(a, 0, d) for i, a in enumerate(args)]
+            made = graph.mux(*cut) if node.op == "mux" else graph.invert(cut[0]) if node.op == "not" else graph.bitwise(node.op, *cut)  # fmt: skip
+            return graph.zext(made, node.width)
+        if node.op == "rom" and d < node.width:
+            return graph.zext(graph.make("rom", args, d, node.aux), node.width)
+        if node.op in ("reg", "read"):
+            return graph.zext(graph.leaf(node.op, str(node.aux), d), node.width)
+        return rebuild(graph, node, args)
+
+    rewrite(process, rule)
+    for write in process.writes:
+        if write.register in named:
+            write.value = process.graph.slice(write.value, 0, named[write.register])
+    process.writes = [w for w in process.writes if w.register in named]
+    process.registers = {r: named[r] for r in process.registers if r in named}
+    for access in process.accesses:
+        if access.data is not None and access.port in widths:
+            access.data = process.graph.low_bits(access.data, widths[access.port])
+        if access.kind == "swrite" and access.data is not None:
+            process.streams[access.port] = ("out", access.data.width)
+        if access.kind == "sread":
+            process.streams[access.port] = ("in", max(1, named.get(access.port, 1)))
+
+
+def _arithmetic(graph: Graph, op: str, a: Node, b: Node) -> Node:
+    """op in the fewest bits that give the same result, extended again."""
+    width = a.width
+    ua, ub = graph.unsigned_bits(a), graph.unsigned_bits(b)
+    sa, sb = graph.signed_bits(a), graph.signed_bits(b)
+    unsigned = ua + ub if op == "mul" else max(ua, ub) + 1
+    signed = sa + sb if op == "mul" else max(sa, sb) + 1
+    if op != "sub" and 0 < unsigned < width:
+        return graph.zext(graph.arithmetic(op, graph.slice(a, 0, unsigned), graph.slice(b, 0, unsigned)), width)  # type: ignore[arg-type]
+    if signed < width:
+        return graph.sext(graph.arithmetic(op, graph.slice(a, 0, signed), graph.slice(b, 0, signed)), width)  # type: ignore[arg-type]
+    return graph.arithmetic(op, a, b)  # type: ignore[arg-type]

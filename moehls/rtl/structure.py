@@ -1,0 +1,322 @@
+"""Regions and programs as SystemVerilog: instances, FIFOs, shared memories, and the wires between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from moehls.errors import MoehlsError
+from moehls.rtl.elaborate import Elaborator, Unit, memory_of
+from moehls.rtl.emit import (
+    Body,
+    Port,
+    ProcessEmitter,
+    address_bits,
+    bank_name,
+    memory_instance,
+    memory_signals,
+    memory_width,
+    range_of,
+    stream_signals,
+)
+from moehls.rtl.ir import Memory
+from moehls.rtl.pointers import StreamShape
+
+
+@dataclass
+class Interface:
+    """A unit's ports: scalars by formal; streams by (formal, lane); memory banks by (formal, bank, way)."""
+
+    scalars: dict[str, tuple[str, int]] = field(default_factory=dict)
+    streams: dict[tuple[str, int], tuple[str, str, int]] = field(default_factory=dict)
+    memories: dict[tuple[str, int, str], tuple[str, Memory, int]] = field(default_factory=dict)
+
+
+def plain(name: str) -> str:
+    """A parameter's or variable's name without LLVM's decoration."""
+    from moehls.rtl.build import Names
+
+    return Names().of(name)
+
+
+def interface(e: Elaborator, unit: Unit) -> Interface:
+    """The ports of a process or region, or of a program."""
+    if unit.role in ("process", "program"):
+        return _process_interface(e, unit)
+    found = Interface()
+    for formal, width in unit.scalars.items():
+        if any(formal == a for i in unit.instances for f, a in i.scalars.items() if f in interface(e, i.unit).scalars):
+            found.scalars[formal] = (plain(formal), width)
+    for instance in unit.instances:
+        inner = interface(e, instance.unit)
+        for (formal, lane), (_, direction, width) in inner.streams.items():
+            actual, first = instance.pointers[formal]
+            if actual not in unit.declared:
+                found.streams[actual, first + lane] = (_stream_name(unit, actual, first + lane), direction, width)
+        for (formal, bank, way), (_, memory, width) in inner.memories.items():
+            actual = instance.pointers[formal][0]
+            key = (actual, bank, way)
+            if key in found.memories:
+                raise MoehlsError(
+                    f"{unit.name}: two processes {way} {plain(actual)}; in a region each array has one writer and one reader"
+                )
+            found.memories[key] = (bank_name(plain(actual), bank, memory), memory, width)
+    return found
+
+
+def _stream_name(unit: Unit, formal: str, lane: int) -> str:
+    shape = unit.shapes[formal]
+    assert isinstance(shape, StreamShape)
+    return plain(formal) if shape.lanes == 1 else f"{plain(formal)}_{lane}"
+
+
+def _process_interface(e: Elaborator, unit: Unit) -> Interface:
+    p = unit.process
+    assert p is not None
+    found = Interface({formal: (name, p.inputs[name]) for formal, name in p.formals.items()})
+    for port, (direction, width) in p.streams.items():
+        found.streams[p.port_base(port)] = (port, direction, width)
+    if unit.role == "program":
+        for _, formal, lane, direction, width in _callee_streams(e, unit):
+            name = _stream_name(unit, formal, lane)
+            _, known, most = found.streams.get((formal, lane), (name, direction, 0))
+            if known != direction:
+                raise MoehlsError(f"{unit.name} both reads and writes the stream {name}")
+            found.streams[formal, lane] = (name, direction, max(width, most))
+        return found
+    for a in p.accesses:
+        if a.kind in ("mread", "mwrite"):
+            name, bank, way = a.port.split(".")
+            memory = p.memories[name]
+            if memory.name not in p.own:
+                key = (p.objects[name], int(bank), way)
+                found.memories[key] = (bank_name(name, int(bank), memory), memory, memory_width(p, a.port))
+    return found
+
+
+def _callee_streams(e: Elaborator, unit: Unit) -> Iterator[tuple[str, str, int, str, int]]:
+    """(callee, formal of the program, lane, direction, width) of every stream a callee uses."""
+    assert unit.process is not None
+    seen = set()
+    for call in unit.process.calls:
+        callee = e.units[call.function]
+        for (formal, lane), (_, direction, width) in interface(e, callee).streams.items():
+            actual = dict(call.pointers)[formal]
+            if (call.function, formal, lane) not in seen:
+                seen.add((call.function, formal, lane))
+                yield call.function, actual, lane, direction, width
+
+
+def emit_unit(e: Elaborator, unit: Unit, source: str) -> str:
+    """The text of a unit's module."""
+    if unit.role == "process":
+        assert unit.process and unit.schedule
+        return ProcessEmitter(unit.process, unit.schedule).emit().text(unit.name, source)
+    if unit.role == "program":
+        return _Program(e, unit).emit().text(unit.name, source)
+    return _region(e, unit).text(unit.name, source)
+
+
+def interface_ports(found: Interface) -> list[Port]:
+    ports = [Port("input", "clock"), Port("input", "reset"), Port("input", "start"), Port("output", "done")]
+    ports += [Port("input", name, width) for name, width in found.scalars.values()]
+    for name, direction, width in found.streams.values():
+        ports += stream_signals(name, direction, width)
+    for (_, _, way), (name, memory, width) in found.memories.items():
+        ports += memory_signals(name, way, memory, width)
+    return ports
+
+
+def _connect(pairs: list[tuple[str, str]]) -> list[str]:
+    return [f"    .{a}({b})," for a, b in pairs[:-1]] + [f"    .{pairs[-1][0]}({pairs[-1][1]})", ");", ""]
+
+
+def _region(e: Elaborator, unit: Unit) -> Body:
+    body = Body()
+    own = interface(e, unit)
+    body.ports = interface_ports(own)
+    for name, shape in unit.declared.items():
+        for lane in range(shape.lanes):
+            _fifo(e, unit, body, name, lane)
+    names = [i.name for i in unit.instances]
+    body.declarations.append(f"wire {range_of(len(names))}ends;")
+    body.declarations.append(f"logic {range_of(len(names))}finished;")
+    for k, instance in enumerate(unit.instances):
+        inner = interface(e, instance.unit)
+        pairs = [("clock", "clock"), ("reset", "reset"), ("start", "start"), ("done", f"ends[{k}]")]
+        for formal, (name, width) in inner.scalars.items():
+            actual = instance.scalars[formal]
+            pairs.append((name, f"{width}'d{actual}" if isinstance(actual, int) else plain(actual)))
+        for (formal, lane), (name, direction, width) in inner.streams.items():
+            actual, first = instance.pointers[formal]
+            pairs += _stream_pairs(unit, name, actual, first + lane, direction, width)
+        for (formal, bank, way), (name, memory, width) in inner.memories.items():
+            outer = bank_name(plain(instance.pointers[formal][0]), bank, memory)
+            pairs += [
+                (a.name, b.name)
+                for a, b in zip(memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True)
+            ]
+        body.lines += [f"{instance.unit.name} {instance.name} (", *_connect(pairs)]
+    body.lines += [
+        "assign done = &(finished | ends);",
+        "always_ff @(posedge clock) finished <= reset | start | done ? '0 : finished | ends;",
+    ]
+    return body
+
+
+def _stream_pairs(unit: Unit, port: str, actual: str, lane: int, direction: str, width: int) -> list[tuple[str, str]]:
+    """A process's stream port to a FIFO's end, or to the region's own port."""
+    name = _stream_name(unit, actual, lane)
+    if actual not in unit.declared:
+        return [(f"{port}_{x}", f"{name}_{x}") for x in ("data", "valid", "ready")]
+    end = "out" if direction == "in" else "in"
+    data = f"{name}_{end}_data" + (f"[{width - 1}:0]" if direction == "in" else "")
+    return [(f"{port}_data", data), (f"{port}_valid", f"{name}_{end}_valid"), (f"{port}_ready", f"{name}_{end}_ready")]
+
+
+def _fifo(e: Elaborator, unit: Unit, body: Body, name: str, lane: int) -> None:
+    shape = unit.declared[name]
+    signal = _stream_name(unit, name, lane)
+    width = max(1, e.widths.get((unit.name, name, str(lane)), 1))
+    for end in ("in", "out"):
+        body.declarations.append(f"wire {range_of(width)}{signal}_{end}_data;")
+        body.declarations += [f"wire {signal}_{end}_{x};" for x in ("valid", "ready")]
+    style = {"uram": "ultra", "bram": "block"}.get(unit.storage.get(name, ""), "auto")
+    pairs = [("clock", "clock"), ("reset", "reset")]
+    pairs += [(f"{end}_{x}", f"{signal}_{end}_{x}") for end in ("in", "out") for x in ("data", "valid", "ready")]
+    body.lines += [f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (', *_connect(pairs)]
+
+
+class _Program:
+    """A process, the units it calls one at a time, and the memories they share."""
+
+    OWN = "own_"
+
+    def __init__(self, e: Elaborator, unit: Unit) -> None:
+        assert unit.process and unit.schedule
+        self.e, self.unit, self.p = e, unit, unit.process
+        callees = {c.function: e.units[c.function].name for c in unit.process.calls}
+        self.emitter = ProcessEmitter(unit.process, unit.schedule, self.OWN, callees)
+        self.read_choices: dict[str, list[tuple[str, str]]] = {}
+
+    def emit(self) -> Body:
+        self.body = self.emitter.emit()
+        own = interface(self.e, self.unit)
+        self.body.ports = interface_ports(own)
+        self.callees = list(dict.fromkeys(c.function for c in self.p.calls))
+        for function in self.callees:
+            self._instance(function)
+        for (formal, lane), (name, direction, width) in own.streams.items():
+            self._stream(formal, lane, name, direction, width)
+        for name, memory in self._memories():
+            for bank in range(memory.banks):
+                self._memory(name, memory, bank)
+        for data, choices in self.read_choices.items():
+            terms = [word if when == "1'b1" else f"({when} ? {word} : '0)" for when, word in choices]
+            self.body.lines.append(f"assign {data} = {' | '.join(terms)};")
+        return self.body
+
+    def _instance(self, function: str) -> None:
+        callee = self.e.units[function]
+        found = interface(self.e, callee)
+        signal = function
+        lines, declare = self.body.lines, self.body.declarations
+        name = callee.name
+        pairs = [("clock", "clock"), ("reset", "reset"), ("start", f"{name}_start"), ("done", f"{name}_done")]
+        call = next(c for c in self.p.calls if c.function == signal)
+        for k, (formal, _) in enumerate(call.scalars):
+            if formal in found.scalars:
+                pairs.append((found.scalars[formal][0], f"{name}_argument_{k}"))
+        ports = [p for port, d, w in found.streams.values() for p in stream_signals(port, d, w)]
+        ports += [p for (_, _, way), (port, m, w) in found.memories.items() for p in memory_signals(port, way, m, w)]
+        for port in ports:
+            declare.append(f"wire {range_of(port.width)}{name}_{port.name};")
+            pairs.append((port.name, f"{name}_{port.name}"))
+        lines += [f"{name} {name}_instance (", *_connect(pairs)]
+
+    def _stream(self, formal: str, lane: int, name: str, direction: str, width: int) -> None:
+        """One of the users is at work at a time; the others are silent."""
+        users = [
+            (f"{self.OWN}{port}", w)
+            for port, (_, w) in self.p.streams.items()
+            if self.p.port_base(port) == (formal, lane)
+        ]  # fmt: skip
+        for function in self.callees:
+            callee = self.e.units[function]
+            call = next(c for c in self.p.calls if c.function == function)
+            for (f, k), (port, _, w) in interface(self.e, callee).streams.items():
+                if (dict(call.pointers)[f], k) == (formal, lane):
+                    users.append((f"{callee.name}_{port}", w))
+        lines = self.body.lines
+        if direction == "in":
+            lines.append(f"assign {name}_ready = {' | '.join(f'{u}_ready' for u, _ in users)};")
+            for u, w in users:
+                lines += [f"assign {u}_valid = {name}_valid;", f"assign {u}_data = {name}_data[{w - 1}:0];"]
+        else:
+            lines.append(f"assign {name}_valid = {' | '.join(f'{u}_valid' for u, _ in users)};")
+            chosen = " | ".join(f"({{{width}{{{u}_valid}}}} & {width}'({u}_data))" for u, _ in users)
+            lines.append(f"assign {name}_data = {chosen};")
+            lines += [f"assign {u}_ready = {name}_ready;" for u, _ in users]
+        lines.append("")
+
+    def _memories(self) -> list[tuple[str, Memory]]:
+        used = {self.p.objects[n]: m for n, m in self.p.memories.items()}
+        for call in self.p.calls:
+            for _, actual in call.pointers:
+                shape = self.p.shapes[actual]
+                if isinstance(shape, Memory):
+                    used[actual] = memory_of(self.unit, actual)
+        return sorted(used.items())
+
+    def _users(self, name: str, bank: int, way: str) -> list[tuple[str, str, int]]:
+        """(prefix of signals, when it is meant, width) of everyone who may use a bank."""
+        found = []
+        for local, object_ in self.p.objects.items():
+            port = f"{local}.{bank}.{way}"
+            if object_ == name and any(a.port == port for a in self.p.accesses):
+                found.append((f"{self.OWN}{bank_name(local, bank, self.p.memories[local])}", "1'b1", memory_width(self.p, port)))
+        for function in self.callees:
+            callee = self.e.units[function]
+            for (formal, b, w), (port, _, width) in interface(self.e, callee).memories.items():
+                sites = [k for k, c in enumerate(self.p.calls) if c.function == function and dict(c.pointers)[formal] == name]
+                if (b, w) == (bank, way) and sites:
+                    found.append((f"{callee.name}_{port}", self._at(callee.name, function, sites), width))
+        return found
+
+    def _at(self, name: str, function: str, sites: list[int]) -> str:
+        if len(sites) == sum(c.function == function for c in self.p.calls):
+            return "1'b1"
+        bits = max(1, (len(self.p.calls) - 1).bit_length())
+        return "(" + " | ".join(f"({name}_site == {bits}'d{k})" for k in sites) + ")"
+
+    def _memory(self, name: str, memory: Memory, bank: int) -> None:
+        signal = bank_name(plain(name), bank, memory)
+        width = max(1, self.e.widths.get(("memories of", self.unit.name, self.e.group(self.unit, name)), 1))
+        ways = set()
+        for way in ("read", "write"):
+            users = self._users(name, bank, way)
+            if not users:
+                continue
+            ways.add(way)
+            self._share(signal, memory, way, users, width)
+        if ways:
+            self.body.lines += memory_instance(signal, memory, width, ways)
+
+    def _share(self, signal: str, memory: Memory, way: str, users: list[tuple[str, str, int]], width: int) -> None:
+        lines, declare = self.body.lines, self.body.declarations
+        for port in memory_signals(signal, way, memory, width):
+            declare.append(f"wire {range_of(port.width)}{port.name};")
+        bits = address_bits(memory)
+        enables = [f"({u}_{way}_enable & {when})" for u, when, _ in users]
+        lines.append(f"assign {signal}_{way}_enable = {' | '.join(enables)};")
+        terms = [f"({{{bits}{{{e}}}}} & {u}_{way}_address)" for e, (u, _, _) in zip(enables, users, strict=True)]
+        lines.append(f"assign {signal}_{way}_address = {' | '.join(terms)};")
+        if way == "write":
+            terms = [f"({{{width}{{{e}}}}} & {width}'({u}_write_data))" for e, (u, _, _) in zip(enables, users, strict=True)]
+            lines.append(f"assign {signal}_write_data = {' | '.join(terms)};")
+        else:
+            advances = [f"({u}_read_advance & {when})" for u, when, _ in users]
+            lines.append(f"assign {signal}_read_advance = {' | '.join(advances)};")
+
+            for u, when, w in users:
+                self.read_choices.setdefault(f"{u}_read_data", []).append((when, f"{signal}_read_data[{w - 1}:0]"))
