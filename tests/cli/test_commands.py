@@ -177,7 +177,7 @@ def test_a_flipped_weight_is_found_at_its_first_stage(
     first = sum(words[: project.program.steps.index(step)]) + 1
     path = copy / "data/weights.bin"
     data = bytearray(path.read_bytes())
-    data[first * project.plan.shape.word_bits // 8] ^= 0x40
+    data[first * project.plan.shape.word_bits // 8 + 5] ^= 0x40  # high byte of a multiplier, above a 32-bit bias
     path.write_bytes(bytes(data))
     outcome = run("verify", copy, "--levels", "csim", "--inputs", inputs)
     assert outcome.code == 1
@@ -190,12 +190,13 @@ def test_a_flipped_weight_is_found_at_its_first_stage(
 HOSTILE = {"image": '"; touch pwned; #', "task": "$(touch pwned)", "digit": "</script><img src=x onerror=alert(1)>"}
 
 
-def test_names_from_the_graph_never_leave_their_quotes(run: Run, few: Path, tmp_path: Path) -> None:
+def test_names_from_the_graph_never_leave_their_quotes(run: Run, digits_folder: Path, tmp_path: Path) -> None:
     model = changed(tmp_path / "$(touch pwned) [red]\n&.onnx", lambda model: renamed(model, HOSTILE))
     calibration = tmp_path / "hostile.npz"
     np.savez(calibration, **{HOSTILE["image"]: images(4)})
     target = tmp_path / "out of $HOME 'quoted'"
     assert run("compile", model, "-o", target, "--calibrate", calibration).code == 0
+    shutil.copytree(digits_folder / "build", target / "build")  # the same sources: nothing to compile
     assert run("verify", target, "--levels", "reference,csim").code == 0
     assert run("report", target).code == 0
     page = (target / "report/index.html").read_text()
