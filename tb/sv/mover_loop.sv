@@ -68,8 +68,8 @@ module mover_loop #(
   );
 
   fifo #(.WIDTH(128), .DEPTH(DEPTH), .STYLE(STYLE)) queue (
-      .clk(clk), .reset(rst), .if_din(din), .if_full_n(full_n), .if_write(write && !stall[0]),
-      .if_dout(dout), .if_empty_n(empty_n), .if_read(read && !stall[1])
+      .clock(clk), .reset(rst), .in_data(din), .in_ready(full_n), .in_valid(write && !stall[0]),
+      .out_data(dout), .out_valid(empty_n), .out_ready(read && !stall[1])
   );
 
   burst_write #(.BURST(BURST), .OUTSTANDING(OUTSTANDING)) writer (
