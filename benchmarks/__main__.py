@@ -1,0 +1,22 @@
+"""`python -m benchmarks NAME [ARGUMENTS]`: print the figures of a benchmark; without a name, of all that need no argument."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import fidelity, scale
+
+BENCHMARKS = {"scale": scale.main, "fidelity": fidelity.main}
+
+
+def main() -> None:
+    """Run the benchmark named on the command line."""
+    names = sys.argv[1:2] or list(BENCHMARKS)
+    if names[0] not in BENCHMARKS:
+        sys.exit(f"unknown benchmark {names[0]!r}; known are {', '.join(BENCHMARKS)}")
+    for name in names:
+        BENCHMARKS[name](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
