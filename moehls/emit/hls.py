@@ -1,8 +1,8 @@
-"""Renders the C++ of one accelerator: in go its shape and the network's GELU form, out come `include/`, `src/` and `csim/`.
+"""Renders the C++ of one accelerator: in go its shape and the network's GELU form, out come `include/`, `src/`, `csim/`.
 
-The files are the templates in `templates/hls` and `templates/csim`, with sizes, instruction format and tables filled in from frozen
-dataclasses and formatted by clang-format. Nothing from a graph (names, shapes) reaches them; the same shape gives the
-same bytes.
+The files are the templates in `templates/hls` and `templates/csim`, with sizes, instruction format and tables filled in
+from frozen dataclasses and formatted by clang-format. Nothing from a graph (names, shapes) reaches them; the same shape
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import clang_format
+import clang_format  # type: ignore[import-untyped]
 import jinja2
 
 from moehls.emit.tables import tables_of
@@ -102,7 +102,10 @@ def _check(shape: Shape) -> None:
         (b % shape.epilogue_lanes == 0, f"epilogue_lanes is {shape.epilogue_lanes}, but must divide block ({b})"),
         (shape.word_bits <= 4096, f"a word has {shape.word_bits} bits, the limit is 4096: choose a smaller block"),
         (shape.word_bits >= 512, f"a word has {shape.word_bits} bits, but a header needs 512: choose a larger block"),
-        (shape.word_bits % (128 * shape.ports) == 0, f"ports is {shape.ports}, but must divide {shape.word_bits // 128}"),
+        (
+            shape.word_bits % (128 * shape.ports) == 0,
+            f"ports is {shape.ports}, but must divide {shape.word_bits // 128}",
+        ),
     )
     for holds, message in rules:
         if not holds:
@@ -111,7 +114,10 @@ def _check(shape: Shape) -> None:
 
 def _format(text: str) -> str:
     """clang-format with the style file of the templates."""
-    command = [clang_format.get_executable("clang-format"), f"--style=file:{resource('templates') / 'hls' / '.clang-format'}"]
+    command = [
+        clang_format.get_executable("clang-format"),
+        f"--style=file:{resource('templates') / 'hls' / '.clang-format'}",
+    ]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MoehlsError(f"clang-format failed ({done.stderr.strip()}); reinstall the clang-format package")

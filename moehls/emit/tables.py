@@ -31,10 +31,20 @@ def tables_of(precision: Precision, gelu_form: GeluForm) -> tuple[Table, ...]:
     return (
         _table("RECIPROCAL", "2^24 / (i + 128.5)", reciprocal_table()),
         _table("RSQRT", "2^16 * sqrt(256 / (i + 64.5))", rsqrt_table()),
-        _table("SCORE_EXP2", f"{top} * 2^(-i / 2^{precision.score_fraction})", exp2_table(precision.score_fraction, top)),
-        _table("LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)),
+        _table(
+            "SCORE_EXP2", f"{top} * 2^(-i / 2^{precision.score_fraction})", exp2_table(precision.score_fraction, top)
+        ),
+        _table(
+            "LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)
+        ),
         _table("DELTA", f"ReLU - GELU ({gelu_form}) at multiples of 2^-{precision.delta_step}", delta),
-        Table("DELTA_SLOPE", "differences of DELTA", tuple(slope.tolist()), int(np.abs(slope).max()).bit_length() + 1, True),
+        Table(
+            "DELTA_SLOPE",
+            "differences of DELTA",
+            tuple(slope.tolist()),
+            int(np.abs(slope).max()).bit_length() + 1,
+            True,
+        ),
     )
 
 

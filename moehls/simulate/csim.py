@@ -85,9 +85,7 @@ def find_ap_types() -> Path | None:
     return folder if (folder / "ap_int.h").is_file() else None
 
 
-def _compile(
-    unity: Path, library: Path, include: Path, shim: Path, compiler: Compiler, ap_types: Path | None
-) -> None:
+def _compile(unity: Path, library: Path, include: Path, shim: Path, compiler: Compiler, ap_types: Path | None) -> None:
     """One translation unit, as the headers dominate the time of the small files.
 
     clang's object is linked without a C++ library: it needs none, and the ziglang package would first compile its own.
@@ -121,7 +119,9 @@ def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise MoehlsError(f"the compiler {command[0]} is not installed; clang of the ziglang package would do") from error
+        raise MoehlsError(
+            f"the compiler {command[0]} is not installed; clang of the ziglang package would do"
+        ) from error
     with log.open("a") as file:
         file.write(done.stdout + done.stderr)
     if done.returncode:
@@ -145,7 +145,8 @@ class Memories:
 
     def raw(self) -> Bytes:
         """`[depth, B·accumulator_bits/8]`."""
-        return self._read(_RAW)[0]
+        rows: Bytes = self._read(_RAW)[0]
+        return rows
 
     def queue(self) -> npt.NDArray[np.uint64]:
         """`[MAX_EXPERTS, MAX_TOKENS]`: lane (8 bits), group (16), gate (16) from bit 0."""
@@ -179,7 +180,9 @@ class Library:
             MoehlsError: the stream has another number of ports.
         """
         if chunks.dtype != np.uint8 or chunks.ndim != 3 or chunks.shape[::2] != (self._ports, _BEAT_BYTES):
-            raise MoehlsError(f"the stream has shape {list(chunks.shape)}; expected [{self._ports}, beats, {_BEAT_BYTES}]")
+            raise MoehlsError(
+                f"the stream has shape {list(chunks.shape)}; expected [{self._ports}, beats, {_BEAT_BYTES}]"
+            )
         self._weights = np.ascontiguousarray(chunks)
         self._library.moehls_set_weights(_pointer(self._weights), chunks.shape[1])
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moehls.emit.hls import emit_hls
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerAttention, IntegerNetwork
 from moehls.integer.precision import W8A8, W16A16, Precision
@@ -28,24 +26,9 @@ from moehls.plan.program import build_program
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Place
 from moehls.reference import Routing, run
-from moehls.simulate.csim import Library, Memories, build
+from moehls.simulate.csim import Memories, build
+from tests.csim.conftest import Accelerator
 from tests.support.random_networks import Sizes, random_image, random_integer_network
-
-SHAPES = {
-    "w8a8": Shape(W8A8, 4, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64),
-    "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64),
-}
-
-
-@pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Library]:
-    """A library a shape, compiled once."""
-    built = {}
-    for name, shape in SHAPES.items():
-        project = tmp_path_factory.mktemp(name)
-        emit_hls(shape, "exact", project)
-        built[name] = build(project)
-    return built
 
 
 def tensor(place: Place, memories: Memories, shape: Shape) -> np.ndarray:
@@ -60,7 +43,8 @@ def tensor(place: Place, memories: Memories, shape: Shape) -> np.ndarray:
             return activation_tensor(place, memories.activation(int(memory[1])), shape)
 
 
-def assert_equals_reference(library: Library, shape: Shape, network: IntegerNetwork, task: int) -> None:
+def assert_equals_reference(accelerator: Accelerator, network: IntegerNetwork, task: int) -> None:
+    library, shape = accelerator.library, accelerator.shape
     program = build_program(network, shape)
     image = random_image(network, 7)
     expected = run(network, image, task)
@@ -87,6 +71,32 @@ def assert_equals_reference(library: Library, shape: Shape, network: IntegerNetw
 
 @pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
 @pytest.mark.parametrize("task", [0, 1])
-def test_every_value_equals_the_reference(libraries: dict[str, Library], precision: Precision, task: int) -> None:
+def test_every_value_equals_the_reference(
+    accelerators: dict[str, Accelerator], precision: Precision, task: int
+) -> None:
     network = random_integer_network(1, precision, normalisation="chosen" if task else "all")
-    assert_equals_reference(libraries[precision.name], SHAPES[precision.name], network, task)
+    assert_equals_reference(accelerators[precision.name], network, task)
+
+
+def test_frames_follow_each_other_with_another_task(accelerators: dict[str, Accelerator]) -> None:
+    network = random_integer_network(5, W8A8, Sizes(tokens=9, prefix=0, head=0, tasks=2))
+    for task in (0, 1, 0):
+        assert_equals_reference(accelerators["odd"], network, task)
+
+
+def test_scores_of_the_whole_range(accelerators: dict[str, Accelerator]) -> None:
+    """Scores of ±2048: the running exponent rises by more than a probability has bits."""
+    network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0, tasks=1))
+    loud = [
+        replace(operation, score_multiplier=operation.score_multiplier * 0 + 65535, score_shift=np.full(3, 10))
+        if isinstance(operation, IntegerAttention)
+        else operation
+        for operation in network.operations
+    ]
+    assert_equals_reference(accelerators["w8a8"], replace(network, operations=tuple(loud)), 0)
+
+
+def test_gpp_and_the_vendors_integers_give_the_same(accelerators: dict[str, Accelerator]) -> None:
+    accelerator = accelerators["w8a8"]
+    checked = replace(accelerator, library=build(accelerator.project, "g++"))
+    assert_equals_reference(checked, random_integer_network(2, W8A8), 1)

@@ -1,0 +1,146 @@
+"""A bench for single steps: random programs on the C++ and on the functional model, all memories compared after each step.
+
+The model (`tests/plan/machine.py`) is written from `docs/accelerator.md` and knows nothing of the C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from moehls.integer.operations import IntArray
+from moehls.plan.instruction import Instruction, Kind, Source
+from moehls.plan.layout import integers, port_chunks
+from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word
+from moehls.plan.shape import Shape
+from moehls.simulate.csim import Library, Memories
+from tests.plan.machine import Machine
+
+
+@dataclass(frozen=True)
+class BenchStep:
+    instruction: Instruction
+    payload: Payload | None = None
+
+
+@dataclass
+class Bench:
+    """Random payloads for one shape; every method gives the step with its payload."""
+
+    shape: Shape
+    rng: np.random.Generator
+    pixels: list[Bytes] = field(default_factory=list)
+
+    def input(self, instruction: Instruction) -> BenchStep:
+        operand = self.shape.block * self.shape.precision.activation_bits // 8
+        words = np.zeros(((instruction.rows - instruction.n0) * instruction.n2, max(operand, 16)), np.uint8)
+        words[:, :operand] = self.rng.integers(0, 256, (len(words), operand))
+        self.pixels.append(words)
+        return BenchStep(instruction)
+
+    def load(self, instruction: Instruction) -> BenchStep:
+        scale = 1 << int(self.rng.integers(4, 16))
+        rows, channels = instruction.rows, instruction.n2 * self.shape.block
+        return self.step(instruction, Rows(self.rng.integers(-scale, scale, (rows, channels)), instruction.n2))
+
+    def norm(self, instruction: Instruction) -> BenchStep:
+        gain = self.rng.integers(-(1 << 15), 1 << 15, instruction.n2 * self.shape.block)
+        return self.step(instruction, self.parameters(instruction.n2, 1 << 24, gain, (8, 20)))
+
+    def linear(self, instruction: Instruction, shifts: tuple[int, int] = (8, 24)) -> BenchStep:
+        top, b = (1 << (self.shape.precision.weight_bits - 1)) - 1, self.shape.block
+        weight = self.rng.integers(-top, top + 1, (instruction.n0 * b, instruction.n2 * b))
+        storage = np.int8 if self.shape.precision.weight_bits == 8 else np.int16
+        parameters = self.parameters(instruction.n0, 1 << 20, None, shifts)
+        matrix = Matrix(parameters, weight.astype(storage), instruction.n2, np.arange(instruction.n2 * b))
+        return self.step(instruction, matrix)
+
+    def context(self, instruction: Instruction) -> BenchStep:
+        return self.step(instruction, self.parameters(instruction.n1, 1 << 12, None, (8, 24)))
+
+    def parameters(self, blocks: int, bias: int, multiplier: IntArray | None, shifts: tuple[int, int]) -> Parameters:
+        n = blocks * self.shape.block
+        multiplier = self.rng.integers(0, 1 << 16, n) if multiplier is None else multiplier
+        biases, shift = self.rng.integers(-bias, bias, n), self.rng.integers(*shifts, n)
+        return Parameters(blocks, np.arange(n), biases, multiplier, shift, self.rng.integers(0, 256, n))
+
+    def step(self, instruction: Instruction, payload: Payload) -> BenchStep:
+        return BenchStep(replace(instruction, payload_words=payload.count(self.shape)), payload)
+
+
+def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep], task: int = 0) -> None:
+    """Run `steps` on both; every memory is equal after every step, and so are the results."""
+    shape = bench.shape
+    program = [BenchStep(Instruction(Kind.ROUTE, task=1 - task)), *steps, BenchStep(Instruction(Kind.END))]
+    stream = np.concatenate([_words(step, shape) for step in program])
+    pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
+    states: list[dict[str, np.ndarray]] = []
+    library.load(port_chunks(stream, shape.ports))
+    beats = sum(_beats(step.instruction, shape) for step in steps)
+    results = library.run(pixels, beats, task, lambda index, ran, memories: states.append(_state(memories, shape)))
+
+    machine = Machine(shape, "exact")
+    _start_from(machine, states[0])
+    names = [f"after step {i}, {step.instruction}" for i, step in enumerate(program)]
+
+    def compare(index: int, model: Machine) -> None:
+        routes = [s.instruction.n0 for s in program[1 : index + 1] if s.instruction.kind == Kind.ROUTE]
+        for memory, value in _model_state(model).items():
+            # a router leaves the counts of the experts it has not
+            known = slice(routes[-1] if routes and memory == "count" else None)
+            np.testing.assert_array_equal(
+                states[index][memory][known], value[known], err_msg=f"{memory} {names[index]}"
+            )
+
+    expected = machine.run(stream, pixels.tobytes(), task, compare)
+    assert results.tobytes() == expected
+
+
+def _words(step: BenchStep, shape: Shape) -> Bytes:
+    out = np.zeros((1 + step.instruction.payload_words, shape.word_bits // 8), np.uint8)
+    out[0] = header_word(step.instruction, shape)
+    if step.payload is not None:
+        step.payload.write(out[1:], shape)
+    return out
+
+
+def _beats(instruction: Instruction, shape: Shape) -> int:
+    if instruction.kind != Kind.STORE:
+        return 0
+    bits = 16 if instruction.mode != Source.RAW else 32 if shape.precision.accumulator_bits == 32 else 64
+    return instruction.rows * instruction.n2 * shape.block * bits // 128
+
+
+def _state(memories: Memories, shape: Shape) -> dict[str, np.ndarray]:
+    operand = shape.precision.activation_bits // 8
+    state: dict[str, np.ndarray] = {}
+    for number in range(4):
+        image = memories.activation(number)
+        state[f"m{number}"] = integers(image[:, :, :-1], operand, signed=False)
+        state[f"exponents of m{number}"] = image[:, :, -1].astype(np.int64)
+    state["residual"] = integers(memories.residual(), 2, signed=True)
+    state["raw"] = integers(memories.raw(), shape.precision.accumulator_bits // 8, signed=True)
+    state["queue"], state["count"] = memories.queue().astype(np.int64), memories.count()
+    return state
+
+
+def _start_from(machine: Machine, state: dict[str, np.ndarray]) -> None:
+    """The model's memories start as the library's are: they outlive a run."""
+    machine.data = [state[f"m{i}"].copy() for i in range(4)]
+    machine.exponent = [state[f"exponents of m{i}"].copy() for i in range(4)]
+    machine.residual, machine.raw = state["residual"].copy(), state["raw"].copy()
+    queue = state["queue"]
+    machine.queue = np.stack([queue & 0xFF, queue >> 8 & 0xFFFF, queue >> 24], axis=2)
+    machine.count = state["count"].copy()
+
+
+def _model_state(machine: Machine) -> dict[str, np.ndarray]:
+    state: dict[str, np.ndarray] = {}
+    for number in range(4):
+        state[f"m{number}"] = machine.data[number]
+        state[f"exponents of m{number}"] = machine.exponent[number]
+    lane, group, gate = np.moveaxis(machine.queue, 2, 0)
+    state["queue"], state["count"] = lane | group << 8 | gate << 24, machine.count
+    return state | {"residual": machine.residual, "raw": machine.raw}

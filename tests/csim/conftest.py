@@ -1,0 +1,42 @@
+"""One compiled accelerator a shape, shared by all tests of this folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from moehls.emit.hls import emit_hls
+from moehls.integer.precision import W8A8, W16A16
+from moehls.plan.shape import Shape
+from moehls.simulate.csim import Library, build
+
+SHAPES = {
+    "w8a8": Shape(W8A8, 4, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64),
+    "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64),
+    # an odd number of token lanes, and a tile in one slice
+    "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64),
+}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    shape: Shape
+    project: Path
+    library: Library
+
+
+@pytest.fixture(scope="session")
+def accelerators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Accelerator]:
+    made = {}
+    for name, shape in SHAPES.items():
+        project = tmp_path_factory.mktemp(name)
+        emit_hls(shape, "exact", project)
+        made[name] = Accelerator(shape, project, build(project))
+    return made
+
+
+@pytest.fixture(params=list(SHAPES))
+def accelerator(request: pytest.FixtureRequest, accelerators: dict[str, Accelerator]) -> Accelerator:
+    return accelerators[request.param]
