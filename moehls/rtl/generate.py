@@ -9,7 +9,8 @@ from pathlib import Path
 from moehls.rtl import elaborate as elaboration
 from moehls.rtl import frontend
 from moehls.rtl.pointers import Shape, StreamShape
-from moehls.rtl.structure import emit_unit
+from moehls.rtl.emit import Port
+from moehls.rtl.structure import emit_unit, interface, interface_ports
 
 LIBRARY = Path(__file__).parent / "sv"
 
@@ -21,6 +22,10 @@ class Generated:
     top: str
     files: dict[str, str]
     units: elaboration.Elaborator
+
+    def ports(self, unit: elaboration.Unit) -> list[Port]:
+        """The ports of a unit's module."""
+        return interface_ports(interface(self.units, unit))
 
 
 def generate_modules(
