@@ -43,9 +43,7 @@ class NodeEvaluator:
             with np.errstate(all="ignore"):
                 outputs = self._evaluator.run(None, feeds)
         except Exception as error:
-            raise UnsupportedError(
-                f"cannot be evaluated on constants ({error})", "simplify the graph at export"
-            ) from error
+            raise UnsupportedError(f"cannot be evaluated on constants ({first_line(error)})", _REMEDY) from error
         return [np.asarray(output) for output in outputs]
 
     def _check_size(self, inputs: Sequence[Array | None]) -> None:

@@ -73,6 +73,11 @@ def _parse(path: Path) -> ir.Model:
         raise MoehlsError(
             f"{path}: not a readable ONNX model ({first_line(error)}); export or copy it again"
         ) from error
+    finally:
+        logger.setLevel(level)
+    texts = (text for node in model.graph for entry in node.metadata_props.items() for text in entry)
+    if not all(isinstance(text, str) for text in texts):
+        raise MoehlsError(f"{path}: not a valid ONNX model (its metadata is not UTF-8 text); export or copy it again")
     if not len(model.graph.outputs) or not len(model.graph):
         raise MoehlsError(f"{path}: holds no ONNX graph; is the file truncated? Export it again")
     return model

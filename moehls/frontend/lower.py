@@ -6,7 +6,7 @@ is read as if it were, so that all refusals are shown at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,7 +25,7 @@ from moehls.frontend.load import Inputs
 from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Base, Constant, Noise, PerTask, Pixels, RouteSource, Unknown, Value, shape_of
+from moehls.frontend.values import Affine, Base, Constant, Noise, PerTask, Pixels, RouteSource, Unknown, Value, shape_of
 from moehls.network.interpreter import reads
 from moehls.network.operations import Network, NetworkInput, NetworkOutput, Operation
 
@@ -87,6 +87,8 @@ class _Reader:
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
         self._refusals: list[Refusal] = []
+        self._tokens = 2
+        """the largest number of tokens seen"""
         self.task_sizes: set[int] = set()
 
     def read(self) -> Reading:
@@ -124,19 +126,23 @@ class _Reader:
         inputs = [Constant(np.zeros(0, np.float32)) if value is None else self._values[value] for value in node.inputs]
         try:
             result = self._try(node, inputs)
-            if result is None:
+            if result is None and (node.op_type not in self._rules or not any(map(_is_stand_in, inputs))):
                 kinds = ", ".join(_describe(value) for value in inputs)
                 raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
+            if result is None:
+                result = [self._recover(output) for output in node.outputs]
         except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
             self._refuse(node, inputs, UnsupportedError(f"its shapes do not fit ({first_line(error)})", _GENERAL))
             result = [Unknown() for _ in node.outputs]
         except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
                 self._refuse(node, inputs, refusal)
-            result = [self._recover(node, inputs, output) for output in node.outputs]
-        values = list(result) if isinstance(result, (list, tuple)) else [result]
+            result = [self._recover(output) for output in node.outputs]
+        values: list[Value] = list(result) if isinstance(result, Sequence) else [result]
         for output, value in zip(node.outputs, values, strict=False):
-            self._values[output] = value  # type: ignore[assignment]
+            self._values[output] = value
+            if isinstance(value, TOKENS):
+                self._tokens = max(self._tokens, value.layout.tokens)
         for output in node.outputs[len(values) :]:
             self._values[output] = Unknown()
 
@@ -202,23 +208,22 @@ class _Reader:
         shapes = tuple(shape_of(value) for value in inputs)
         self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
 
-    def _recover(self, node: ir.Node, inputs: list[Value], output: ir.Value) -> Value:
+    def _recover(self, output: ir.Value) -> Value:
         """A stand-in for the output of a refused node: plain tokens where the shape tells, else unknown."""
         shape = self._inferred_shapes.get(output.name or "")
         if shape is None:
             return Unknown()
-        counts = {value.layout.tokens for value in inputs if isinstance(value, TOKENS)} - {1}
-        dims = [dim for dim, size in enumerate(shape) if size in counts]
-        if len(dims) != 1 or len(counts) != 1:
+        dims = [dim for dim, size in enumerate(shape) if size == self._tokens]
+        if len(dims) != 1:
             return Unknown(shape)
         layout = matrix_layout(shape, dims[0])
-        return rows(Base(f"refused {output.name}", layout.tokens, layout.features), layout)
+        return rows(Base(f"refused {output.name}", layout.tokens, layout.features, stand_in=True), layout)
 
     @cached_property
     def _inferred_shapes(self) -> dict[str, tuple[int, ...]]:
         """The static shapes ONNX infers, by value name; needed only once a node is refused."""
         try:
-            inferred = onnx.shape_inference.infer_shapes(ir.to_proto(self._model)).graph
+            inferred = onnx.shape_inference.infer_shapes(ir.to_proto(self._model), data_prop=True).graph
         except Exception:  # shapes serve the recovery from a refusal only
             return {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -278,6 +283,10 @@ _KINDS: dict[str, str] = {
     "Noise": "random noise",
     "Unknown": "an unread value",
 }
+
+
+def _is_stand_in(value: Value) -> bool:
+    return isinstance(value, Affine) and value.base.stand_in
 
 
 def _describe(value: Value) -> str:

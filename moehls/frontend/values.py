@@ -81,6 +81,8 @@ class Base:
     name: str
     tokens: int
     channels: int
+    stand_in: bool = False
+    """in place of what a refused node writes, so that the rest of the graph can be read"""
 
 
 @dataclass(frozen=True, eq=False)

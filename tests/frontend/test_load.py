@@ -144,6 +144,6 @@ def test_a_claim_of_a_huge_tensor(tmp_path: Path) -> None:
         graph.initializer.append(shape)
         graph.node.insert(0, helper.make_node("ConstantOfShape", ["huge"], ["wide"], name="claim"))
         graph.node.append(helper.make_node("Add", ["wide", graph.output[0].name], ["more"], name="use"))
-        graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, None))
+        graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1 << 20, 1 << 20]))
 
     refused(edited("plain-ts17", tmp_path, claim), "'claim'.*ordinary size")

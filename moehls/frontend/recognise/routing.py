@@ -17,7 +17,7 @@ from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.gates import sample_logits
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.structure import new_shape
-from moehls.frontend.values import Affine, Constant, Gathered, Routed, RouteSource, Value
+from moehls.frontend.values import Affine, Constant, Gathered, Routed, RouteSource, Unknown, Value
 
 _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
@@ -44,6 +44,8 @@ def read_logits(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """The node that first reads the logits."""
     if not isinstance(inputs[0], Affine) or not all(isinstance(value, Constant) for value in inputs[1:]):
         return None
+    if inputs[0].base.stand_in:
+        return [Unknown() for _ in node.outputs]
     given = node.inputs[0]
     source = source_of(context, inputs[0], given.name or "" if given is not None else "")
     return sampled(context, node, [Routed(source, source.samples), *inputs[1:]])

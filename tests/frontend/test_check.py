@@ -1,0 +1,110 @@
+"""A wrong recognition, planted by hand, never passes the comparison with onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moehls.errors import MoehlsError
+from moehls.frontend.check import check_network, relative_error
+from moehls.frontend.load import load_model
+from moehls.frontend.lower import Reading, read_graph
+from moehls.frontend.normalise import normalise
+from moehls.network.operations import (
+    Attention,
+    Embed,
+    Experts,
+    Gelu,
+    LayerNorm,
+    Linear,
+    Network,
+    Operation,
+    Route,
+    SelectTokens,
+)
+from tests.frontend.support import fixture
+
+Change = Callable[[Any], Operation]
+
+
+def reading(name: str) -> Reading:
+    loaded = load_model(fixture(name), {})
+    return read_graph(normalise(loaded.model, name), loaded.inputs, loaded.opset, name, 0)
+
+
+def planted(network: Network, kind: type, change: Change, number: int = 0) -> Network:
+    """The network with its operation `number` of a kind changed."""
+    places = [i for i, operation in enumerate(network.operations) if isinstance(operation, kind)]
+    operations = list(network.operations)
+    operations[places[number]] = change(operations[places[number]])
+    return replace(network, operations=tuple(operations))
+
+
+def swap_experts(o: Experts) -> Experts:
+    order = [1, 0, 2, 3]
+    return replace(o, first_weight=o.first_weight[order], first_bias=o.first_bias[order])
+
+
+WRONG: dict[str, tuple[type, Change]] = {
+    "patches in column order": (Embed, lambda o: replace(o, weight=o.weight.transpose(0, 1, 3, 2))),
+    "positions shifted": (Embed, lambda o: replace(o, position=np.roll(o.position, 1, axis=0))),
+    "class token missing": (Embed, lambda o: replace(o, prefix=o.prefix * 0)),
+    "epsilon of another norm": (LayerNorm, lambda o: replace(o, epsilon=1e-3)),
+    "norm without bias": (LayerNorm, lambda o: replace(o, bias=o.bias * 0)),
+    "linear without bias": (Linear, lambda o: replace(o, bias=o.bias * 0)),
+    "outputs of a linear swapped": (Linear, lambda o: replace(o, weight=o.weight[::-1])),
+    "query and key swapped": (Attention, lambda o: replace(o, query=o.key, key=o.query)),
+    "scale forgotten": (Attention, lambda o: replace(o, scale=1.0)),
+    "another number of heads": (Attention, lambda o: replace(o, heads=4)),
+    "tanh in place of exact GELU": (Gelu, lambda o: replace(o, form="tanh")),
+    "two experts swapped": (Experts, swap_experts),
+    "second bias missing": (Experts, lambda o: replace(o, second_bias=o.second_bias * 0)),
+    "renormalised gate": (Route, lambda o: replace(o, normalisation="chosen")),
+    "k one too small": (Route, lambda o: replace(o, k=o.k - 1)),
+    "k one too large": (Route, lambda o: replace(o, k=o.k + 1)),
+    "router columns permuted": (Route, lambda o: replace(o, weight=o.weight[:, ::-1], bias=o.bias[:, ::-1])),
+    "tasks swapped": (Route, lambda o: replace(o, weight=o.weight[::-1])),
+    "another token selected": (SelectTokens, lambda o: replace(o, start=o.start + 1, stop=o.stop + 1)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_planted_error_is_caught(wrong: str) -> None:
+    kind, change = WRONG[wrong]
+    found = reading("task_stacked-dynamo18")
+    assert found.network is not None
+    path = fixture("task_stacked-dynamo18")
+    check_network(found.network, path, found.routers, 0)
+    with pytest.raises(MoehlsError, match="does not compute what the file does"):
+        check_network(planted(found.network, kind, change), path, found.routers, 0)
+
+
+def test_a_near_tie_is_decided_as_onnxruntime_decides_it() -> None:
+    """Two experts with all but equal logits: either choice is right, so the check follows the file's."""
+    found = reading("experts_loop-dynamo20")
+    assert found.network is not None
+
+    def tie(route: Route) -> Route:
+        return replace(route, bias=route.bias + np.float32(1e-6) * np.arange(4, dtype=np.float32))
+
+    check_network(planted(found.network, Route, tie), fixture("experts_loop-dynamo20"), found.routers, 0)
+
+
+def test_a_small_error_in_the_logits_is_caught_even_where_no_choice_changes() -> None:
+    found = reading("experts_loop-dynamo20")
+    assert found.network is not None
+    wrong = planted(found.network, Route, lambda o: replace(o, bias=o.bias + np.float32(1e-3)))
+    with pytest.raises(MoehlsError, match="logits of router route0"):
+        check_network(wrong, fixture("experts_loop-dynamo20"), found.routers, 0)
+
+
+def test_relative_error() -> None:
+    ones = np.ones((2, 3), np.float32)
+    assert relative_error(ones, ones) == 0
+    assert relative_error(1.1 * ones, ones) == pytest.approx(0.1)
+    assert relative_error(np.ones((3, 2)), ones) == float("inf")
+    assert relative_error(ones * np.nan, ones) == float("inf")

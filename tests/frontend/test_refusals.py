@@ -1,0 +1,162 @@
+"""What cannot be read is refused: all nodes at once, each with its name, operator, shapes, scope, reason and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from moehls.errors import MoehlsError
+from moehls.frontend import Refusal, inspect_model, read_network
+from moehls.network.operations import Experts
+from tests.frontend.support import edited, fixture, insert_after, nodes
+
+
+def refusals(name: str, folder: Path, edit: Callable[[onnx.GraphProto], None]) -> tuple[Refusal, ...]:
+    inspection = inspect_model(edited(name, folder, edit), {})
+    assert inspection.summary is None
+    return inspection.unsupported
+
+
+def test_every_node_is_listed_at_once(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        for node in nodes(graph, "Softmax"):
+            node.op_type = "Hardmax"
+        activation(graph, "Relu")
+
+    for exporter in ("dynamo20", "ts17"):
+        found = refusals(f"experts_dense-{exporter}", tmp_path, edit)
+        assert [refusal.op for refusal in found].count("Hardmax") == 3
+        assert len([refusal for refusal in found if "not GELU" in refusal.reason]) == 1
+
+
+def activation(graph: onnx.GraphProto, op: str) -> None:
+    """Put an activation in the place of the first MLP's."""
+    gelu = next(node for node in graph.node if node.op_type in ("Gelu", "Erf"))
+    first = next(node for node in graph.node if node.op_type == "Div") if gelu.op_type == "Erf" else gelu
+    last = gelu
+    while gelu.op_type == "Erf" and last.op_type not in ("MatMul", "Gemm"):
+        end, last = last, next(node for node in graph.node if last.output[0] in node.input)
+    output = gelu.output[0] if gelu.op_type == "Gelu" else end.output[0]
+    new = helper.make_node(op, [first.input[0]], [f"{output}_replaced"], name="activation")
+    graph.node.insert(list(graph.node).index(first), new)
+    for node in graph.node:
+        node.input[:] = [new.output[0] if name == output else name for name in node.input]
+
+
+def test_a_refusal_tells_where_and_what_to_do(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        nodes(graph, "Softmax")[0].op_type = "Hardmax"
+
+    for name, scope in (("plain-ts17", "blocks.0/attention"), ("plain-dynamo20", "blocks.0.attention")):
+        (refusal,) = refusals(name, tmp_path, edit)
+        assert refusal.op == "Hardmax"
+        assert refusal.scope == scope
+        assert refusal.shapes == ((1, 2, 7, 7),)
+        assert refusal.reason
+        assert refusal.remedy
+        with pytest.raises(MoehlsError, match="Hardmax") as error:
+            read_network(tmp_path / "edited.onnx", {})
+        assert scope in str(error.value)
+
+
+@pytest.mark.parametrize("op", ["Relu", "Sigmoid", "Tanh"])
+def test_an_activation_that_is_not_gelu(tmp_path: Path, op: str) -> None:
+    (refusal,) = refusals("plain-dynamo20", tmp_path, lambda graph: activation(graph, op))
+    assert "not GELU" in refusal.reason
+
+
+def test_a_mask_that_is_not_zero(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        mask = np.triu(np.full((7, 7), -1e9, np.float32), 1)
+        graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+        scores = next(node for node in graph.node if "Softmax" in node.op_type).input[0]
+        producer = next(node for node in graph.node if scores in node.output)
+        insert_after(graph, producer, helper.make_node("Add", [scores, "mask"], ["masked"], name="causal"))
+
+    (refusal,) = refusals("plain-dynamo20", tmp_path, edit)
+    assert refusal.name == "causal"
+    assert "mask" in refusal.reason
+
+
+def test_noise_of_training_mode(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and not tensor.dims and not numpy_helper.to_array(tensor):
+                tensor.CopyFrom(numpy_helper.from_array(np.float32(0.25), tensor.name))
+
+    found = refusals("gate_m3vit-dynamo20", tmp_path, edit)
+    assert any("noise" in refusal.reason and "eval" in refusal.remedy for refusal in found)
+
+
+def after_softmax(graph: onnx.GraphProto, op: str, constant: np.ndarray, name: str) -> None:
+    """Put `op(·, constant)` on the gate probabilities."""
+    graph.initializer.append(numpy_helper.from_array(constant, f"{name}_constant"))
+    softmax = nodes(graph, "Softmax")[-1]
+    insert_after(graph, softmax, helper.make_node(op, ["", f"{name}_constant"], [""], name=name))
+
+
+def test_a_scaled_gate_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
+    scale = np.float32(2.5)
+    found = refusals("experts_loop-ts17", tmp_path, lambda graph: after_softmax(graph, "Mul", scale, "scaled"))
+    assert any("not a top-2 gate" in refusal.reason for refusal in found)
+
+
+def test_a_threshold_on_the_gate_shows_on_the_samples(tmp_path: Path) -> None:
+    least = np.float32(0.05)
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(least, "least"))
+        softmax = nodes(graph, "Softmax")[-1]
+        insert_after(graph, softmax, helper.make_node("ThresholdedRelu", [""], [""], name="prune", alpha=0.05))
+
+    found = refusals("experts_dense-ts17", tmp_path, edit)
+    assert any("not a top-2 gate" in refusal.reason or "prune" in refusal.name for refusal in found)
+
+
+def test_permuted_gates_are_followed_not_refused(tmp_path: Path) -> None:
+    """The gate weights permuted before they meet the experts: each expert gets the router column it really met."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 0, 3, 1], np.int64), "order"))
+        (scatter,) = nodes(graph, "ScatterElements")
+        insert_after(graph, scatter, helper.make_node("Gather", ["", "order"], [""], name="permute", axis=-1))
+
+    network = read_network(edited("experts_dense-ts17", tmp_path, edit), {})
+    plain = read_network(fixture("experts_dense-ts17"), {})
+    (found,), (straight,) = ([o for o in n.operations if isinstance(o, Experts)] for n in (network, plain))
+    np.testing.assert_array_equal(found.first_weight[[2, 0, 3, 1]], straight.first_weight)
+
+
+def test_an_expert_left_out_at_export(tmp_path: Path) -> None:
+    """`if mask.any()` in Python bakes in which experts the export input hit."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        last = [node for node in nodes(graph, "Add") if "experts" in node.name][-1]
+        for other in graph.node:
+            other.input[:] = [last.input[0] if name == last.output[0] else name for name in other.input]
+
+    found = refusals("experts_loop_sum-ts17", tmp_path, edit)
+    assert any("3 experts meet a router of 4" in refusal.reason and "left out" in refusal.reason for refusal in found)
+
+
+def test_names_from_the_graph_are_quoted(tmp_path: Path) -> None:
+    evil = 'x"; rm -rf /\n#include <evil>'
+
+    def edit(graph: onnx.GraphProto) -> None:
+        softmax = nodes(graph, "Softmax")[0]
+        softmax.op_type, softmax.name = "Hardmax", evil
+
+    with pytest.raises(MoehlsError) as error:
+        read_network(edited("plain-dynamo20", tmp_path, edit), {})
+    assert repr(evil) in str(error.value)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_names_in_a_network_come_from_roles_only() -> None:
+    network = read_network(fixture("plain-ts17"), {})
+    assert all(operation.name.isidentifier() for operation in network.operations)
