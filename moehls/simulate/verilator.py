@@ -25,7 +25,7 @@ from pathlib import Path
 from moehls.errors import MoehlsError
 from moehls.resources import resource
 
-_CXX_FLAGS = ("-std=c++20", "-DVL_TIME_CONTEXT", "-faligned-new", "-w", "-pthread")
+_CXX_FLAGS = ("-std=c++20", "-faligned-new", "-w", "-pthread")
 _FAST, _SLOW = "-O2", "-O0"
 _WARNING = re.compile(r"^%(Warning|Error)(?:-(\w+))?: (.*)$", re.MULTILINE)
 

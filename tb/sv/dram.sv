@@ -95,7 +95,8 @@ module dram #(
   /* verilator lint_off BLKSEQ */
   int tokens;  // beats of bandwidth left, 8 fraction bits
   int spend;
-  int first;   // the port served first rotates
+  int first;   // the port after the one served last comes first
+  int served;
   int beats_in, beats_out, errors;  // of this cycle, all ports
 
   always_ff @(posedge clk) begin
@@ -128,7 +129,7 @@ module dram #(
       beats_in = 0;
       errors = 0;
       if (spend > 16 * 256) spend = 16 * 256;
-      first <= first + 1 == PORTS ? 0 : first + 1;
+      served = first + PORTS - 1;
       for (int i = 0; i < PORTS; i++) begin
         automatic int p = first + i >= PORTS ? first + i - PORTS : first + i;
         automatic logic [QUEUE_BITS-1:0] head = read_head[p][QUEUE_BITS-1:0];
@@ -162,6 +163,7 @@ module dram #(
           if (read_left[p][head] == 1) read_head[p] <= read_head[p] + 1;
           spend = spend - 256;
           beats_out = beats_out + 1;
+          served = p;
         end
 
         // write address: one burst at a time
@@ -186,6 +188,7 @@ module dram #(
           write_left[p] <= write_left[p] - 1;
           spend = spend - 256;
           beats_in = beats_in + 1;
+          served = p;
           if (wlast[p] != (write_left[p] == 1)) begin
             errors = errors + 1;
             $display("dram: wlast is wrong on port %0d", p);
@@ -206,6 +209,7 @@ module dram #(
         end
       end
       tokens <= spend;
+      first <= (served + 1) % PORTS;
       read_beats <= read_beats + 64'(beats_out);
       write_beats <= write_beats + 64'(beats_in);
       protocol_errors <= protocol_errors + 32'(errors);

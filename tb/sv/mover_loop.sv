@@ -9,12 +9,8 @@ module mover_loop #(
     input  logic rst,
     input  logic read_start,
     output logic read_done,
-    output logic read_idle,
-    output logic read_ready,
     input  logic write_start,
     output logic write_done,
-    output logic write_idle,
-    output logic write_ready,
     input  logic [63:0] source,
     input  logic [63:0] target,
     input  logic [31:0] beats,
@@ -52,30 +48,28 @@ module mover_loop #(
     input  logic [1:0]   m_axi_bresp,
     input  logic [0:0]   m_axi_bid
 );
-  logic [127:0] din, dout;
-  logic full_n, write, empty_n, read;
+  logic [127:0] in_data, out_data;
+  logic in_valid, in_ready, out_valid, out_ready;
 
   assign {m_axi_arid, m_axi_arsize, m_axi_arburst} = {1'b0, 3'd4, 2'b01};
   assign {m_axi_awid, m_axi_awsize, m_axi_awburst} = {1'b0, 3'd4, 2'b01};
 
   burst_read #(.BURST(BURST), .OUTSTANDING(OUTSTANDING)) reader (
-      .ap_clk(clk), .ap_rst(rst), .ap_start(read_start), .ap_done(read_done), .ap_idle(read_idle), .ap_ready(read_ready),
-      .memory(source), .beats(beats), .error(read_error),
-      .out_din(din), .out_full_n(full_n && !stall[0]), .out_write(write),
+      .clock(clk), .reset(rst), .start(read_start), .done(read_done), .memory(source), .beats(beats), .error(read_error),
+      .out_data(in_data), .out_valid(in_valid), .out_ready(in_ready && !stall[0]),
       .m_axi_ARVALID(m_axi_arvalid), .m_axi_ARREADY(m_axi_arready), .m_axi_ARADDR(m_axi_araddr), .m_axi_ARLEN(m_axi_arlen),
       .m_axi_RVALID(m_axi_rvalid), .m_axi_RREADY(m_axi_rready), .m_axi_RDATA(m_axi_rdata), .m_axi_RRESP(m_axi_rresp),
       .m_axi_RLAST(m_axi_rlast)
   );
 
   fifo #(.WIDTH(128), .DEPTH(DEPTH), .STYLE(STYLE)) queue (
-      .clock(clk), .reset(rst), .in_data(din), .in_ready(full_n), .in_valid(write && !stall[0]),
-      .out_data(dout), .out_valid(empty_n), .out_ready(read && !stall[1])
+      .clock(clk), .reset(rst), .in_data(in_data), .in_valid(in_valid && !stall[0]), .in_ready(in_ready),
+      .out_data(out_data), .out_valid(out_valid), .out_ready(out_ready && !stall[1])
   );
 
   burst_write #(.BURST(BURST), .OUTSTANDING(OUTSTANDING)) writer (
-      .ap_clk(clk), .ap_rst(rst), .ap_start(write_start), .ap_done(write_done), .ap_idle(write_idle), .ap_ready(write_ready),
-      .memory(target), .beats(beats), .error(write_error),
-      .in_dout(dout), .in_empty_n(empty_n && !stall[1]), .in_read(read),
+      .clock(clk), .reset(rst), .start(write_start), .done(write_done), .memory(target), .beats(beats), .error(write_error),
+      .in_data(out_data), .in_valid(out_valid && !stall[1]), .in_ready(out_ready),
       .m_axi_AWVALID(m_axi_awvalid), .m_axi_AWREADY(m_axi_awready), .m_axi_AWADDR(m_axi_awaddr), .m_axi_AWLEN(m_axi_awlen),
       .m_axi_WVALID(m_axi_wvalid), .m_axi_WREADY(m_axi_wready), .m_axi_WDATA(m_axi_wdata), .m_axi_WSTRB(m_axi_wstrb),
       .m_axi_WLAST(m_axi_wlast), .m_axi_BVALID(m_axi_bvalid), .m_axi_BREADY(m_axi_bready), .m_axi_BRESP(m_axi_bresp)

@@ -1,25 +1,23 @@
 // burst_read: `beats` beats of 128 bits from `memory` on, in AXI4 bursts, into a FIFO.
 //
 // A burst ends where its address reaches a multiple of BURST beats, so none crosses 4 KiB. Up to OUTSTANDING bursts are
-// asked for ahead of their data. Arguments are taken with ap_start; `error` holds from the first response that is not
+// asked for ahead of their data. Arguments are taken with `start`; `error` holds from the first response that is not
 // OKAY until the next start, and data goes on all the same, so that nothing behind it hangs.
 module burst_read #(
     parameter int BURST = 64,       // beats, a power of two up to 256
     parameter int OUTSTANDING = 16  // bursts
 ) (
-    input  logic ap_clk,
-    input  logic ap_rst,
-    input  logic ap_start,
-    output logic ap_done,
-    output logic ap_idle,
-    output logic ap_ready,
+    input  logic clock,
+    input  logic reset,
+    input  logic start,
+    output logic done,
     input  logic [63:0] memory,     // address in bytes, a multiple of 16
     input  logic [31:0] beats,
     output logic error,
 
-    output logic [127:0] out_din,
-    input  logic         out_full_n,
-    output logic         out_write,
+    output logic [127:0] out_data,
+    output logic         out_valid,
+    input  logic         out_ready,
 
     output logic         m_axi_ARVALID,
     input  logic         m_axi_ARREADY,
@@ -47,14 +45,12 @@ module burst_read #(
   wire takes = m_axi_RVALID && m_axi_RREADY;
   wire ends = takes && m_axi_RLAST;
 
-  assign ap_idle = !running && !ap_done;
-  assign ap_ready = ap_done;
-  assign out_din = m_axi_RDATA;
-  assign out_write = m_axi_RVALID && running;
-  assign m_axi_RREADY = out_full_n && running;
+  assign out_data = m_axi_RDATA;
+  assign out_valid = m_axi_RVALID && running;
+  assign m_axi_RREADY = out_ready && running;
 
-  always_ff @(posedge ap_clk) begin
-    ap_done <= 1'b0;
+  always_ff @(posedge clock) begin
+    done <= 1'b0;
     if (asks) begin
       m_axi_ARVALID <= 1'b1;
       m_axi_ARADDR <= {address, 4'b0};
@@ -72,18 +68,18 @@ module burst_read #(
     end
     if (running && (untaken == 0 || (untaken == 1 && takes))) begin
       running <= 1'b0;
-      ap_done <= 1'b1;
+      done <= 1'b1;
     end
-    if (ap_idle && ap_start) begin
+    if (!running && start) begin
       running <= 1'b1;
       address <= memory[63:4];
       unasked <= beats;
       untaken <= beats;
       error <= 1'b0;
     end
-    if (ap_rst) begin
+    if (reset) begin
       running <= 1'b0;
-      ap_done <= 1'b0;
+      done <= 1'b0;
       error <= 1'b0;
       in_flight <= '0;
       m_axi_ARVALID <= 1'b0;

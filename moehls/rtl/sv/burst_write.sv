@@ -1,25 +1,23 @@
 // burst_write: `beats` beats of 128 bits from a FIFO to `memory`, in AXI4 bursts; done when every response is in.
 //
 // A burst ends where its address reaches a multiple of BURST beats, so none crosses 4 KiB. Up to OUTSTANDING bursts wait
-// for their response. Data follows its address. Arguments are taken with ap_start; `error` holds from the first response
+// for their response. Data follows its address. Arguments are taken with `start`; `error` holds from the first response
 // that is not OKAY until the next start.
 module burst_write #(
     parameter int BURST = 64,      // beats, a power of two up to 256
     parameter int OUTSTANDING = 4  // bursts
 ) (
-    input  logic ap_clk,
-    input  logic ap_rst,
-    input  logic ap_start,
-    output logic ap_done,
-    output logic ap_idle,
-    output logic ap_ready,
+    input  logic clock,
+    input  logic reset,
+    input  logic start,
+    output logic done,
     input  logic [63:0] memory,    // address in bytes, a multiple of 16
     input  logic [31:0] beats,
     output logic error,
 
-    input  logic [127:0] in_dout,
-    input  logic         in_empty_n,
-    output logic         in_read,
+    input  logic [127:0] in_data,
+    input  logic         in_valid,
+    output logic         in_ready,
 
     output logic         m_axi_AWVALID,
     input  logic         m_axi_AWREADY,
@@ -53,17 +51,15 @@ module burst_write #(
   wire ends = sends && m_axi_WLAST;
   wire answered = m_axi_BVALID && m_axi_BREADY;
 
-  assign ap_idle = !running && !ap_done;
-  assign ap_ready = ap_done;
-  assign m_axi_WVALID = in_empty_n && open != 0;
-  assign m_axi_WDATA = in_dout;
+  assign m_axi_WVALID = in_valid && open != 0;
+  assign m_axi_WDATA = in_data;
   assign m_axi_WSTRB = '1;
   assign m_axi_WLAST = &place || unsent == 1;
-  assign in_read = m_axi_WREADY && open != 0;
+  assign in_ready = m_axi_WREADY && open != 0;
   assign m_axi_BREADY = 1'b1;
 
-  always_ff @(posedge ap_clk) begin
-    ap_done <= 1'b0;
+  always_ff @(posedge clock) begin
+    done <= 1'b0;
     if (asks) begin
       m_axi_AWVALID <= 1'b1;
       m_axi_AWADDR <= {address, 4'b0};
@@ -84,9 +80,9 @@ module burst_write #(
     if (answered && m_axi_BRESP[1]) error <= 1'b1;
     if (running && unsent == 0 && unanswered == 0) begin
       running <= 1'b0;
-      ap_done <= 1'b1;
+      done <= 1'b1;
     end
-    if (ap_idle && ap_start) begin
+    if (!running && start) begin
       running <= 1'b1;
       address <= memory[63:4];
       place <= memory[4+:PLACE_BITS];
@@ -94,9 +90,9 @@ module burst_write #(
       unsent <= beats;
       error <= 1'b0;
     end
-    if (ap_rst) begin
+    if (reset) begin
       running <= 1'b0;
-      ap_done <= 1'b0;
+      done <= 1'b0;
       error <= 1'b0;
       open <= '0;
       unanswered <= '0;
