@@ -53,7 +53,7 @@ W16A16 = Precision(
     fine_shift=0,
     score_fraction=10,
     gelu_bits=20,
-    gelu_fraction=14,
+    gelu_fraction=13,
     delta_fraction=18,
 )
 PRECISIONS = {p.name: p for p in (W8A8, W16A16)}

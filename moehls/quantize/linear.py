@@ -22,7 +22,7 @@ from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import gelu as gelu_real
 from moehls.quantize.fixed_point import Grid
-from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
+from moehls.quantize.ranges import ACTIVATED, balanced_steps, clipped_range
 from moehls.quantize.structure import AttentionInputStep, GeluStep, OutputStep, ResidualStep
 
 
@@ -71,8 +71,8 @@ def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: GeluForm, pre
     lowest = (
         float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
     )
-    futures = [gelu_real(x, form) for x in unseen(hidden)]
-    _, high = clipped_range(futures, levels)
+    futures = [gelu_real(x, form) for x in ACTIVATED.of(hidden)]
+    _, high = clipped_range(futures, ACTIVATED.shares, levels)
     least = np.maximum(high + lowest, lowest / 2) / levels
     return balanced_steps(least, futures[0].std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
 

@@ -8,7 +8,7 @@ from moehls.integer.operations import IntegerNorm, Scaling
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
-from moehls.quantize.ranges import balanced_steps, clipped_range, unseen
+from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
 from moehls.quantize.structure import NormStep
 
 _GAIN_BITS = 15
@@ -26,7 +26,7 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
     precision = builder.precision
     x = builder.target(step.output)
     levels = (1 << precision.activation_bits) - 1
-    low, high = clipped_range(unseen(x), levels)
+    low, high = clipped_range(NORMALISED.of(x), NORMALISED.shares, levels)
     operand_step = balanced_steps(
         (high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit
     )
