@@ -65,7 +65,9 @@ class Overlay:
 
     def __init__(self, board: Board) -> None:
         interfaces, registers = board.project.manifest["interfaces"], board.project.manifest["registers"]
-        names = {r["name"] if r["bits"] == 32 else f"{r['name']}_1": r["offset"] for r in registers}
+        # As Vitis HLS names them: a low word ends in _1, a word of Verilog in _r before that.
+        verilog = {"input": "input_r", "output": "output_r"}
+        names = {verilog.get(r["name"], r["name"]) + ("_1" if r["bits"] == 64 else ""): r["offset"] for r in registers}
         entries = {name: {"address_offset": offset} for name, offset in names.items()}
         self.ip_dict = {interfaces["instance"]: {"registers": entries}}
         setattr(self, interfaces["instance"], Kernel(board))

@@ -5,8 +5,8 @@
     accelerator = Accelerator("design.bit")              # loads the overlay, writes the weights once
     outputs = accelerator.run(images, task=0)            # images [samples, channels, height, width] → {name: array}
 
-`images` are what the ONNX model takes; the outputs are real numbers under the ONNX output names, the first axis the samples.
-A task is chosen by a register: it moves no weight. While the machine computes an image the processor prepares the next
+`images` are what the ONNX model takes; the outputs are real numbers under the ONNX output names, the first axis the
+samples. A task is chosen by a register: it moves no weight. While the machine computes an image the processor prepares the next
 one and reads the last one's results. Needs numpy and pynq alone; all it knows of the model stands in `moehls.json`.
 """
 
@@ -111,10 +111,13 @@ class Accelerator:
             self.kernel.write(register["offset"] + 4 * word, (int(value) >> (32 * word)) & 0xFFFFFFFF)
 
     def _check_registers(self):
-        """The hardware handoff knows the register map as well: another one means another bitstream."""
+        """The hardware handoff knows the register map as well: another one means another bitstream.
+
+        There the low word of an address ends in `_1`, and what is a word of Verilog (input, output) in `_r` before that.
+        """
         known = self.overlay.ip_dict[self.manifest["interfaces"]["instance"]].get("registers", {})
         for name, register in self.registers.items():
-            for alias in (name, f"{name}_1"):
+            for alias in (name, f"{name}_1", f"{name}_r_1"):
                 if alias in known and known[alias]["address_offset"] != register["offset"]:
                     raise ValueError(
                         f"register {name} lies at {known[alias]['address_offset']:#x} in the bitstream, at "
@@ -161,7 +164,9 @@ def main():
     parser = argparse.ArgumentParser(description="Run images on the accelerator.")
     parser.add_argument("images", help=".npy of [samples, channels, height, width]")
     parser.add_argument("-o", "--output", required=True, help=".npz of the outputs")
-    parser.add_argument("--bitstream", default=str(Path(__file__).resolve().parent.parent / "build/bitstream/design.bit"))
+    parser.add_argument(
+        "--bitstream", default=str(Path(__file__).resolve().parent.parent / "build/bitstream/design.bit")
+    )
     parser.add_argument("--task", type=int, default=0)
     arguments = parser.parse_args()
     accelerator = Accelerator(arguments.bitstream)

@@ -88,11 +88,12 @@ def test_a_machine_that_does_not_end_is_a_timeout(
         machine.run(samples.images[:1], timeout=0.05)
 
 
-def test_another_register_map_is_another_bitstream(board: Board, tmp_path: Path) -> None:
+@pytest.mark.parametrize("register", ["weights0", "input", "output", "task"])
+def test_another_register_map_is_another_bitstream(register: str, board: Board, tmp_path: Path) -> None:
     copy = tmp_path / "project"
     shutil.copytree(board.project.path, copy, ignore=shutil.ignore_patterns("build"))
     manifest = open_project(copy).manifest
-    manifest["registers"][-1]["offset"] += 8
+    next(entry for entry in manifest["registers"] if entry["name"] == register)["offset"] += 8
     (copy / MANIFEST).write_text(json_text(manifest))
     with pytest.raises(ValueError, match="not of one project"):
         accelerator(board, open_project(copy))
