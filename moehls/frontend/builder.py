@@ -44,6 +44,10 @@ from moehls.network.operations import (
 )
 
 
+LARGEST = 1 << 28
+"""Elements an array may have; more is a damaged or hostile file."""
+
+
 def identity_index(layout: Layout) -> Array:
     """`[*axes]`: the number of each feature element in tensor order."""
     sizes = [1 if axis.token else axis.size for axis in layout.axes]
@@ -71,6 +75,8 @@ def with_weight(value: Affine) -> Affine:
     if value.weight is not None:
         return value
     assert value.index is not None
+    if value.index.size * value.base.channels > LARGEST:
+        raise LayoutError(f"a map of {value.base.channels} to {value.index.size} channels is larger than any layer")
     weight = np.zeros((*value.index.shape, 1, value.base.channels), np.float32)
     np.put_along_axis(weight, value.index[..., None, None], np.float32(1), axis=-1)
     return dataclasses.replace(value, weight=weight, index=None)

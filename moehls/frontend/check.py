@@ -108,7 +108,8 @@ def _errors(
         for name, onnx_name in logits_names.items()
     }
     forced = {name: top_k(values, routes[name].k) for name, values in logits.items()}
-    values = run(network, image, task, routing=forced, keep=True)
+    with np.errstate(all="ignore"):  # an overflow shows as an infinite error
+        values = run(network, image, task, routing=forced, keep=True)
     errors: dict[str, float] = {}
     for name, given in logits.items():
         tokens = values[routes[name].input]

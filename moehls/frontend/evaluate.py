@@ -9,11 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from moehls.frontend.builder import LARGEST
 from moehls.frontend.context import UnsupportedError, first_line
 from moehls.frontend.layout import Array
-
-LARGEST = 1 << 28
-"""Elements a folded tensor may have; more is a damaged or hostile file."""
 
 _REMEDY = "export with constant shapes and standard operators"
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +75,21 @@ def _parse(path: Path) -> ir.Model:
         ) from error
     finally:
         logger.setLevel(level)
-    texts = (text for node in model.graph for entry in node.metadata_props.items() for text in entry)
+    texts = (text for node in model.graph for text in _texts(node))
     if not all(isinstance(text, str) for text in texts):
-        raise MoehlsError(f"{path}: not a valid ONNX model (its metadata is not UTF-8 text); export or copy it again")
+        raise MoehlsError(f"{path}: not a valid ONNX model (a name is not UTF-8 text); export or copy it again")
     if not len(model.graph.outputs) or not len(model.graph):
         raise MoehlsError(f"{path}: holds no ONNX graph; is the file truncated? Export it again")
     return model
+
+
+def _texts(node: ir.Node) -> Iterator[object]:
+    """Names and metadata of a node; the protobuf reader leaves bytes where they are no text."""
+    yield node.name or ""
+    yield from node.attributes
+    yield from (value.name or "" for value in (*node.inputs, *node.outputs) if value is not None)
+    for entry in node.metadata_props.items():
+        yield from entry
 
 
 def _check_valid(path: Path) -> None:

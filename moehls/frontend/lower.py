@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from moehls.errors import MoehlsError
-from moehls.frontend.builder import Builder, rows
+from moehls.frontend.builder import LARGEST, Builder, rows
 from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
@@ -30,6 +31,8 @@ from moehls.network.interpreter import reads
 from moehls.network.operations import Network, NetworkInput, NetworkOutput, Operation
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
+_MALFORMED = (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, MemoryError)
+"""What reading a node with the wrong inputs or shapes can raise."""
 _GENERAL = "see docs/frontend.md for the forms that are read"
 
 
@@ -131,7 +134,7 @@ class _Reader:
                 raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
             if result is None:
                 result = [self._recover(output) for output in node.outputs]
-        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
+        except _MALFORMED as error:
             self._refuse(node, inputs, UnsupportedError(f"its shapes do not fit ({first_line(error)})", _GENERAL))
             result = [Unknown() for _ in node.outputs]
         except (UnsupportedError, LayoutError) as refusal:
@@ -214,7 +217,7 @@ class _Reader:
         if shape is None:
             return Unknown()
         dims = [dim for dim, size in enumerate(shape) if size == self._tokens]
-        if len(dims) != 1:
+        if len(dims) != 1 or prod(shape) > LARGEST:
             return Unknown(shape)
         layout = matrix_layout(shape, dims[0])
         return rows(Base(f"refused {output.name}", layout.tokens, layout.features, stand_in=True), layout)
@@ -247,7 +250,7 @@ class _Reader:
             if any(not left and right for left, right in pairwise(kinds)):
                 raise UnsupportedError("the output has channels before tokens", "give outputs as [tokens, channels]")
             return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
-        except (UnsupportedError, LayoutError) as refusal:
+        except (UnsupportedError, LayoutError, *_MALFORMED) as refusal:
             remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else _GENERAL
             node = output.producer()
             scope = scope_of(node) if node is not None else ""
