@@ -124,6 +124,7 @@ def _job(bench: Bench, folder: Path, waves: bool) -> Build:
         arguments=("--vpi", *access, *parameters),
         libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         waves=waves,
+        fast=False,  # Python takes most of the time
     )
 
 

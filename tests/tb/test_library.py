@@ -13,9 +13,7 @@ from moehls.simulate.verilator import lint
 
 LIBRARY = Path(moehls.__file__).parent / "rtl" / "sv"
 TB = resource("tb") / "sv"
-MOVERS = tuple(LIBRARY / f"{name}.sv" for name in ("burst_read", "burst_write", "fifo", "memory")) + (
-    TB / "mover_loop.sv",
-)
+MOVERS = (*(LIBRARY / f"{name}.sv" for name in ("burst_read", "burst_write", "fifo", "memory")), TB / "mover_loop.sv")
 WAIVERS = (LIBRARY / "waivers.vlt", TB / "waivers.vlt")
 
 
