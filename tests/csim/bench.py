@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moehls.integer.operations import IntArray
+from moehls.integer.operations import IntArray, WeightArray
 from moehls.plan.instruction import Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
 from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word
@@ -52,9 +52,10 @@ class Bench:
     def linear(self, instruction: Instruction, shifts: tuple[int, int] = (8, 24)) -> BenchStep:
         top, b = (1 << (self.shape.precision.weight_bits - 1)) - 1, self.shape.block
         weight = self.rng.integers(-top, top + 1, (instruction.n0 * b, instruction.n2 * b))
-        storage = np.int8 if self.shape.precision.weight_bits == 8 else np.int16
+        narrow = self.shape.precision.weight_bits == 8
+        stored: WeightArray = weight.astype(np.int8) if narrow else weight.astype(np.int16)
         parameters = self.parameters(instruction.n0, 1 << 20, None, shifts)
-        matrix = Matrix(parameters, weight.astype(storage), instruction.n2, np.arange(instruction.n2 * b))
+        matrix = Matrix(parameters, stored, instruction.n2, np.arange(instruction.n2 * b))
         return self.step(instruction, matrix)
 
     def context(self, instruction: Instruction) -> BenchStep:

@@ -11,6 +11,7 @@ import pytest
 
 from moehls.emit.hls import emit_hls, render_hls
 from moehls.errors import MoehlsError
+from moehls.plan.shape import Shape
 from tests.csim.conftest import SHAPES, Accelerator
 
 VITIS_PRAGMAS = {
@@ -32,18 +33,18 @@ def test_the_gelu_form_changes_its_table_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("shape", "message"),
     [
-        ({"block": 12}, "block is 12"),
-        ({"block": 32}, "8192 bits"),
-        ({"token_parallel": 9}, "token_parallel is 9"),
-        ({"epilogue_lanes": 3}, "epilogue_lanes is 3"),
-        ({"ports": 3}, "ports is 3"),
+        (replace(SHAPES["w8a8"], block=12), "block is 12"),
+        (replace(SHAPES["w8a8"], block=32), "8192 bits"),
+        (replace(SHAPES["w8a8"], token_parallel=9), "token_parallel is 9"),
+        (replace(SHAPES["w8a8"], epilogue_lanes=3), "epilogue_lanes is 3"),
+        (replace(SHAPES["w8a8"], ports=3), "ports is 3"),
     ],
 )
-def test_an_impossible_shape_is_refused(change: dict[str, int], message: str, tmp_path: Path) -> None:
+def test_an_impossible_shape_is_refused(shape: Shape, message: str, tmp_path: Path) -> None:
     with pytest.raises(MoehlsError, match=message):
-        emit_hls(replace(SHAPES["w8a8"], **change), "exact", tmp_path)
+        emit_hls(shape, "exact", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
