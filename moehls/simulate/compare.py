@@ -188,7 +188,7 @@ class FidelityMeter:
         for op in self.integer.operations:
             if isinstance(op, IntegerRoute):
                 continue
-            names = (op.operand,) if isinstance(op, IntegerNorm) else (op.output,)
+            names: tuple[str, ...] = (op.operand,) if isinstance(op, IntegerNorm) else (op.output,)
             if isinstance(op, IntegerNorm) and op.fine in read:
                 names = (op.operand, op.fine)
             value = values.get(names[0])
