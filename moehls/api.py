@@ -27,6 +27,7 @@ from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_vendor_reports, with_verification
 from moehls.report.vendor import read_vendor_reports
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
+from moehls.simulate.rtl import generated_sources
 from moehls.simulate.simulator import Simulator
 from moehls.simulate.simulators import simulator
 from moehls.simulate.verify import Verification
@@ -202,6 +203,15 @@ def collect(directory: Path) -> list[str]:
         raise MoehlsError(f"{folder}: holds no report; make csynth, cosim or bitstream write them")
     project.write_summary(with_vendor_reports(project.summary(), reports))
     return found
+
+
+def rtl(directory: Path) -> tuple[Path, ...]:
+    """SystemVerilog of the kernel in rtl/, generated where the C++ has changed; returns the files.
+
+    Raises:
+        MoehlsError: no project, a tool of the RTL flow is missing, or the C++ leaves the subset.
+    """
+    return generated_sources(open_project(directory))
 
 
 def tools() -> tuple[doctor.Tool, ...]:

@@ -133,6 +133,13 @@ def report(
 
 
 @app.command()
+def rtl(project: Project) -> None:
+    """Write the SystemVerilog of the kernel to rtl/ (the Makefile's rtl calls it)."""
+    files = api.rtl(project)
+    out.print(f"{len(files)} files in {show.plain(project / 'rtl')}", soft_wrap=True)
+
+
+@app.command()
 def collect(project: Project) -> None:
     """Read the vendor tools' reports into report/summary.json (the Makefile's csynth, cosim and bitstream call it)."""
     found = api.collect(project)
