@@ -7,6 +7,7 @@ The float network follows the expert choices of the integer network, so that the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -64,9 +65,16 @@ class Trajectories:
         """Drop the values that no operation after the one that writes `name` reads."""
         self._advance(name)
         index = next(i for i, operation in enumerate(self.network.operations) if operation.output == name)
-        for known in (*self._real, *(execution.values for execution in self._integer)):
-            for value in [v for v in known if self._last.get(v.removesuffix(FINE), index + 1) <= index]:
+        for known in self._real:
+            for value in self._finished(known, index):
                 del known[value]
+        for execution in self._integer:
+            for value in self._finished(execution.values, index):
+                del execution.values[value]
+
+    def _finished(self, known: Iterable[str], index: int) -> list[str]:
+        """The values that no operation after the one of this index reads."""
+        return [name for name in known if self._last.get(name.removesuffix(FINE), index + 1) <= index]
 
     def _advance(self, name: str) -> None:
         while name not in self._real[0]:

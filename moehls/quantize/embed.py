@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from moehls.errors import MoehlsError
 from moehls.integer.operations import IntegerEmbed, IntegerInput, RealArray
 from moehls.integer.precision import Precision
 from moehls.network.operations import Embed, FloatArray, NetworkInput
@@ -27,21 +26,18 @@ def _lattice(pixels: RealArray, precision: Precision) -> tuple[float, float]:
     """`scale, offset` with `level = pixel / scale + offset`, an integer of 0 … 255 for every pixel where possible."""
     values = np.unique(pixels)
     low, high = float(values[0]), float(values[-1])
-    span = max(high - low, abs(high), 1e-6)
     if 1 < len(values) <= _PIXEL_LEVELS + 1:
         tolerance = 1e-6 * max(abs(low), abs(high))
-        smallest = float(np.diff(values).min())
         for parts in range(1, 9):
-            step = smallest / parts
-            levels = np.rint((values - low) / step)
+            levels: RealArray = np.rint((values - low) / (float(np.diff(values).min()) / parts))
             if levels[-1] > _PIXEL_LEVELS:
                 break
-            step = (high - low) / levels[-1]
+            step = (high - low) / float(levels[-1])
             if np.abs(low + levels * step - values).max() <= tolerance:
                 return _anchored(low, high, step)
-    levels = (1 << precision.activation_bits) - 1
-    step = float(significant(1.05 * span / levels)) if high > low else float(significant(span / levels))
-    return step, float(rounded(-(low + high) / 2 / step + levels / 2))
+    levels_used = (1 << precision.activation_bits) - 1
+    step = float(significant(max(1.05 * (high - low), 1e-3 * abs(high), 1e-6) / levels_used))
+    return step, float(rounded(levels_used / 2 - (low + high) / 2 / step))
 
 
 def _anchored(low: float, high: float, step: float) -> tuple[float, float]:
@@ -50,10 +46,7 @@ def _anchored(low: float, high: float, step: float) -> tuple[float, float]:
     The step is `1/k` for an integer k where it lies that near.
     """
     count = float(rounded(1 / step))
-    if abs(1 / step - count) < 1e-4 * count:
-        step = 1 / count
-    else:
-        step = float(significant(step))
+    step = 1 / count if abs(1 / step - count) < 1e-4 * count else float(significant(step))
     offset = -low / step
     whole = float(rounded(offset))
     fraction = 0.0 if abs(offset - whole) < 1e-3 else offset - whole
@@ -62,28 +55,32 @@ def _anchored(low: float, high: float, step: float) -> tuple[float, float]:
     return step, whole + fraction + first
 
 
+def constant_range(embed: Embed, source: IntegerInput) -> float:
+    """Largest magnitude of the rows that are added to the products of the pixel integers."""
+    fixed = _matrix(embed) @ _pixel_grid(embed, source).base + embed.bias
+    return float(np.abs(fixed + embed.position).max())
+
+
 def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> IntegerEmbed:
-    """The embedding of pixels already given to the calibration runs."""
-    precision, channels = builder.precision, embed.weight.shape[0]
-    area = embed.weight.shape[2] * embed.weight.shape[3]
-    prefix = len(embed.prefix)
-    grid = Grid(np.repeat(source.scale, area), np.repeat(source.offset, area))
-    weight = embed.weight.reshape(channels, -1).astype(np.float64)
-    pixels = flat(builder.data.integer(embed.input))
-    unit = np.full(channels, builder.residual)
-    largest = (1 << precision.activation_bits) - 1
+    """The embedding of pixels already given to the calibration runs; the constant rows meet the mean embedding."""
+    precision, channels, prefix = builder.precision, embed.weight.shape[0], len(embed.prefix)
+    pixels = builder.data.integer(embed.input)
+    grid = _pixel_grid(embed, source)
+    weight = _matrix(embed)
     rows = quantise_rows(
-        weight, -(weight @ grid.base), grid, pixels, unit, largest, precision
-    )  # no bias: a row without a patch must give 0
-    target = builder.data.real(embed.output).mean(axis=0)
-    patches = builder.data.integer(embed.input) @ rows.weight.T * rows.step
+        weight,
+        -(weight @ grid.base),  # no bias in the accumulator: a row without a patch must give 0
+        grid,
+        flat(pixels),
+        np.full(channels, builder.residual),
+        (1 << precision.activation_bits) - 1,
+        precision,
+    )
     constant = embed.position.astype(np.float64)
     constant[:prefix] += embed.prefix
-    constant[prefix:] = target[prefix:] - patches.mean(axis=0)
-    if (np.abs(constant) / builder.residual >= 1 << (precision.residual_bits - 1)).any():
-        raise MoehlsError(
-            f"{embed.name}: positions exceed the residual range; calibrate with images of the model's kind"
-        )
+    target = builder.data.real(embed.output).mean(axis=0)[prefix:]
+    constant[prefix:] = target - pixels.mean(axis=0) @ rows.weight.T * rows.step
+    limit = (1 << (precision.residual_bits - 1)) - 1
     builder.add_residual(embed.output, channels)
     return IntegerEmbed(
         embed.name,
@@ -91,6 +88,17 @@ def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> Integ
         embed.output,
         narrow(rows.weight, precision),
         rows.scaling,
-        rounded(constant / builder.residual),
+        np.clip(rounded(constant / builder.residual), -limit, limit),
         prefix,
     )
+
+
+def _matrix(embed: Embed) -> RealArray:
+    """`[channels, pixels a patch]`."""
+    return embed.weight.reshape(len(embed.weight), -1).astype(np.float64)
+
+
+def _pixel_grid(embed: Embed, source: IntegerInput) -> Grid:
+    """The grid of a patch, image channel by image channel."""
+    area = embed.weight.shape[2] * embed.weight.shape[3]
+    return Grid(np.repeat(source.scale, area), np.repeat(source.offset, area))

@@ -11,7 +11,7 @@ from moehls.network.operations import Attention, Embed, FloatArray, Network, Rou
 from moehls.quantize.attention import convert_attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import Trajectories, checked, residual_range
-from moehls.quantize.embed import convert_embed, integer_input
+from moehls.quantize.embed import constant_range, convert_embed, integer_input
 from moehls.quantize.experts import convert_experts
 from moehls.quantize.fixed_point import significant
 from moehls.quantize.linear import convert_attention_input, convert_gelu, convert_output, convert_residual
@@ -56,7 +56,7 @@ def quantize(
         IntegerOutput(o.name, fine_name(o.value) if _is_norm(o.value, found.steps) else o.value, o.shape)
         for o in network.outputs
     )
-    largest = residual_range(network, images, found.residuals)
+    largest = max(residual_range(network, images, found.residuals), constant_range(embed, source))
     unit = float(significant(_RESIDUAL_HEADROOM * largest / ((1 << (precision.residual_bits - 1)) - 1)))
     data = Trajectories(network, images)
     builder = Builder(precision, found, data, unit)

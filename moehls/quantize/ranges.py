@@ -17,7 +17,7 @@ _BINS = 512
 _ENDS = np.arange(0.04, 1.001, 0.01)
 """candidates for an end of a range, as shares of the largest value"""
 _CLIPPING = np.maximum(np.arange(_BINS + 1) / _BINS - _ENDS[:, None], 0) ** 2
-_ROUNDING_GAIN = 0.3
+_ROUNDING_GAIN = 0.08
 """share of the error of plainly rounded weights that error-compensated rounding leaves"""
 _SMALLEST_STEP = 1e-3
 """of a channel, as a share of the largest of its tensor"""

@@ -6,58 +6,79 @@ import math
 
 import numpy as np
 
-from moehls.integer.operations import Format, IntegerRoute
+from moehls.integer.operations import Format, IntArray, IntegerRoute, RealArray
 from moehls.network.operations import Route
 from moehls.quantize.builder import Builder, flat, narrow
-from moehls.quantize.fixed_point import factor, rounded
+from moehls.quantize.fixed_point import Factor, Grid, factor, rounded
 from moehls.quantize.norm import fine_name
 from moehls.quantize.weights import round_weights, second_moments
 
-_CLIPS = np.arange(1.0, 0.45, -0.05)
+_STEPS = (*np.arange(1.0, 0.45, -0.05), *(1.25**n for n in range(1, 40)))
+"""candidates for a gate's step, as shares of the one at which nothing is clipped; larger ones only where those overflow"""
 
 
 def convert_route(route: Route, builder: Builder) -> IntegerRoute:
-    """The scale with the least error of the logits; the bias meets the mean logits of the float network."""
-    precision = builder.precision
+    """Each task's gate is quantised on the tokens of that task."""
     fine = fine_name(route.input)
-    grid = builder.grids[fine]
-    integers = builder.data.integer(fine)
-    real = builder.data.real(route.input)
-    weights, biases, multipliers, shifts = [], [], [], []
+    integers, real = builder.data.integer(fine), builder.data.real(route.input)
+    gates = []
     for task in range(len(route.weight)):
         runs = builder.data.tasks == task
-        mean, covariance = second_moments(flat(integers[runs]))
         weight, bias = route.weight[task].astype(np.float64), route.bias[task].astype(np.float64)
-        scaled = weight * grid.scale
         target = (flat(real[runs]) @ weight.T + bias).mean(axis=0)
-        unit = 1 / (math.log2(math.e) * 2**precision.logit_fraction)
-        best = None
-        for clip in _CLIPS:
-            chosen = factor(clip * np.abs(scaled).max() / builder.weight_limit / unit, precision.multiplier_bits)
-            step = float(chosen.value) * unit
-            rounded_weight = round_weights(scaled, np.full(len(scaled), step), covariance, builder.weight_limit)
-            difference = rounded_weight * step - scaled
-            error = float(np.einsum("oi,ij,oj->", difference, covariance, difference))
-            logits = rounded((target - rounded_weight @ mean * step) / step)
-            peak = np.abs(logits) + np.abs(rounded_weight).sum(axis=1) * (1 << (precision.fine_bits - 1))
-            fits = bool((peak < 1 << (precision.accumulator_bits - 1)).all())
-            if fits and (best is None or error < best[0] * (1 - 1e-9)):
-                best = (error, rounded_weight, logits, chosen)
-        assert best is not None
-        weights.append(best[1])
-        biases.append(best[2])
-        multipliers.append(best[3].multiplier)
-        shifts.append(best[3].shift)
-    one = np.full(1, 2.0**-precision.gate_fraction)
-    builder.formats[route.output] = Format("routing", precision.gate_fraction + 1, False, one, np.zeros(1))
+        gates.append(_gate(weight, target - target.mean(), flat(integers[runs]), builder.grids[fine], builder))
+    builder.formats[route.output] = Format(
+        "routing",
+        builder.precision.gate_fraction + 1,
+        False,
+        np.array([2.0**-builder.precision.gate_fraction]),
+        np.zeros(1),
+    )
+    weights, biases, factors = zip(*gates, strict=True)
     return IntegerRoute(
         route.name,
         fine,
         route.output,
-        narrow(np.stack(weights), precision),
+        narrow(np.stack(weights), builder.precision),
         np.stack(biases),
-        np.stack(multipliers),
-        np.stack(shifts),
+        np.stack([f.multiplier for f in factors]),
+        np.stack([f.shift for f in factors]),
         route.k,
         route.normalisation,
     )
+
+
+def _gate(
+    weight: RealArray, target: RealArray, integers: IntArray, grid: Grid, builder: Builder
+) -> tuple[IntArray, IntArray, Factor]:
+    """The integers of one gate and the factor to base-2 logits, with the least error of the logits.
+
+    Args:
+        weight: `[experts, channels]`.
+        target: `[experts]`, mean logits to meet; a constant in all of them has no effect.
+        integers: `[rows, channels]`, the fine value.
+        grid: of the fine value.
+        builder: what the conversions share.
+    """
+    precision, limit = builder.precision, builder.weight_limit
+    mean, covariance = second_moments(integers)
+    scaled = weight * grid.scale
+    unit = 1 / (math.log2(math.e) * 2**precision.logit_fraction)
+    room = 1 << (precision.accumulator_bits - 1)
+    full = max(float(np.abs(scaled).max()) / limit, 4 * float(np.abs(target).max()) / room, unit * 2.0**-30)
+    best: tuple[IntArray, IntArray, Factor] | None = None
+    least = np.inf
+    for share in _STEPS:
+        if share > 1 and best is not None:
+            break
+        chosen = factor(share * full / unit, precision.multiplier_bits)
+        step = float(chosen.value) * unit
+        candidate = round_weights(scaled, np.full(len(scaled), step), covariance, limit)
+        bias = rounded(target / step - candidate @ mean)
+        peak = np.abs(bias) + np.abs(candidate).sum(axis=1) * (1 << (precision.fine_bits - 1))
+        difference = candidate * step - scaled
+        error = float(np.einsum("oi,ij,oj->", difference, covariance, difference))
+        if (peak < room).all() and error < least * (1 - 1e-9):
+            best, least = (candidate, bias, chosen), error
+    assert best is not None, "the largest step leaves no weight, so nothing to overflow"
+    return best

@@ -108,13 +108,14 @@ class _Resolver:
         self.shown = {output.value for output in network.outputs}
         readers: dict[str, list[Operation]] = {name: [] for name in (network.input.name, *self.makers)}
         for operation in network.operations:
-            for name in reads(operation):
+            for name in dict.fromkeys(reads(operation)):
                 if name not in readers:
                     raise MoehlsError(f"{operation.name}: reads {name!r}, which no operation before it writes")
                 readers[name].append(operation)
         self.readers = {name: tuple(found) for name, found in readers.items()}
         self.residuals: set[str] = set()
         self.operands: set[str] = set()
+        self.selections: set[str] = set()
 
     def resolve(self) -> Structure:
         steps: list[Step] = []
@@ -161,9 +162,11 @@ class _Resolver:
                 self.operands.add(operation.output)
                 return []
             case SelectTokens():
-                if operation.input not in self.residuals and operation.output not in self.operands:
-                    raise self._refusal(operation, "its input is neither the residual stream nor a LayerNorm")
-                self._only(operation.output, operation, lambda r: isinstance(r, LayerNorm | Linear | SelectTokens))
+                if operation.output not in self.operands:  # of a norm: part of that norm's step
+                    if operation.input not in self.residuals | self.selections:
+                        raise self._refusal(operation, "its input is neither the residual stream nor a LayerNorm")
+                    self.selections.add(operation.output)
+                    self._only(operation.output, operation, lambda reader: isinstance(reader, LayerNorm | SelectTokens))
                 return []
 
     def _norms(self, norm: LayerNorm) -> list[Step]:

@@ -34,7 +34,7 @@ def weight_steps(weight: RealArray, variance: RealArray, limit: int) -> RealArra
         variance: `[in]` variance of the input integers.
         limit: the largest weight integer.
     """
-    best = np.abs(weight).max(axis=1) / limit
+    best: RealArray = np.abs(weight).max(axis=1) / limit
     full, least = best, np.full(best.shape, np.inf)
     for clip in _CLIPS:
         step = full * clip
