@@ -56,12 +56,13 @@ class Embed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         batch = image.shape[0]
-        if self.form == "conv":
-            return self.conv(image).flatten(2).transpose(1, 2)
-        if self.form == "conv_reshape":
-            return self.conv(image).reshape(batch, WIDTH, -1).permute(0, 2, 1)
-        if self.form == "conv_last":
-            return self.conv(image).permute(0, 2, 3, 1).reshape(batch, -1, WIDTH)
+        if self.form.startswith("conv"):
+            grid: Tensor = self.conv(image)
+            if self.form == "conv_reshape":
+                return grid.reshape(batch, WIDTH, -1).permute(0, 2, 1)
+            if self.form == "conv_last":
+                return grid.permute(0, 2, 3, 1).reshape(batch, -1, WIDTH)
+            return grid.flatten(2).transpose(1, 2)
         rows, columns = HEIGHT // PATCH, IMAGE_WIDTH // PATCH
         grid = image.reshape(batch, CHANNELS, rows, PATCH, columns, PATCH)
         order = (0, 2, 4, 3, 5, 1) if self.form == "linear_channels_last" else (0, 2, 4, 1, 3, 5)
@@ -172,14 +173,12 @@ class Mlp(nn.Module):
         self.gelu = GELUS[gelu]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.form == "flat":
-            flat = x.reshape(-1, WIDTH)
-            return self.second(self.gelu(self.first(flat))).reshape(x.shape)
         if self.form == "matrix_left":
             hidden = self.gelu(self.first.weight @ x.transpose(1, 2) + self.first.bias[:, None])
             return (self.second.weight @ hidden + self.second.bias[:, None]).transpose(1, 2)
-        out: Tensor = self.second(self.gelu(self.first(x)))
-        return out
+        rows = x.reshape(-1, WIDTH) if self.form == "flat" else x
+        out: Tensor = self.second(self.gelu(self.first(rows)))
+        return out.reshape(x.shape) if self.form == "flat" else out
 
 
 class Gate(nn.Module):
@@ -289,6 +288,13 @@ class Experts(nn.Module):
             total = total + out * gates[:, slot].unsqueeze(-1)
         return total
 
+    def _index_add(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for e in range(EXPERTS):
+            token, slot = torch.where(index == e)
+            total = total.index_add(0, token, self._expert(x[token], e) * gates[token, slot].unsqueeze(-1))
+        return total
+
 
 class Mixture(nn.Module):
     def __init__(self, form: Form) -> None:
@@ -314,7 +320,7 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
 
     def forward(self, x: Tensor, task: Tensor | None) -> Tensor:
-        out = self.attention(self.norm1(x))
+        out: Tensor = self.attention(self.norm1(x))
         x = x + (out if self.scale1 is None else out * self.scale1)
         if self.sparse is not None:
             out = self.sparse(self.norm2(x), task)

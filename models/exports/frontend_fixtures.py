@@ -61,6 +61,7 @@ FORMS: dict[str, Form] = {
     "experts_gather": Form(experts="gather"),
     "experts_gather_flat": Form(experts="gather_flat"),
     "experts_gather_slots": Form(experts="gather_slots"),
+    "experts_index_add": Form(experts="index_add"),
     "experts_layer_scale": Form(experts="dense", scale=True),
     "gate_topk_softmax": Form(gate="topk_softmax"),
     "gate_renormalise": Form(gate="renormalise", experts="loop"),
@@ -71,6 +72,7 @@ FORMS: dict[str, Form] = {
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "plain": tuple((exporter, opset) for exporter in ("ts", "dynamo") for opset in range(17, 24)),
     "sdpa": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
+    "gate_m3vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
 }
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))

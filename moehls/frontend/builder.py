@@ -43,7 +43,6 @@ from moehls.network.operations import (
     SelectTokens,
 )
 
-
 LARGEST = 1 << 28
 """Elements an array may have; more is a damaged or hostile file."""
 

@@ -30,6 +30,8 @@ class Context:
     opset: int
     tasks: int
     seed: int
+    read: Callable[[ir.Node, list[Value]], Value | Sequence[Value] | None]
+    """reads a node with other values in place of its inputs"""
     sources: dict[int, tuple[Affine, RouteSource]] = field(default_factory=dict)
 
 

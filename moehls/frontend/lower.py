@@ -26,7 +26,19 @@ from moehls.frontend.load import Inputs
 from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Affine, Base, Constant, Noise, PerTask, Pixels, RouteSource, Unknown, Value, shape_of
+from moehls.frontend.values import (
+    Affine,
+    Base,
+    Constant,
+    Noise,
+    PerTask,
+    Pixels,
+    Routed,
+    RouteSource,
+    Unknown,
+    Value,
+    shape_of,
+)
 from moehls.network.interpreter import reads
 from moehls.network.operations import Network, NetworkInput, NetworkOutput, Operation
 
@@ -86,7 +98,7 @@ def scope_of(node: ir.Node) -> str:
 class _Reader:
     def __init__(self, model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
         self._model, self._graph, self._inputs, self._name = model, model.graph, inputs, name
-        self._context = Context(Builder(inputs.image), opset, tasks, seed)
+        self._context = Context(Builder(inputs.image), opset, tasks, seed, self._try)
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
         self._refusals: list[Refusal] = []
@@ -150,11 +162,15 @@ class _Reader:
             self._values[output] = Unknown()
 
     def _try(self, node: ir.Node, inputs: list[Value]) -> Result:
-        if node.op_type in ("Shape", "Size") and (shape := shape_of(inputs[0])) is not None:
+        fixed = not isinstance(inputs[0], Routed) if inputs else False
+        if node.op_type in ("Shape", "Size") and fixed and (shape := shape_of(inputs[0])) is not None:
             whole = np.asarray(shape, np.int64)
             if node.op_type == "Size":
                 return Constant(np.asarray(np.prod(whole)))
             return Constant(whole[attribute(node, "start", 0) : attribute(node, "end", None)])
+        if node.op_type == "Slice" and _only_shape_is_read(node) and isinstance(inputs[0], TOKENS):
+            zeros = np.broadcast_to(np.float32(0), inputs[0].layout.shape)
+            return self._fold(node, [Constant(zeros), *inputs[1:]])
         if node.op_type in _RANDOM:
             shape = shape_of(inputs[0]) if inputs else tuple(attribute(node, "shape", ()))
             return Unknown() if shape is None else Noise(shape)
@@ -258,6 +274,12 @@ class _Reader:
             return None
 
 
+def _only_shape_is_read(node: ir.Node) -> bool:
+    """Whether a node serves other nodes' shapes only, as a slice TorchScript writes before a scatter."""
+    users = [use.node.op_type for output in node.outputs for use in output.uses()]
+    return set(users) == {"Shape"} and not any(output.is_graph_output() for output in node.outputs)
+
+
 def _noise(node: ir.Node, inputs: list[Value]) -> Result:
     """Noise times zero is zero, times another constant still noise; any other use of noise is refused."""
     shape = np.broadcast_shapes(*(shape_of(value) or () for value in inputs))
@@ -283,6 +305,7 @@ _KINDS: dict[str, str] = {
     "Scores": "attention scores",
     "Routed": "routing values",
     "Gathered": "weights gathered by expert",
+    "Dispatched": "tokens dispatched to an expert",
     "Noise": "random noise",
     "Unknown": "an unread value",
 }

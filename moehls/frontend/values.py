@@ -263,6 +263,21 @@ class Gathered:
         return (*self.index.shape, *self.table.shape[1:])
 
 
+@dataclass(frozen=True, eq=False)
+class Dispatched:
+    """Rows `tokens` of a per-token value, as an expert gets them; row m is `weight[m] · rows[tokens[m]]`.
+
+    The number of rows differs from sample to sample, so that the tensor has no fixed shape.
+    """
+
+    rows: Affine | Pointwise | Hidden | FeedForward
+    """dimensions `[tokens, …]`"""
+    tokens: Routed
+    """`[rows]` of each sample"""
+    weight: tuple[Array, ...] | None = None
+    """`[rows]` of each sample"""
+
+
 @dataclass(frozen=True)
 class Unknown:
     """The output of a node that was refused, or that reads one."""
@@ -271,7 +286,8 @@ class Unknown:
 
 
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Sum | Normalised | Patches
-Value = Constant | PerTask | TaskIndex | Noise | Pixels | Tokens | Statistic | Scores | Routed | Gathered | Unknown
+Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
+Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Unknown
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
@@ -310,6 +326,8 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
         return value.table.shape[1:]
     if isinstance(value, Pixels):
         return value.index.shape
+    if isinstance(value, Dispatched):
+        return None
     if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Unknown)):
         return value.shape
     return value.layout.shape

@@ -11,6 +11,7 @@ from moehls.frontend.context import Rule
 from moehls.frontend.recognise import (
     activation,
     attention,
+    dispatch,
     experts,
     feed_forward,
     layer_norm,
@@ -26,6 +27,7 @@ _MODULES = (
     patch_embedding,
     attention,
     layer_norm,
+    dispatch,
     routing,
     experts,
     feed_forward,
