@@ -52,13 +52,15 @@ template <int W, bool S> shape<W, S> probe(const ap_int_base<W, S>*);
 template <int W, bool S> shape<W, false, S> probe(const ap_range_ref<W, S>*);
 template <int W, bool S> shape<1, false> probe(const ap_bit_ref<W, S>*);
 template <class A, class B> shape<ap_concat_ref<A, B>::width, false> probe(const ap_concat_ref<A, B>*);
+// `long` has 32 bits in the RTL generator's ABI and 64 in simulation: there it does not compile
 template <class T>
-  requires std::is_integral_v<T>
+concept c_integer = std::is_integral_v<T> && (sizeof(long) == 8 || (!std::is_same_v<T, long> && !std::is_same_v<T, unsigned long>));
+template <c_integer T>
 shape<std::is_same_v<T, bool> ? 1 : int(8 * sizeof(T)), std::is_signed_v<T>> probe(const T*);
 
 template <class T> using of = decltype(probe(static_cast<const std::remove_cvref_t<T>*>(nullptr)));
 template <class T> concept operand = requires { typename of<T>; };
-template <class T> concept integral = std::is_integral_v<std::remove_cvref_t<T>>;
+template <class T> concept integral = c_integer<std::remove_cvref_t<T>>;
 template <class T> concept base = requires(const std::remove_cvref_t<T>* p) {
   []<int W, bool S>(const ap_int_base<W, S>*) {}(p);
 };
