@@ -113,9 +113,11 @@ def check_target(path: Path, force: bool) -> None:
     Raises:
         MoehlsError: something is there that is no project, or a project without `force`.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    if path.exists() and not path.is_dir():
         raise MoehlsError(f"{path}: is there and is not a folder; choose another output folder")
-    for parent in path.absolute().parents:
+    if path.resolve() == Path.cwd():
+        raise MoehlsError(f"{path}: is the current folder, which cannot be replaced; choose another output folder")
+    for parent in path.resolve().parents:
         if parent.exists():
             if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
                 raise MoehlsError(f"{path}: {parent} is not a folder that can be written to")
@@ -143,8 +145,9 @@ def write_project(
     All of it is written beside `path` and then renamed, so that `path` is whole or as it was. `executions` are the
     reference's of `samples`; `summary` is the first report/summary.json.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         work.chmod(0o755)
         program = build_program(integer, plan.shape)
@@ -156,7 +159,7 @@ def write_project(
         emit_hls(plan.shape, integer.gelu_form, work)
         _write_data(work, network, integer, plan, samples, executions)
         _write_templates(work, plan, int(samples.tasks[0]))
-        _replace(path, work)
+        _replace(target, work)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

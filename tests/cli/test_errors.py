@@ -118,6 +118,11 @@ def test_an_output_folder_that_holds_something_else(run: Run, tmp_path: Path) ->
     assert tree(tmp_path) == {"diary.txt"}
 
 
+def test_the_current_folder_is_not_replaced(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(run("compile", MODEL, "-o", "."), "current folder")
+
+
 def test_an_output_that_is_a_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     refused(run("compile", MODEL, "-o", tmp_path / "out", "--force"), "not a folder")
