@@ -119,10 +119,10 @@ class Bench {
     write_register(0x08, 1);  // on ap_done
     const uint64_t reads = top_->read_beats, writes = top_->write_beats;
     steps_.clear();
-    write_register(0x00, 1);
     const uint64_t begin = cycle_;
-    while (!top_->interrupt && cycle_ - begin < timeout) tick();
-    const bool done = top_->interrupt;
+    write_register(0x00, 1);
+    while (!top_->irq && cycle_ - begin < timeout) tick();
+    const bool done = top_->irq;
     const uint64_t cycles = cycle_ - begin;
     if (done) {
       write_register(0x0c, 1);  // clear
