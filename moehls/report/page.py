@@ -37,10 +37,13 @@ def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
     routing = _by_block(fidelity.get("routing", []), summary["recognised"])
     tasks = [t for t in range(manifest["tasks"]) if any(layer["tokens"][t] for layer in routing)]
     blocks = model_blocks(summary["recognised"])
+    steps = timed_steps(summary, manifest["shape"])
     return environment.get_template("index.html.j2").render(
         summary=summary,
         manifest=manifest,
         kinds=list(figures.KINDS),
+        steps=steps,
+        measured=steps[0]["cycles_rtl"] is not None,
         tiles=tiles(summary),
         model_text=model_text(summary["recognised"]),
         network_legend=_legend(blocks),
@@ -55,8 +58,8 @@ def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
         figures={
             "network": figures.network(blocks),
             "fidelity": figures.fidelity(fidelity.get("stages", [])),
-            "timeline": figures.timeline(summary["steps"]),
-            "shares": figures.shares(summary["steps"]),
+            "timeline": figures.timeline(steps),
+            "shares": figures.shares(steps),
             "resources": figures.resources(summary, _NAMES),
             "gelu": figures.curve(summary["gelu"]["curve"], "Error of the integer GELU over its input"),
         },
@@ -81,6 +84,17 @@ def tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
         style = {None: "wait", True: "good", False: "bad"}[exact]
         found.append({"value": text, "name": level, "style": style})
     return found
+
+
+def timed_steps(summary: dict[str, Any], shape: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps with the RTL's cycles in the place of the estimated ones, once all are measured."""
+    if any(step["cycles_rtl"] is None for step in summary["steps"]):
+        return list(summary["steps"])
+    capacity = shape["token_parallel"] * shape["block"] ** 2
+    return [
+        step | {"cycles": step["cycles_rtl"], "utilisation": step["macs"] / (capacity * max(step["cycles_rtl"], 1))}
+        for step in summary["steps"]
+    ]
 
 
 def model_text(recognised: dict[str, Any]) -> str:

@@ -103,6 +103,10 @@ def with_verification(summary: Json, verification: Verification) -> Json:
     if cycles is not None:
         latency = cycles / summary["clock_mhz"] / 1e3
         new |= {"cycles_rtl": cycles, "latency_ms": latency, "fps": 1e3 / latency}
+        measured = levels["rtl"].get("step_cycles", [])
+        if len(measured) == len(summary["steps"]):
+            pairs = zip(summary["steps"], measured, strict=True)
+            new["steps"] = [step | {"cycles_rtl": count} for step, count in pairs]
     return new
 
 
@@ -134,6 +138,7 @@ def _steps(integer: IntegerNetwork, costs: tuple[StepCost, ...]) -> list[Json]:
             "class": _class(cost, classes),
             "start": cost.start,
             "cycles": cost.cycles,
+            "cycles_rtl": None,
             "macs": cost.macs,
             "weight_bytes": cost.weight_bytes,
             "utilisation": round(cost.utilisation, 4),

@@ -1,8 +1,8 @@
 """Verification: the integer reference against the float model, and every simulator against the reference.
 
-In: the float network, the integer network, its program, samples and the simulators to check. Out: `Verification`. A simulator
-passes only where every output integer of every sample equals the reference's; on the first sample every stage it traces
-is compared as well, in the order of computation, so that the first stage and index that differ are named.
+In: the float network, the integer network, its program, samples and the simulators to check. Out: `Verification`. A
+simulator passes only where every output integer of every sample equals the reference's; on the first sample every stage
+it traces is compared as well, in the order of computation, so that the first stage and index that differ are named.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Level:
     difference: Difference | None
     cycles: int | None
     """most cycles of a sample, where the level counts them"""
+    step_cycles: tuple[int, ...] = ()
+    """cycles of each step in that sample"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Verification:
                 "stages": level.stages,
                 "seconds": round(level.seconds, 6),
                 "cycles": level.cycles,
+                "step_cycles": list(level.step_cycles),
                 "exact": None if level.name == "reference" else level.difference is None,
                 "difference": None if level.difference is None else str(level.difference),
             }
@@ -114,7 +117,7 @@ def verify(
     """
     meter = FidelityMeter(network, integer) if fidelity else None
     seconds = dict.fromkeys(["reference", *simulators], 0.0)
-    cycles: dict[str, int] = {}
+    slowest: dict[str, Simulation] = {}
     differences: dict[str, Difference] = {}
     compared = dict.fromkeys(simulators, 0)
     for index in range(len(samples)):
@@ -130,8 +133,8 @@ def verify(
             start = time.perf_counter()
             simulation = simulator.run(quantise_image(integer, image), task, trace=index == 0)
             seconds[name] += time.perf_counter() - start
-            if simulation.cycles is not None:
-                cycles[name] = max(cycles.get(name, 0), simulation.cycles)
+            if name not in slowest or (simulation.cycles or 0) > (slowest[name].cycles or 0):
+                slowest[name] = simulation
             compared[name] = max(compared[name], len(simulation.stages))
             difference = compare(integer, program, execution, simulation, index, task)
             if difference is not None:
@@ -141,7 +144,9 @@ def verify(
     for name in simulators:
         difference = differences.get(name)
         ran = len(samples) if difference is None else difference.sample + 1
-        levels.append(Level(name, ran, compared[name], seconds[name] / ran, difference, cycles.get(name)))
+        longest = slowest[name]
+        level = Level(name, ran, compared[name], seconds[name] / ran, difference, longest.cycles, longest.step_cycles())
+        levels.append(level)
     return Verification(tuple(levels), meter.result() if meter is not None else None)
 
 
@@ -178,9 +183,7 @@ def _expected(execution: reference.Execution, stage: Stage) -> IntArray:
     return chosen_gates(routing.chosen, routing.gates, stage.place.channels.count)
 
 
-def _difference(
-    sample: int, stage: str, index: tuple[int, ...], expected: IntArray, found: IntArray
-) -> Difference:
+def _difference(sample: int, stage: str, index: tuple[int, ...], expected: IntArray, found: IntArray) -> Difference:
     if index == () and expected.shape != ():
         return Difference(sample, stage, (), None, None)
     return Difference(sample, stage, index, int(np.asarray(expected)[index]), int(np.asarray(found)[index]))
