@@ -160,3 +160,22 @@ def test_names_from_the_graph_are_quoted(tmp_path: Path) -> None:
 def test_names_in_a_network_come_from_roles_only() -> None:
     network = read_network(fixture("plain-ts17"), {})
     assert all(operation.name.isidentifier() for operation in network.operations)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mul"])
+def test_expert_outputs_that_replace_or_multiply_are_not_taken_for_a_sum(tmp_path: Path, reduction: str) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        for attribute in nodes(graph, "ScatterND")[1].attribute:
+            attribute.s = reduction.encode()
+
+    found = refusals("experts_index_add-dynamo20", tmp_path, edit)
+    assert any(refusal.op == "ScatterND" and "otherwise than by adding" in refusal.reason for refusal in found)
+
+
+def test_expert_outputs_added_to_other_tokens_are_refused(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        first, second = nodes(graph, "ScatterND")[:2]
+        second.input[1] = first.input[1]
+
+    found = refusals("experts_index_add-dynamo20", tmp_path, edit)
+    assert any("other tokens than it got" in refusal.reason for refusal in found)
