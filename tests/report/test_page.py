@@ -13,7 +13,7 @@ from moehls.report.summary import with_vendor_reports, with_verification
 from moehls.report.vendor import VendorReports
 from moehls.samples import read_samples
 from moehls.simulate.simulators import simulator
-from moehls.simulate.verify import Verification, verify
+from moehls.simulate.verify import Level, Verification, verify
 from tests.conftest import DIGITS
 
 VOID = {"meta", "polyline", "rect", "br"}
@@ -110,3 +110,16 @@ def test_the_vendor_tools_own_counts_are_shown(digits: Project) -> None:
     page = render_page(with_vendor_reports(digits.summary(), reports), digits.manifest)
     assert "1,000 of 1,728" in page
     assert "vitis" in page
+
+
+def test_measured_cycles_take_the_place_of_estimates(digits: Project) -> None:
+    steps = len(digits.summary()["steps"])
+    level = Level("rtl", 1, 0, 1.0, None, 7 * steps, (7,) * steps)
+    summary = with_verification(digits.summary(), Verification((level,), None))
+    assert summary["cycles_rtl"] == 7 * steps
+    assert summary["latency_ms"] == pytest.approx(7 * steps / summary["clock_mhz"] / 1e3)
+    assert summary["bit_exact"] == {"csim": None, "rtl": True}
+    assert {step["cycles_rtl"] for step in summary["steps"]} == {7}
+    page = render_page(summary, digits.manifest)
+    assert "as measured on the RTL" in page
+    assert "an image, RTL" in page
