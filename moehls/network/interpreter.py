@@ -108,13 +108,13 @@ def gelu(x: FloatArray, form: GeluForm) -> FloatArray:
     """GELU of every element."""
     if form == "tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
-        return np.float32(0.5) * x * (1 + np.tanh(inner))
-    return np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5))))
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
+    return np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5)))))
 
 
 def erf(x: FloatArray) -> FloatArray:
-    """The error function to float32 accuracy: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, in
-    float64 is too coarse; this is the rational form of Numerical Recipes `erfc` (relative error 1.2e-7)."""
+    """The error function to float32 accuracy, by the Chebyshev fit of erfc in Numerical Recipes (relative error
+    1.2e-7)."""
     z = np.abs(x).astype(np.float64)
     t = 1 / (1 + 0.5 * z)
     exponent = np.full_like(t, _ERFC[-1])
@@ -208,7 +208,8 @@ def _embed(operation: Embed, images: FloatArray) -> FloatArray:
 def _layer_norm(operation: LayerNorm, x: FloatArray) -> FloatArray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(operation.epsilon)) * operation.weight + operation.bias
+    normalised = centred / np.sqrt(variance + np.float32(operation.epsilon))
+    return np.asarray(normalised * operation.weight + operation.bias)
 
 
 def softmax(x: FloatArray) -> FloatArray:

@@ -109,17 +109,17 @@ def macs(operation: Operation, network: Network, shapes: dict[str, Shape]) -> in
     """Multiply-accumulates of an operation's matrix products for one image and task."""
     match operation:
         case Embed():
-            return (operation.position.shape[0] - operation.prefix.shape[0]) * operation.weight.size
+            return int((operation.position.shape[0] - operation.prefix.shape[0]) * operation.weight.size)
         case Linear():
-            return shapes[operation.output].tokens * operation.weight.size
+            return shapes[operation.output].tokens * int(operation.weight.size)
         case Attention():
             tokens, keys = shapes[operation.query].tokens, shapes[operation.key].tokens
             return tokens * keys * (shapes[operation.query].channels + shapes[operation.value].channels)
         case Route():
-            return shapes[operation.input].tokens * operation.weight[0].size
+            return shapes[operation.input].tokens * int(operation.weight[0].size)
         case Experts():
             k = next(o.k for o in network.operations if isinstance(o, Route) and o.output == operation.routing)
-            expert = operation.first_weight[0].size + operation.second_weight[0].size
+            expert = int(operation.first_weight[0].size + operation.second_weight[0].size)
             return shapes[operation.input].tokens * k * expert
         case _:
             return 0
