@@ -19,6 +19,19 @@ from moehls.rtl.pointers import Pointer, Resolver, Shape, StreamShape, bank_of, 
 _BINARY = {"and": "and", "or": "or", "xor": "xor"}
 _ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul"}
 _SHIFTS = {"shl": "shl", "lshr": "lshr", "ashr": "ashr"}
+# of SystemVerilog, and names of our own modules' ports
+_KEYWORDS = frozenset(
+    "alias always and assert assign assume automatic before begin bind bins binsof bit break buf byte case cell chandle checker "
+    "class clocking config const constraint context continue cover cross deassign default define design disable dist do edge "
+    "else end endcase enum event expect export extends extern final first_match for force foreach forever fork forkjoin function "
+    "generate genvar global if iff ifnone implements import incdir include initial inout input inside instance int integer "
+    "interface intersect join large let liblist library local localparam logic longint macromodule matches medium modport "
+    "module nand negedge new nexttime nor not null or output package packed parameter posedge primitive priority program "
+    "property protected pull0 pull1 pure rand randc randcase real ref reg reject_on release repeat restrict return scalared "
+    "sequence shortint signed small soft solve specify static string strong struct super supply0 supply1 table tagged task this "
+    "throughout time timeprecision timeunit tri type typedef union unique unsigned until untyped use uwire var vectored virtual "
+    "void wait wait_order wand weak while wildcard wire with within wor xnor xor clock reset start done".split()
+)
 _IGNORED = ("llvm.lifetime", "llvm.assume", "llvm.dbg", "llvm.experimental.noalias")
 
 
@@ -202,15 +215,23 @@ class _Builder:
         if name not in self.process.roms:
             variable = self.module.globals[name]
             array = self.types.array(variable.type)
-            values = tuple(int(v) for v in re.findall(r"\bi\d+ (-?\d+)", variable.initialiser))
-            if array and not values and variable.initialiser.startswith("c"):
-                raw = ast.literal_eval("b" + re.sub(r"\\([0-9A-F]{2})", r"\\x\1", variable.initialiser[1:]))
-                values = tuple(raw)
+            values = _table(variable.initialiser)
             if array is None or len(values) != array[0]:
                 raise refuse("", f"the constant {name} is not a table of numbers", "give it one dimension of ap_int or ap_uint")
             width = 8 * self.types.size(array[1])
             self.process.roms[name] = Rom(self.names.of(name), width, tuple(v & ((1 << width) - 1) for v in values))
         return self.process.roms[name]
+
+
+def _table(text: str) -> tuple[int, ...]:
+    """The numbers of a constant array."""
+    if text.startswith("c"):
+        return tuple(ast.literal_eval("b" + re.sub(r"\\([0-9A-F]{2})", r"\\x\1", text[1:])))
+    found = []
+    for element in llvm.split(text[1:-1]):
+        number = re.search(r"\bi\d+ (-?\d+|true)", element)
+        found.append((1 if number[1] == "true" else int(number[1])) if number else 0)
+    return tuple(found)
 
 
 class Names:
@@ -229,7 +250,7 @@ class Names:
                 text = found[2][: int(found[1])]
             text = re.sub(r"\.(?:i|sroa|\d+|val|lcssa|ph|pre|addr|copyload|not)\b", "", text.replace("-", "_"))
             text = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "value"
-            text = f"v{text}" if text[0].isdigit() else text
+            text = f"v{text}" if text[0].isdigit() else f"{text}_" if text in _KEYWORDS else text
             fresh, n = text, 1
             while fresh in self._used:
                 n += 1

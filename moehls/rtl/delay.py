@@ -23,17 +23,22 @@ def delay(node: Node) -> float:
         case "eq":
             return 0.35 + 0.12 * math.log(max(width, 2), 6)
         case "mul":
-            return 1.9 if node.width <= 48 else 2.6
+            return 1.9
         case "and" | "or" | "xor" | "mux":
             return 0.25
         case "shl" | "lshr" | "ashr":
-            return 0.3 + 0.2 * node.args[1].width
+            return 0.3 + 0.2 * min(node.args[1].width, math.ceil(math.log2(max(width, 2))) + 1)
         case "rom":
             return 0.3 + 0.15 * node.args[0].width
         case "ctlz" | "ctpop":
             return 0.4 + 0.25 * math.log2(max(width, 2))
         case _:
             return 0.0
+
+
+def result_latency(node: Node, factors: tuple[int, int]) -> int:
+    """Registers a product wants behind it, for the tools to move into a cascade of DSPs."""
+    return 2 if node.op == "mul" and (max(factors) > 27 or min(factors) > 18) else 0
 
 
 def read_latency(memory: Memory) -> int:

@@ -20,6 +20,7 @@ from moehls.rtl.pointers import Resolver, Shape, StreamShape, object_shape
 from moehls.rtl.schedule import Schedule, schedule
 
 MOVERS = ("burst_read", "burst_write")
+BEAT_BITS = 128
 
 
 @dataclass
@@ -204,6 +205,11 @@ class Elaborator:
     def _reader_widths(self) -> dict[tuple[str, ...], int]:
         found: dict[tuple[str, ...], int] = defaultdict(int)
         for unit in self.units.values():
+            for instance in unit.instances:
+                if instance.unit.role in MOVERS:
+                    for actual, lane in instance.pointers.values():
+                        if isinstance(unit.shapes.get(actual), StreamShape):
+                            found[self._declared(unit, actual, lane)] = BEAT_BITS
             if unit.process is None:
                 continue
             _, named = demands(unit.process, {})

@@ -410,12 +410,7 @@ class ProcessEmitter:
         lines.append("    else if (start) begin")
         lines += ["        valid_0 <= 1'b1;", *(["        step_0 <= '0;"] if many else []), "    end else begin"]
         for step in p.steps:
-            branch = s.branch[step.index]
-            if branch > 0:
-                lines.append(f"        if ({self.at_step(step.index, 0)} & advance_0) valid_0 <= 1'b0;")
-            lines.append(f"        if ({self.at_step(step.index, branch)} & advance_{branch}) begin")
-            lines += [f"            {x}" for x in self._next(step.index, branch)]
-            lines.append("        end")
+            lines += [f"        {x}" for x in self._transfer(step.index)]
         lines += ["    end", "end", ""]
         for stage in range(1, last + 1):
             lines += ["always_ff @(posedge clock) begin", f"    if (reset) valid_{stage} <= 1'b0;"]
@@ -427,6 +422,20 @@ class ProcessEmitter:
             lines += ["end", ""]
         ends = [self.when(step.index, c, last) for step in p.steps for c, t in step.successors if t < 0]
         lines.append(f"assign done = advance_{last} & ({' | '.join(ends) or chr(39) + '0'});")
+
+    def _transfer(self, step: int) -> list[str]:
+        """What follows a step; whether a loop goes on is known in stage 0, where it leads when it ends perhaps later."""
+        s = self.s
+        branch, stay = s.branch[step], s.stay[step]
+        lines = []
+        apart = stay == 0 and branch > 0
+        again = next((c for c, target in self.p.steps[step].successors if target == step), None)
+        if branch > 0:
+            goes_on = self.expression(again, 0) if apart and again is not None else "1'b0"
+            lines.append(f"if ({self.at_step(step, 0)} & advance_0) valid_0 <= {goes_on};")
+        ends = f" & ~{self.expression(again, branch)}" if apart and again is not None else ""
+        lines.append(f"if ({self.at_step(step, branch)} & advance_{branch}{ends}) begin")
+        return [*lines, *(f"    {x}" for x in self._next(step, branch)), "end"]
 
     def _next(self, step: int, stage: int) -> list[str]:
         successors = self.p.steps[step].successors

@@ -1,7 +1,6 @@
 """C++ sources in, one optimised LLVM module out, with what each function is: region, program or process.
 
-clang (of the `ziglang` package) translates each source; LLVM (of `llvmlite`, the same major) links them and runs the passes
-named here. Stock -O2 would move wide loads out of loops, vectorise small ones and write addresses in bytes.
+clang (of the `ziglang` package) translates the sources; LLVM (of `llvmlite`, the same major) runs the passes named here. Stock -O2 would move wide loads out of loops, vectorise small ones and write addresses in bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +21,17 @@ Role = Literal["region", "program", "process"]
 
 _CLANG = (
     "-std=c++20 -O2 -fno-unroll-loops -fwrapv -fno-sanitize=all -fno-discard-value-names -fno-exceptions -fno-rtti -w "
-    "-Xclang -disable-llvm-passes -gline-tables-only -DMOEHLS_RTL -S -emit-llvm"
+    "-Xclang -disable-llvm-passes -gline-tables-only -DMOEHLS_RTL -S -emit-llvm "
+    # an ABI that passes every wide number by reference, which LLVM turns into values; others cut them into words of 64 bits
+    "-target x86_64-windows-gnu"
 ).split()
 
 _PASSES = (
     "always_inliner global_dead_code_eliminate sroa instruction_combine simplify_cfg loop_simplify lcssa loop_rotate "
     "instruction_combine loop_unroll loop_deletion sroa new_gvn sccp instruction_combine simplify_cfg "
-    "dead_store_elimination aggressive_dce instruction_combine aggressive_dce mem_copy_opt argument_promotion sroa "
+    "dead_store_elimination aggressive_dce instruction_combine aggressive_dce mem_copy_opt "
+    # a header passed by reference becomes a value: once a level of the call graph
+    "argument_promotion sroa instruction_combine argument_promotion sroa instruction_combine argument_promotion sroa "
     "instruction_combine simplify_cfg new_gvn aggressive_dce simplify_cfg dead_arg_elimination"
 ).split()
 
@@ -44,6 +46,8 @@ class Design:
     top: str
     roles: dict[str, Role]
     storage: dict[tuple[str, str], str]
+    masters: dict[str, dict[str, str]]
+    """options of the m_axi pragma, by parameter of the top function"""
 
 
 def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Path, top: str | None = None) -> Design:
@@ -59,25 +63,25 @@ def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Pat
         MoehlsError: a source does not compile, or there is no one top function.
     """
     build.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
-        texts = list(pool.map(lambda s: _translate(s, includes, build), sources))
     graph = _CallGraph()
-    texts = [graph.scan(text) for text in texts]
+    text = graph.scan(_translate(sources, includes, build))
     start = graph.top(top)
     roles = graph.roles(start)
-    module = llvm.parse(_optimise(texts, roles, start))
-    return Design(module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage)
+    module = llvm.parse(_optimise(text, roles, start))
+    return Design(module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage, graph.masters)
 
 
-def _translate(source: Path, includes: Sequence[Path], build: Path) -> str:
-    output = build / f"{source.stem}.ll"
-    command = [sys.executable, "-m", "ziglang", "c++", *_CLANG, *(f"-I{i}" for i in includes), str(source), "-o", str(output)]
+def _translate(sources: Sequence[Path], includes: Sequence[Path], build: Path) -> str:
+    """LLVM's text of all sources, compiled as one (as the C simulation does): the headers cost more than the sources."""
+    unity, output = build / "unity.cpp", build / "unity.ll"
+    unity.write_text("".join(f'#include "{source.resolve()}"\n' for source in sources))
+    command = [sys.executable, "-m", "ziglang", "c++", *_CLANG, *(f"-I{i}" for i in includes), str(unity), "-o", str(output)]
     environment = dict(os.environ)
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(build / "zig-cache"))
     environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(build / "zig-cache"))
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise MoehlsError(f"{source.name} does not compile:\n{done.stderr.strip()}")
+        raise MoehlsError(f"the C++ does not compile for the RTL generator:\n{done.stderr.strip()}")
     return output.read_text()
 
 
@@ -89,10 +93,11 @@ class _CallGraph:
         self.external: set[str] = set()
         self.dataflow: set[str] = set()
         self.storage: dict[tuple[str, str], str] = {}
+        self.masters: dict[str, dict[str, str]] = {}
 
     def scan(self, text: str) -> str:
         """Collect; returns the text without the markers that the pragmas left."""
-        strings = dict(re.findall(r'^(@[\w.]+) = .*constant \[\d+ x i8\] c"(\w+)\\00"', text, re.M))
+        strings = dict(re.findall(r'^(@[\w."?@$]+) = .*constant \[\d+ x i8\] c"([^"\\]*)\\00"', text, re.M))
         kept, function = [], ""
         for line in text.splitlines():
             if line.startswith("define "):
@@ -100,20 +105,32 @@ class _CallGraph:
                 assert found
                 function = found[1]
                 self.calls.setdefault(function, [])
+                # a number passed by value lies in a copy of its own
+                line = line.replace("ptr dead_on_return noundef", "ptr noalias dereferenceable(65536) noundef")
                 if not re.search(r"\b(internal|linkonce_odr)\b", line):
                     self.external.add(function)
             elif "@moehls_dataflow(" in line and "call" in line:
                 self.dataflow.add(function)
                 continue
             elif "@moehls_storage(" in line and "call" in line:
-                found = re.search(r"\(ptr noundef ([%@][\w.$]+), ptr noundef (@[\w.]+)\)", line)
+                found = re.search(r"\(ptr noundef ([%@][\w.$]+), ptr noundef (@[^)]+)\)", line)
                 assert found, line
                 self.storage[function, found[1]] = strings[found[2]]
                 continue
+            elif "@moehls_interface(" in line and "call" in line:
+                found = re.search(r"\(ptr noundef (@[^)]+)\)", line)
+                assert found, line
+                self._interface(strings[found[1]])
+                continue
             elif "call " in line and (callee := re.search(r"(@[\w.$]+)\(", line)):
                 self.calls[function].append(callee[1])
-            kept.append(re.sub(r"\bcomdat\b(?: any|\(\$[^)]*\))?", "", line) if not line.startswith("$") else "")
+            kept.append(re.sub(r",? comdat\b(?: any|\(\$[^)]*\))?", "", line) if not line.startswith("$") else "")
         return "\n".join(kept)
+
+    def _interface(self, options: str) -> None:
+        words = dict(re.findall(r"(\w+) *= *(\w+)", options))
+        if options.startswith("m_axi"):
+            self.masters[words["port"]] = words
 
     def top(self, name: str | None) -> str:
         if name is not None:
@@ -163,15 +180,12 @@ def _plain_name(function: str) -> str:
     return found[2][: int(found[1])] if found else function[1:]
 
 
-def _optimise(texts: Sequence[str], roles: dict[str, Role], top: str) -> str:
+def _optimise(text: str, roles: dict[str, Role], top: str) -> str:
     binding = _binding()
     try:
-        modules = [binding.parse_assembly(text) for text in texts]
+        module = binding.parse_assembly(text)
     except RuntimeError as error:
         raise MoehlsError(f"clang of ziglang and LLVM of llvmlite do not match: {error}") from error
-    module = modules[0]
-    for other in modules[1:]:
-        module.link_in(other)
     for function in module.functions:
         if function.is_declaration:
             continue
@@ -181,7 +195,7 @@ def _optimise(texts: Sequence[str], roles: dict[str, Role], top: str) -> str:
             function.add_function_attribute("noinline")
         else:
             function.add_function_attribute("alwaysinline")
-    machine = binding.Target.from_triple(module.triple).create_target_machine(opt=2)
+    machine = binding.Target.from_default_triple().create_target_machine(opt=2)
     options = binding.create_pipeline_tuning_options(speed_level=2)
     builder = binding.create_pass_builder(machine, options)
     manager = binding.create_new_module_pass_manager()

@@ -13,7 +13,7 @@ from moehls.errors import MoehlsError
 
 _NAME = r'[%@](?:"[^"]*"|[\w.$-]+)'
 _FLAGS = re.compile(
-    r"\b(?:nuw|nsw|exact|disjoint|nneg|inbounds|samesign|noundef|nonnull|signext|zeroext|writable|dead_on_unwind|nocapture|"
+    r"\b(?:nuw|nsw|exact|disjoint|nneg|inbounds|samesign|noundef|nonnull|signext|zeroext|writable|dead_on_unwind|dead_on_return|nocapture|"
     r"readonly|writeonly|noalias|returned|immarg|nofree|tail|musttail|notail|fastcc|dso_local|local_unnamed_addr|unnamed_addr|"
     r"align \d+|dereferenceable(?:_or_null)?\(\d+\)|captures\([^)]*\)|initializes\(\([^)]*\)\)|range\([^)]*\)|"
     r"nofpclass\([^)]*\)|memory\([^)]*\))\s*"
@@ -138,7 +138,12 @@ class Types:
 
     def members(self, text: str) -> list[str]:
         body = self.structs.get(text, text).strip()
+        if self.packed(text):
+            body = body[1:-1].strip()
         return split(body[1:-1].strip()) if body.startswith("{") else []
+
+    def packed(self, text: str) -> bool:
+        return self.structs.get(text, text).lstrip().startswith("<{")
 
     def size(self, text: str) -> int:
         return self._layout(text)[0]
@@ -147,6 +152,7 @@ class Types:
         at = 0
         for i, m in enumerate(self.members(text)):
             size, align = self._layout(m)
+            align = 1 if self.packed(text) else align
             at = -(-at // align) * align
             if i == member:
                 return at
@@ -171,6 +177,7 @@ class Types:
         at, most = 0, 1
         for m in self.members(text):
             size, align = self._layout(m)
+            align = 1 if self.packed(text) else align
             at = -(-at // align) * align + size
             most = max(most, align)
         return -(-at // most) * most, most

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
-from moehls.rtl.delay import MARGIN, PORT, REGISTER, delay, read_latency
+from moehls.rtl.delay import MARGIN, PORT, REGISTER, delay, read_latency, result_latency
 from moehls.rtl.ir import Node, Process, refuse
 
 Vertex = int | str
@@ -32,6 +32,8 @@ class Schedule:
     read: dict[str, int] = field(default_factory=dict)
     write: dict[tuple[str, int], int] = field(default_factory=dict)
     branch: list[int] = field(default_factory=list)
+    stay: list[int] = field(default_factory=list)
+    """by step: where it is known whether the step follows itself"""
     stages: int = 0
     slow: list[tuple[str, float]] = field(default_factory=list)
     longest: float = 0.0
@@ -47,7 +49,7 @@ class Schedule:
             for w in process.writes
             if w.step == step and w.register in self.reads[step]
         ]
-        return max([self.branch[step] + 1, *own])
+        return max([self.stay[step] + 1, *own])
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,25 @@ class _Scheduler:
     def connect(self) -> None:
         for node in self.nodes.values():
             for a in node.args:
-                self.edge(a.id, node.id)
+                self.edge(a.id, node.id, self._latency(a))
         reads = {str(n.aux): n.id for n in self.nodes.values() if n.op == "read"}
         for access in self.p.accesses:
             port = f"port:{access.port}"
             for n in (access.predicate, access.address, access.data, *access.arguments):
                 if n is not None:
-                    self.edge(n.id, port)
+                    self.edge(n.id, port, self._latency(n))
             if access.port in reads:
                 memory = self.p.memories.get(access.port.split(".")[0]) if access.kind == "mread" else None
                 self.edge(port, reads[access.port], read_latency(memory) if memory else 0)
         self._order_ports()
         self._recurrences()
+
+    def _latency(self, node: Node) -> int:
+        if node.op != "mul":
+            return 0
+        g = self.p.graph
+        factors = [min(g.signed_bits(a), g.unsigned_bits(a) + 1) for a in node.args]
+        return result_latency(node, (factors[0], factors[1]))
 
     def edge(self, a: Vertex, b: Vertex, latency: int = 0, recurrence: bool = False) -> None:
         edge = _Edge(b, latency, recurrence)
@@ -109,7 +118,7 @@ class _Scheduler:
                 if w.step == step.index and w.register in self.result.reads[step.index]:
                     self.edge(w.value.id, registers[w.register].id, recurrence=True)
                     self.edge(w.predicate.id, registers[w.register].id, recurrence=True)
-            conditions = [p for p, _ in step.successors]
+            conditions = [p for p, target in step.successors if target == step.index]
             leaves = _cone(conditions)
             if all(n.op in ("reg", "input", "const") for n in leaves if not n.args):
                 for p in conditions:
@@ -169,7 +178,8 @@ class _Scheduler:
         inside = set(component)
         outer = [(a, latency) for v in component for a, latency in before[v] if a not in inside]
         stage = max((self.stage[a] + latency for a, latency in outer), default=0)
-        for attempt in (0, 1):
+        attempts = (0,) if NEXT in inside else (0, 1)  # the next step is known in stage 0, or the loop waits
+        for attempt in attempts:
             self._times(component, inside, before, stage + attempt)
             longest = max(self.time[v] for v in component)
             if longest <= self.budget or all(self.stage[a] + latency < stage + attempt for a, latency in outer):
@@ -215,8 +225,9 @@ class _Scheduler:
             r.write[w.register, w.step] = max(here, r.write.get((w.register, w.step), 0))
         for step in p.steps:
             calls = [r.port[a.port] for a in p.accesses if a.step == step.index and a.kind == "call"]
-            branch = max((r.stage[c.id] for c, _ in step.successors if c.op != "const"), default=0)
-            r.branch.append(max([branch, *calls]))
+            known = {target: r.stage[c.id] for c, target in step.successors if c.op != "const"}
+            r.branch.append(max([*known.values(), *calls, 0]))
+            r.stay.append(known.get(step.index, 0) if step.loop and not calls else r.branch[-1])
         self._last_uses()
         r.stages = 1 + max([*r.last_use.values(), *r.port.values(), *r.write.values(), *r.branch, 0])
         for step in p.steps:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
-from moehls.rtl.elaborate import Elaborator, Unit, memory_of
+from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of
 from moehls.rtl.emit import (
     Body,
     Port,
@@ -127,7 +127,8 @@ def interface_ports(found: Interface) -> list[Port]:
     return ports
 
 
-def _connect(pairs: list[tuple[str, str]]) -> list[str]:
+def connect(pairs: list[tuple[str, str]]) -> list[str]:
+    """The connections of an instance."""
     return [f"    .{a}({b})," for a, b in pairs[:-1]] + [f"    .{pairs[-1][0]}({pairs[-1][1]})", ");", ""]
 
 
@@ -135,33 +136,48 @@ def _region(e: Elaborator, unit: Unit) -> Body:
     body = Body()
     own = interface(e, unit)
     body.ports = interface_ports(own)
-    for name, shape in unit.declared.items():
-        for lane in range(shape.lanes):
-            _fifo(e, unit, body, name, lane)
+    declare_fifos(e, unit, body)
     names = [i.name for i in unit.instances]
     body.declarations.append(f"wire {range_of(len(names))}ends;")
     body.declarations.append(f"logic {range_of(len(names))}finished;")
     for k, instance in enumerate(unit.instances):
-        inner = interface(e, instance.unit)
-        pairs = [("clock", "clock"), ("reset", "reset"), ("start", "start"), ("done", f"ends[{k}]")]
-        for formal, (name, width) in inner.scalars.items():
-            actual = instance.scalars[formal]
-            pairs.append((name, f"{width}'d{actual}" if isinstance(actual, int) else plain(actual)))
-        for (formal, lane), (name, direction, width) in inner.streams.items():
-            actual, first = instance.pointers[formal]
-            pairs += _stream_pairs(unit, name, actual, first + lane, direction, width)
-        for (formal, bank, way), (name, memory, width) in inner.memories.items():
-            outer = bank_name(plain(instance.pointers[formal][0]), bank, memory)
-            pairs += [
-                (a.name, b.name)
-                for a, b in zip(memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True)
-            ]
-        body.lines += [f"{instance.unit.name} {instance.name} (", *_connect(pairs)]
+        body.lines += [f"{instance.unit.name} {instance.name} (", *connect(instance_pairs(e, unit, instance, k))]
     body.lines += [
         "assign done = &(finished | ends);",
         "always_ff @(posedge clock) finished <= reset | start | done ? '0 : finished | ends;",
     ]
     return body
+
+
+def instance_pairs(e: Elaborator, unit: Unit, instance: Instance, index: int) -> list[tuple[str, str]]:
+    """The connections of a region's instance, the one of that index."""
+    inner = interface(e, instance.unit)
+    pairs = [("clock", "clock"), ("reset", "reset"), ("start", "start"), ("done", f"ends[{index}]")]
+    for formal, (name, width) in inner.scalars.items():
+        actual = instance.scalars[formal]
+        pairs.append((name, f"{width}'d{actual}" if isinstance(actual, int) else plain(actual)))
+    for (formal, lane), (name, direction, width) in inner.streams.items():
+        actual, first = instance.pointers[formal]
+        pairs += _stream_pairs(unit, name, actual, first + lane, direction, width)
+    for (formal, bank, way), (name, memory, width) in inner.memories.items():
+        outer = bank_name(plain(instance.pointers[formal][0]), bank, memory)
+        pairs += [
+            (a.name, b.name)
+            for a, b in zip(memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True)
+        ]
+    return pairs
+
+
+def declare_fifos(e: Elaborator, unit: Unit, body: Body) -> None:
+    """The FIFOs of a region's streams, with their wires."""
+    for name, shape in unit.declared.items():
+        for lane in range(shape.lanes):
+            _fifo(e, unit, body, name, lane)
+
+
+def stream_end(unit: Unit, stream: str, lane: int, end: str) -> str:
+    """The prefix of the signals at a FIFO's `end`, "in" or "out"."""
+    return f"{_stream_name(unit, stream, lane)}_{end}"
 
 
 def _stream_pairs(unit: Unit, port: str, actual: str, lane: int, direction: str, width: int) -> list[tuple[str, str]]:
@@ -184,7 +200,7 @@ def _fifo(e: Elaborator, unit: Unit, body: Body, name: str, lane: int) -> None:
     style = {"uram": "ultra", "bram": "block"}.get(unit.storage.get(name, ""), "auto")
     pairs = [("clock", "clock"), ("reset", "reset")]
     pairs += [(f"{end}_{x}", f"{signal}_{end}_{x}") for end in ("in", "out") for x in ("data", "valid", "ready")]
-    body.lines += [f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (', *_connect(pairs)]
+    body.lines += [f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (', *connect(pairs)]
 
 
 class _Program:
@@ -232,7 +248,7 @@ class _Program:
         for port in ports:
             declare.append(f"wire {range_of(port.width)}{name}_{port.name};")
             pairs.append((port.name, f"{name}_{port.name}"))
-        lines += [f"{name} {name}_instance (", *_connect(pairs)]
+        lines += [f"{name} {name}_instance (", *connect(pairs)]
 
     def _stream(self, formal: str, lane: int, name: str, direction: str, width: int) -> None:
         """One of the users is at work at a time; the others are silent."""
