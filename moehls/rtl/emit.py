@@ -15,7 +15,7 @@ from moehls.rtl.delay import is_distributed, read_latency
 from moehls.rtl.ir import Access, Memory, Node, Process
 from moehls.rtl.schedule import Schedule
 
-HEADER = "// {name}: made by moehls from {source}. Do not edit.\n"
+HEADER = "// {name}: made by moehls from the C++ in ../src. Do not edit.\n"
 
 
 @dataclass
@@ -60,11 +60,11 @@ class Body:
     declarations: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def text(self, name: str, source: str) -> str:
+    def text(self, name: str) -> str:
         ports = ",\n".join(f"    {p.declaration}" for p in self.ports)
         inside = "\n".join(f"    {line}" if line else "" for line in [*self.declarations, "", *self.lines])
         return (
-            f"{HEADER.format(name=name, source=source)}`default_nettype none\n\nmodule {name} (\n{ports}\n);\n{inside}\n"
+            f"{HEADER.format(name=name)}`default_nettype none\n\nmodule {name} (\n{ports}\n);\n{inside}\n"
             f"endmodule\n\n`default_nettype wire\n"
         )
 

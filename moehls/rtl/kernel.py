@@ -58,7 +58,7 @@ def arguments(e: Elaborator, unit: Unit) -> list[Argument]:
     return found
 
 
-def emit_kernel(e: Elaborator, unit: Unit, source: str) -> str:
+def emit_kernel(e: Elaborator, unit: Unit) -> str:
     """The text of the kernel's module.
 
     Raises:
@@ -85,7 +85,7 @@ def emit_kernel(e: Elaborator, unit: Unit, source: str) -> str:
     for bundle in dict.fromkeys(bundles.values()):
         _silence(body, bundle, driven)
     body.lines.append(f"assign status = {{{32 - len(errors)}'d0, {', '.join(reversed(errors))}}};")
-    return body.text(unit.name, source)
+    return body.text(unit.name)
 
 
 def _bundles(e: Elaborator, known: list[Argument]) -> dict[str, str]:

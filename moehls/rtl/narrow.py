@@ -220,6 +220,7 @@ def narrow(process: Process, widths: Mapping[str, int]) -> None:
         widths: payload bits of each written port (`Access.port`), where its readers are known.
     """
     need, named = demands(process, widths)
+    named = {name: width for name, width in named.items() if width or name not in process.registers}
 
     def rule(graph: Graph, node: Node, args: list[Node]) -> Node:
         d = need[node.id]

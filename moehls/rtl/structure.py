@@ -107,14 +107,14 @@ def _callee_streams(e: Elaborator, unit: Unit) -> Iterator[tuple[str, str, int, 
                 yield call.function, actual, lane, direction, width
 
 
-def emit_unit(e: Elaborator, unit: Unit, source: str) -> str:
+def emit_unit(e: Elaborator, unit: Unit) -> str:
     """The text of a unit's module."""
     if unit.role == "process":
         assert unit.process and unit.schedule
-        return ProcessEmitter(unit.process, unit.schedule).emit().text(unit.name, source)
+        return ProcessEmitter(unit.process, unit.schedule).emit().text(unit.name)
     if unit.role == "program":
-        return _Program(e, unit).emit().text(unit.name, source)
-    return _region(e, unit).text(unit.name, source)
+        return _Program(e, unit).emit().text(unit.name)
+    return _region(e, unit).text(unit.name)
 
 
 def interface_ports(found: Interface) -> list[Port]:
