@@ -3,7 +3,7 @@
 In: an ONNX model, calibration images and the samples to measure on, as `moehls compile` and `moehls run` take them. Out:
 a table, a row a precision and task. Samples with labels give the accuracy of the integers and of the float model.
 
-    python -m benchmarks fidelity MODEL.onnx --calibrate IMAGES.npz --inputs SAMPLES.npz [--precision w8a8]…
+    python -m benchmarks fidelity [MODEL.onnx --calibrate IMAGES.npz --inputs SAMPLES.npz] [--precision w8a8]…
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from moehls.integer.precision import PRECISIONS
 from moehls.network.operations import Network
 from moehls.quantize import quantize, random_calibration
 from moehls.reference import run
+from moehls.resources import resource
 from moehls.samples import Samples, read_calibration, read_samples
 from moehls.simulate.compare import Fidelity, FidelityMeter
 
+DIGITS = resource("models") / "digits"
 COLUMNS = (
     "precision",
     "task",
@@ -71,11 +73,16 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="benchmarks fidelity", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", help="default: the trained digits model, with its images")
     parser.add_argument("--calibrate", type=Path, help="calibration images; without them random ones")
-    parser.add_argument("--inputs", type=Path, required=True, help="samples to measure on")
+    parser.add_argument("--inputs", type=Path, help="samples to measure on")
     parser.add_argument("--precision", action="append", choices=list(PRECISIONS), help="default: all")
     options = parser.parse_args(arguments)
+    if options.model is None:
+        options.model, options.calibrate = DIGITS / "digits.onnx", options.calibrate or DIGITS / "calibration.npz"
+        options.inputs = options.inputs or DIGITS / "test.npz"
+    if options.inputs is None:
+        parser.error("--inputs is needed with a model")
     network = read_network(options.model, {})
     calibration = options.calibrate
     images = random_calibration(network, 0) if calibration is None else read_calibration(calibration, network)

@@ -14,7 +14,7 @@ from moehls.integer.operations import IntegerAttention, RealArray, Scaling
 from moehls.network.operations import Attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
-from moehls.quantize.ranges import CONTEXT, NORMALISED, balanced_steps, clipped_range
+from moehls.quantize.ranges import CONTEXT, GATHERED, NORMALISED, balanced_steps, clipped_range
 
 
 def plan_attention(attention: Attention, builder: Builder) -> None:
@@ -51,7 +51,8 @@ def convert_attention(attention: Attention, builder: Builder) -> IntegerAttentio
     precision = builder.precision
     levels = (1 << precision.activation_bits) - 1
     context = builder.target(attention.output)
-    low, high = clipped_range(CONTEXT.of(context), CONTEXT.shares, levels)
+    futures = [*CONTEXT.of(context), *GATHERED.of(builder.target(attention.value))]
+    low, high = clipped_range(futures, CONTEXT.shares + GATHERED.shares, levels)
     least = np.maximum((high - low) / levels, 1e-9)
     wanted = balanced_steps(least, context.std(axis=0), builder.readers(attention.output), builder.weight_limit)
     value = builder.grids[attention.value]

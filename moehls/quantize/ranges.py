@@ -43,8 +43,10 @@ NORMALISED = Unseen((1.0, 1.2, 1.5, 3.0), (0.6, 0.3, 0.1, 1e-6))
 """layer norms, queries, keys and values"""
 ACTIVATED = Unseen((1.0, 1.2, 1.5, 2.0, 3.0), (0.6, 0.3, 0.095, 0.005, 1e-6))
 """inputs of a GELU"""
-CONTEXT = Unseen((1.0, 1.5, 2.2, 3.0), (0.6, 0.35, 0.05, 1e-6))
-"""what attention gathers differs most from image to image"""
+CONTEXT = Unseen((1.0, 1.5), (0.7, 0.3))
+"""what attention gathers; it differs most from image to image"""
+GATHERED = Unseen((1.0, 2.0), (0.01, 1e-6))
+"""values: where attention sees one key only, the context is that key's value"""
 
 
 def clipped_range(futures: Sequence[RealArray], shares: Sequence[float], levels: int) -> tuple[RealArray, RealArray]:

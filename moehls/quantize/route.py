@@ -63,6 +63,7 @@ def _gate(
     precision, limit = builder.precision, builder.weight_limit
     mean, covariance = second_moments(integers)
     scaled = weight * grid.scale
+    scaled = scaled - (scaled.max(axis=0) + scaled.min(axis=0)) / 2  # the same for all experts: no effect on the choice
     unit = 1 / (math.log2(math.e) * 2**precision.logit_fraction)
     room = 1 << (precision.accumulator_bits - 1)
     full = max(float(np.abs(scaled).max()) / limit, 4 * float(np.abs(target).max()) / room, unit * 2.0**-30)
@@ -74,9 +75,10 @@ def _gate(
         chosen = factor(share * full / unit, precision.multiplier_bits)
         step = float(chosen.value) * unit
         candidate = round_weights(scaled, np.full(len(scaled), step), covariance, limit)
-        bias = rounded(target / step - candidate @ mean)
+        bias = rounded(target / step - (candidate - candidate.mean(axis=0)) @ mean)
         peak = np.abs(bias) + np.abs(candidate).sum(axis=1) * (1 << (precision.fine_bits - 1))
         difference = candidate * step - scaled
+        difference -= difference.mean(axis=0)
         error = float(np.einsum("oi,ij,oj->", difference, covariance, difference))
         if (peak < room).all() and error < least * (1 - 1e-9):
             best, least = (candidate, bias, chosen), error
