@@ -251,6 +251,13 @@ template <int W, bool S> struct ap_int_base {
   root V;
 
   ap_int_base() = default;
+#ifdef MOEHLS_RTL  // of the value, where a trivial assignment would be one of bytes, padding among them
+  constexpr ap_int_base(const ap_int_base&) = default;
+  constexpr ap_int_base& operator=(const ap_int_base& other) {
+    V = other.V;
+    return *this;
+  }
+#endif
   template <ap_detail::operand T> constexpr ap_int_base(const T& x)
       : V(ap_detail::wrap<W, S>(ap_detail::value(x))) {}
 

@@ -14,10 +14,35 @@ namespace hls {
 
 template <class T, int DEPTH = 0> class stream;
 
+/// What travels: a number's own bits, or the bytes of a struct.
+template <class T> struct payload {
+  using wire = unsigned _BitInt(8 * sizeof(T));
+  static wire pack(const T& value) {
+    wire bits;
+    __builtin_memcpy(&bits, &value, sizeof(T));
+    return bits;
+  }
+  static T unpack(const wire& bits) {
+    T value;
+    __builtin_memcpy(&value, &bits, sizeof(T));
+    return value;
+  }
+};
+template <class T>
+  requires requires { T::width; }
+struct payload<T> {
+  using wire = unsigned _BitInt(T::width);
+  static wire pack(const T& value) { return value.raw(); }
+  static T unpack(const wire& bits) {
+    T value;
+    value.set(bits);
+    return value;
+  }
+};
+
 /// The stream as a process sees it.
 template <class T> class stream<T, 0> {
-  using wire = unsigned _BitInt(8 * sizeof(T));
-  volatile wire slot;
+  volatile typename payload<T>::wire slot;
 
 public:
   stream() = default;
@@ -26,11 +51,11 @@ public:
   stream& operator=(const stream&) = delete;
 
   T read() {
-    const wire bits = slot;
-    return __builtin_bit_cast(T, bits);
+    const typename payload<T>::wire bits = slot;
+    return payload<T>::unpack(bits);
   }
   void read(T& value) { value = read(); }
-  void write(const T& value) { slot = __builtin_bit_cast(wire, value); }
+  void write(const T& value) { slot = payload<T>::pack(value); }
   void operator>>(T& value) { value = read(); }
   void operator<<(const T& value) { write(value); }
 };
