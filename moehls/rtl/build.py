@@ -16,6 +16,8 @@ from moehls.rtl.ir import Access, Call, Graph, Memory, Node, Process, RegisterWr
 from moehls.rtl.llvm import Constant, Function, Instruction, Module, Name, Operand
 from moehls.rtl.pointers import Pointer, Resolver, Shape, StreamShape, bank_of, object_shape
 
+SITE_BITS = 8
+"""of the number of a call in its program"""
 _BINARY = {"and": "and", "or": "or", "xor": "xor"}
 _ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul"}
 _SHIFTS = {"shl": "shl", "lshr": "lshr", "ashr": "ashr"}
@@ -207,6 +209,7 @@ class _Builder:
                 b.address = g.mux(a.predicate, a.address, b.address)
             if a.data is not None and b.data is not None:
                 b.data = g.mux(a.predicate, a.data, b.data)
+            b.arguments = tuple(g.mux(a.predicate, x, y) for x, y in zip(a.arguments, b.arguments, strict=True))
             b.predicate = g.bitwise("or", a.predicate, b.predicate)
         self.process.accesses = list(merged.values())
 
@@ -571,10 +574,10 @@ class _StepBuilder:
             else:
                 scalars.append((formal, self.o.types.bits(type_)))
                 arguments.append(self.value(operand, type_))
-        call = Call(i.callee, tuple(pointers), tuple(scalars))
-        self.o.process.calls.append(call)
-        access = Access(f"call.{i.callee}", "call", self.index, self.g.const(1, 1), arguments=tuple(arguments), place=self._place(i))  # fmt: skip
-        access.call = len(self.o.process.calls) - 1
+        self.o.process.calls.append(Call(i.callee, tuple(pointers), tuple(scalars)))
+        site = self.g.const(len(self.o.process.calls) - 1, SITE_BITS)
+        access = Access(f"call.{i.callee}", "call", self.index, self.g.const(1, 1), data=site, place=self._place(i))
+        access.arguments = tuple(arguments)
         self._access(block, at, access)
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from moehls.rtl.build import SITE_BITS
 from moehls.rtl.delay import is_distributed, read_latency
 from moehls.rtl.ir import Access, Memory, Node, Process
 from moehls.rtl.schedule import Schedule
@@ -267,7 +268,9 @@ class ProcessEmitter:
 
     def _chosen(self, uses: list[Access], what: str, stage: int) -> str:
         """The operand of whichever step is in the stage."""
-        texts = [self.expression(getattr(a, what), stage) for a in uses]
+        return self._select(uses, [self.expression(getattr(a, what), stage) for a in uses], stage)
+
+    def _select(self, uses: list[Access], texts: list[str], stage: int) -> str:
         result = texts[-1]
         for a, text in zip(uses[-2::-1], texts[-2::-1], strict=True):
             if text != result:
@@ -338,10 +341,9 @@ class ProcessEmitter:
         for signal in ("start", "busy", "finished"):
             self._declare("logic", f"{name}_{signal}", 1)
         self._declare("wire", f"{name}_done", 1)
-        bits = max(1, (len(self.p.calls) - 1).bit_length())
-        self._declare("logic", f"{name}_site", bits)
+        self._declare("logic", f"{name}_site", SITE_BITS)
         older = [f"valid_{j}" for j in range(stage + 1, self.last + 1)]
-        want = " | ".join(self.at_step(a.step, stage) for a in uses)
+        want = " | ".join(self.when(a.step, a.predicate, stage) for a in uses)
         self._declare("wire", f"{name}_wanted", 1)
         lines.append(f"assign {name}_wanted = ({want}){''.join(f' & ~{o}' for o in older)};")
         self.holds[stage].append(f"(({want}) & ~{name}_finished)")
@@ -354,14 +356,11 @@ class ProcessEmitter:
             f"    else if ({name}_done) {name}_finished <= 1'b1;",
             f"    if ({name}_wanted & ~{name}_busy & ~{name}_finished & ~{name}_start) begin",
         ]
-        site = " : ".join([*(f"step_{stage} == {self.step_bits}'d{a.step} ? {bits}'d{a.call}" for a in uses[:-1]), f"{bits}'d{uses[-1].call}"])  # fmt: skip
-        lines.append(f"        {name}_site <= {site};")
-        for k, (formal, width) in enumerate(self.p.calls[uses[0].call].scalars):
-            signal = f"{name}_argument_{k}"
-            self._declare("logic", signal, width)
+        lines.append(f"        {name}_site <= {self._chosen(uses, 'data', stage)};")
+        for k, width in enumerate(n.width for n in uses[0].arguments):
+            self._declare("logic", f"{name}_argument_{k}", width)
             texts = [self.expression(a.arguments[k], stage) for a in uses]
-            value = " : ".join([*(f"step_{stage} == {self.step_bits}'d{a.step} ? {t}" for a, t in zip(uses[:-1], texts, strict=False)), texts[-1]])  # fmt: skip
-            lines.append(f"        {signal} <= {value};")
+            lines.append(f"        {name}_argument_{k} <= {self._select(uses, texts, stage)};")
         lines += ["    end", "end", ""]
 
     def _registers(self) -> None:

@@ -370,7 +370,7 @@ class Graph:
 @dataclass
 class Access:
     """One use of a port by a step: read or write of a stream ("sread", "swrite"), of a memory bank ("mread", "mwrite"), or a
-    "call" of a process or region."""
+    "call" of a process or region, whose `data` is the index of the call in `Process.calls`."""
 
     port: str
     kind: Literal["sread", "swrite", "mread", "mwrite", "call"]
@@ -379,8 +379,6 @@ class Access:
     address: Node | None = None
     data: Node | None = None
     arguments: tuple[Node, ...] = ()
-    call: int = -1
-    """which call of the program, an index of `Process.calls`"""
     place: str = ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
+from moehls.rtl.build import SITE_BITS, Names
 from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of
 from moehls.rtl.emit import (
     Body,
@@ -34,8 +35,6 @@ class Interface:
 
 def plain(name: str) -> str:
     """A parameter's or variable's name without LLVM's decoration."""
-    from moehls.rtl.build import Names
-
     return Names().of(name)
 
 
@@ -302,8 +301,7 @@ class _Program:
     def _at(self, name: str, function: str, sites: list[int]) -> str:
         if len(sites) == sum(c.function == function for c in self.p.calls):
             return "1'b1"
-        bits = max(1, (len(self.p.calls) - 1).bit_length())
-        return "(" + " | ".join(f"({name}_site == {bits}'d{k})" for k in sites) + ")"
+        return "(" + " | ".join(f"({name}_site == {SITE_BITS}'d{k})" for k in sites) + ")"
 
     def _memory(self, name: str, memory: Memory, bank: int) -> None:
         signal = bank_name(plain(name), bank, memory)
