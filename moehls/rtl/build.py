@@ -475,6 +475,8 @@ class _StepBuilder:
         variable = self.o.module.globals.get(pointer.base)
         if variable is not None and variable.constant:
             rom = self.o.rom(pointer.base)
+            if any(scale % (rom.width // 8) for scale, _ in pointer.terms):
+                raise refuse(self._place(i), f"a part of an entry of {rom.name} is read", "read whole entries")
             index = self._index(pointer, rom.width // 8, 0)
             word = g.make("rom", (g.low_bits(index, max(1, (len(rom.values) - 1).bit_length())),), rom.width, pointer.base)
             return g.low_bits(word, width)
@@ -549,11 +551,18 @@ class _StepBuilder:
 
     def _index(self, pointer: Pointer, element: int, correction: int) -> Node:
         """The word a pointer names; `correction` bytes take the bank's own offset off."""
-        total = self.g.const((pointer.offset + correction) // element, 64)
+        # LLVM may count in bytes: then the sum is a whole number of words, though its terms are not
+        unit = element if all(scale % element == 0 for scale, _ in pointer.terms) else 1
+        total = self.g.const((pointer.offset + correction) // unit, 64)
         for scale, operand in pointer.terms:
             term = self.value(operand, "i64")
-            total = self.g.arithmetic("add", self.g.arithmetic("mul", term, self.g.const(scale // element, 64)), total)
-        return total
+            total = self.g.arithmetic("add", self.g.arithmetic("mul", term, self.g.const(scale // unit, 64)), total)
+        if unit == element:
+            return total
+        if element & (element - 1):
+            raise refuse("", f"an index into words of {element} bytes counts bytes", "give the array a word of 2, 4, 8, 16, … bytes")
+        low = element.bit_length() - 1
+        return self.g.zext(self.g.slice(total, low, 64 - low), 64)
 
     def _access(self, block: str, at: int, access: Access) -> None:
         self.accesses.append((block, at, access))

@@ -1,0 +1,57 @@
+"""Projects of random integer networks, without a float model: enough for every simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from moehls.boards import load_board
+from moehls.emit.hls import emit_hls
+from moehls.emit.manifest import manifest
+from moehls.emit.results import result_bytes
+from moehls.integer import storage
+from moehls.integer.host import quantise_image
+from moehls.integer.operations import IntegerNetwork
+from moehls.plan import build_program, plan, save_plan, weights_bytes
+from moehls.plan.layout import input_bytes
+from moehls.project import MANIFEST, Project, json_text
+from moehls.reference import Execution, run
+from tests.support.random_networks import Sizes, random_image, random_integer_network
+
+TINY = Sizes(
+    tokens=7, width=18, heads=2, layers=2, mlp=20, experts=4, hidden=11, k=2, tasks=2, prefix=1, patch=(3, 5), head=5
+)
+SMALL_SHAPE = {"token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64"}
+
+
+def write_random_project(
+    path: Path, seed: int, sizes: Sizes = TINY, settings: dict[str, str] = SMALL_SHAPE, **network: str
+) -> Project:
+    """A project at `path` with all that a simulator reads."""
+    integer = random_integer_network(seed, sizes=sizes, **network)  # type: ignore[arg-type]
+    planned = plan(integer, load_board("zcu104"), 300.0, settings)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "data").mkdir(exist_ok=True)
+    found = manifest(integer, build_program(integer, planned.shape), planned, "none")
+    (path / MANIFEST).write_text(json_text(found))
+    emit_hls(planned.shape, integer.gelu_form, path)
+    storage.save(path / "data/integer_network.npz", integer)
+    save_plan(path / "data/plan.npz", planned)
+    weights_bytes(integer, planned).tofile(path / "data/weights.bin")
+    return Project(path, found)
+
+
+def frame(project: Project, seed: int, task: int) -> tuple[np.ndarray, np.ndarray, Execution]:
+    """Input bytes, result bytes and the reference's execution of a random image."""
+    integer, planned = project.integer, project.plan
+    image = random_image(integer, seed)
+    execution = run(integer, image, task)
+    data = input_bytes(quantise_image(integer, image), planned.input, planned.shape)
+    expected = {output.name: execution.array(output.value) for output in integer.outputs}
+    return data, result_bytes(expected, planned.outputs), execution
+
+
+def pixels_of(network: IntegerNetwork, seed: int) -> np.ndarray:
+    """Quantised pixels of the image of `frame`."""
+    return quantise_image(network, random_image(network, seed))
