@@ -92,8 +92,26 @@ class Resolver:
             if isinstance(index, Constant):
                 offset += scale * index.value
             else:
-                terms.append((scale, index))
+                more, found = self._terms(scale, index)
+                offset += more
+                terms += found
         return offset, tuple(terms)
+
+    def _terms(self, scale: int, index: Operand) -> tuple[int, list[tuple[int, Operand]]]:
+        """scale·index as bytes and terms: LLVM multiplies an index by its word's size before it adds."""
+        definition = self.definitions.get(index.text) if isinstance(index, Name) else None
+        if definition is None or definition.type != "i64" or definition.op not in ("mul", "shl", "add"):
+            return 0, [(scale, index)]
+        a, b = definition.operands
+        if definition.op == "add":
+            offset, terms = self._terms(scale, a)
+            if isinstance(b, Constant):
+                return offset + scale * b.value, terms
+            more, others = self._terms(scale, b)
+            return offset + more, terms + others
+        if isinstance(b, Constant):
+            return self._terms(scale * b.value if definition.op == "mul" else scale << b.value, a)
+        return 0, [(scale, index)]
 
 
 def object_shape(module: Module, type_: str, name: str, storage: str = "") -> Shape | None:
@@ -122,8 +140,10 @@ def object_shape(module: Module, type_: str, name: str, storage: str = "") -> Sh
 
 
 def bank_of(pointer: Pointer, memory: Memory) -> tuple[int, int] | None:
-    """(bank, constant part of the index), or None where the bank is not constant."""
+    """(bank, constant part of the index), or None where it is not one word of a constant bank."""
     row = memory.depth * memory.element_bytes
+    if any(scale % memory.element_bytes for scale, _ in pointer.terms):
+        return None
     if any(scale % row == 0 and memory.banks > 1 for scale, _ in pointer.terms):
         return None
     slack = row // 2 if pointer.terms else 0
