@@ -26,6 +26,7 @@ import numpy.typing as npt
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.resources import resource
+from moehls.simulate.verilator import compiler as compiler_command
 
 Bytes = npt.NDArray[np.uint8]
 Compiler = Literal["clang", "g++"]
@@ -34,8 +35,12 @@ StepHook = Callable[[int, bool, "Memories"], None]
 
 _FLAGS: dict[Compiler, tuple[str, ...]] = {
     "clang": ("-std=c++20", "-O1", "-Wall", "-Wextra", "-fno-sanitize=undefined", "-fno-exceptions", "-fno-rtti"),
-    # the vendor's headers initialise nothing by design; g++ says so at every use
-    "g++": ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
+    # the vendor's headers initialise nothing by design; g++ says so at every use. Their std::complex of an ap_int, which
+    # nobody uses, is left out: it is not for the C++ library of the ziglang package, which serves where there is no g++.
+    "g++": (
+        *("-std=c++17", "-O1", "-Wall", "-Wextra", "-D__AP_INT_SPECIAL_H__", "-D__AP_FIXED_SPECIAL_H__"),
+        *("-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-warning-option"),
+    ),
 }
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _RESIDUAL, _RAW, _QUEUE, _COUNT = 4, 5, 6, 7
@@ -111,7 +116,7 @@ def _compile(unity: Path, library: Path, include: Path, shim: Path, compiler: Co
         streams.mkdir(exist_ok=True)
         shutil.copyfile(shim / "hls_stream.h", streams / "hls_stream.h")
         headers = [f"-I{streams}", "-isystem", str(ap_types)]
-        _call(["g++", *flags, *headers, "-shared", str(unity), "-o", str(partial)], dict(os.environ), log)
+        _call([*compiler_command(), *flags, *headers, "-shared", str(unity), "-o", str(partial)], dict(os.environ), log)
     partial.replace(library)
 
 

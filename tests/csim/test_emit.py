@@ -12,6 +12,7 @@ import pytest
 from moehls.emit.hls import emit_hls, render_hls
 from moehls.errors import MoehlsError
 from moehls.plan.shape import Shape
+from moehls.simulate.verilator import compiler
 from tests.csim.conftest import SHAPES, Accelerator
 
 VITIS_PRAGMAS = {
@@ -59,7 +60,7 @@ def test_vitis_sees_its_pragmas_and_no_other(accelerator: Accelerator, tmp_path:
     includes = [f"-I{accelerator.project / 'include'}", f"-I{tmp_path}"]
     text = ""
     for source in sorted((accelerator.project / "src").glob("*.cpp")):
-        command = ["g++", "-std=c++14", "-E", "-D__SYNTHESIS__", *includes, str(source)]
+        command = [*compiler(), "-std=c++14", "-E", "-D__SYNTHESIS__", *includes, str(source)]
         text += subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pragmas = re.findall(r"#pragma HLS ([A-Z_]+)(.*)", text)
     assert {name for name, _ in pragmas} == VITIS_PRAGMAS

@@ -87,7 +87,7 @@ def run_native(designs: list[Design], folder: Path) -> dict[str, list[str]]:
     main.write_text(
         "".join(f"void run_{n}();\n" for n in names) + "int main() { " + "".join(f"run_{n}(); " for n in names) + "}\n"
     )
-    _call(["g++", str(main), *objects, "-o", str(folder / "native")], environment)
+    _call([*verilator.compiler(), str(main), *objects, "-o", str(folder / "native")], environment)
     return _collect(_call([str(folder / "native")], environment))
 
 
