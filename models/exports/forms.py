@@ -295,6 +295,56 @@ class Experts(nn.Module):
             total = total.index_add(0, token, self._expert(x[token], e) * gates[token, slot].unsqueeze(-1))
         return total
 
+    def _mask_assign(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        share = torch.zeros(x.shape[0], EXPERTS).scatter(1, index, gates)
+        for e in range(EXPERTS):
+            mask = (index == e).any(-1)
+            total[mask] += share[mask, e].unsqueeze(-1) * self._expert(x[mask], e)
+        return total
+
+    def _sorted(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        flat = index.reshape(-1)
+        order = flat.argsort()
+        token, e = order // CHOSEN, flat[order]
+        hidden = F.gelu((self.w1[e] @ x[token].unsqueeze(-1)).squeeze(-1) + self.b1[e])
+        out = (self.w2[e] @ hidden.unsqueeze(-1)).squeeze(-1) + self.b2[e]
+        return torch.zeros_like(x).index_add(0, token, out * gates.reshape(-1)[order].unsqueeze(-1))
+
+    def _sorted_scatter(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        e, order = index.reshape(-1).sort()
+        token = (order / CHOSEN).floor().long()
+        hidden = F.gelu(torch.einsum("rd,rhd->rh", x[token], self.w1[e]) + self.b1[e])
+        out = torch.einsum("rh,rdh->rd", hidden, self.w2[e]) + self.b2[e]
+        out = out * gates.flatten()[order].unsqueeze(-1)
+        return torch.zeros_like(x).scatter_add(0, token.unsqueeze(-1).expand(-1, WIDTH), out)
+
+    def _sorted_groups(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        flat = index.reshape(-1)
+        order = flat.argsort()
+        ends = F.one_hot(flat, EXPERTS).sum(0).cumsum(0)
+        total = torch.zeros_like(x)
+        for e in range(EXPERTS):
+            place = torch.arange(flat.shape[0])
+            rows = order[(place >= (ends[e - 1] if e else 0)) & (place < ends[e])]
+            token = rows // CHOSEN
+            total = total.index_add(0, token, self._expert(x[token], e) * gates.reshape(-1)[rows].unsqueeze(-1))
+        return total
+
+    def _condition(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for e in range(EXPERTS):
+            mask = index == e
+
+            def run(x: Tensor, gates: Tensor, mask: Tensor, e: int = e) -> Tensor:
+                return self._expert(x, e) * (gates * mask).sum(-1, keepdim=True)
+
+            def skip(x: Tensor, gates: Tensor, mask: Tensor) -> Tensor:
+                return torch.zeros_like(x)
+
+            total = total + torch.cond(mask.any(), run, skip, (x, gates, mask))
+        return total
+
 
 class Mixture(nn.Module):
     def __init__(self, form: Form) -> None:

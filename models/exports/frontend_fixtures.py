@@ -1,6 +1,6 @@
 """Writes the front end's test fixtures: small exports of every form, by both exporters, over the opsets.
 
-    python -m models.exports.frontend_fixtures tests/frontend/fixtures
+    python -m models.exports.frontend_fixtures tests/frontend/fixtures [name…]
 
 Each file is named form-exporteropset.onnx and has random weights; the same call gives the same bytes.
 """
@@ -62,6 +62,11 @@ FORMS: dict[str, Form] = {
     "experts_gather_flat": Form(experts="gather_flat"),
     "experts_gather_slots": Form(experts="gather_slots"),
     "experts_index_add": Form(experts="index_add"),
+    "experts_mask_assign": Form(experts="mask_assign"),
+    "experts_sorted": Form(experts="sorted"),
+    "experts_sorted_scatter": Form(experts="sorted_scatter"),
+    "experts_sorted_groups": Form(experts="sorted_groups"),
+    "experts_condition": Form(experts="condition"),
     "experts_layer_scale": Form(experts="dense", scale=True),
     "gate_topk_softmax": Form(gate="topk_softmax"),
     "gate_renormalise": Form(gate="renormalise", experts="loop"),
@@ -75,6 +80,8 @@ OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "gate_m3vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
 }
+DYNAMO_ONLY = ("experts_sorted", "experts_condition")
+"""TorchScript cannot export an index_add with repeated rows, nor torch.cond."""
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
 DYNAMIC: tuple[str, ...] = ("plain", "experts_dense")
 """Forms also exported with a named batch dimension."""
@@ -117,14 +124,15 @@ def _strip(proto: onnx.ModelProto) -> None:
     del proto.graph.value_info[:]
 
 
-def main(folder: Path) -> None:
-    """Write all fixtures to `folder`."""
+def main(folder: Path, *only: str) -> None:
+    """Write the fixtures whose names begin with one of `only`, or all, to `folder`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, form in FORMS.items():
-        for exporter, opset in OPSETS.get(name, USUAL):
+    chosen = {name: form for name, form in FORMS.items() if name.startswith(only or "")}
+    for name, form in chosen.items():
+        for exporter, opset in OPSETS.get(name, USUAL[1:] if name in DYNAMO_ONLY else USUAL):
             (folder / f"{name}-{exporter}{opset}.onnx").write_bytes(export_form(form, exporter, opset))
-    for name in DYNAMIC:
+    for name in sorted(chosen.keys() & set(DYNAMIC)):
         for exporter, opset in USUAL:
             (folder / f"{name}_dynamic-{exporter}{opset}.onnx").write_bytes(
                 export_form(FORMS[name], exporter, opset, True)
@@ -132,4 +140,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

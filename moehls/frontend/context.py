@@ -32,6 +32,8 @@ class Context:
     seed: int
     read: Callable[[ir.Node, list[Value]], Value | Sequence[Value] | None]
     """reads a node with other values in place of its inputs"""
+    read_branch: Callable[[ir.Graph], list[Value]]
+    """reads a sub-graph in the scope of the graph: the values of its outputs"""
     sources: dict[int, tuple[Affine, RouteSource]] = field(default_factory=dict)
 
 

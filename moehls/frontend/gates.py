@@ -21,7 +21,7 @@ from moehls.network.operations import FloatArray, GateNormalisation
 TOLERANCE = 1e-5
 ROWS = 1024
 """Least number of sampled rows."""
-LEAST = 8
+LEAST = 10
 """Least number of sampled tensors: one of each kind below."""
 
 
@@ -32,7 +32,7 @@ def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
     samples: list[FloatArray] = []
     for number in range(max(LEAST, min(64, -(-ROWS // tokens)))):
         values = rng.standard_normal(shape)
-        kind = number % 8
+        kind = number % LEAST
         if kind in (1, 2, 3):
             values *= (0.02, 4.0, 9.0)[kind - 1]
         elif kind == 4:
@@ -43,6 +43,8 @@ def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
             values = -np.abs(values) * 3
         elif kind == 7:
             values = np.round(values) + rng.integers(0, 2) * 20.0
+        elif kind > 7:  # all tokens prefer one half of the experts, so that each expert is once left out
+            values = 0.1 * values + 3.0 * ((np.arange(shape[-1]) * 2 < shape[-1]) == (kind == 8))
         samples.append(values.astype(np.float32))
     return tuple(samples)
 
@@ -81,7 +83,7 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     """
     logits = flat_logits(mixture.source)
     experts = logits.shape[1]
-    found = mixture.terms if len(mixture.terms) <= experts else _merged(mixture.terms)
+    found = mixture.terms if len(mixture.terms) <= experts else merged_terms(mixture.terms)
     coefficients = np.stack([term.coefficient for term in found], axis=1)
     used = int((coefficients != 0).sum(axis=1).max())
     if not 1 <= used <= experts:
@@ -109,7 +111,7 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     )
 
 
-def _merged(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
+def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
     """Terms with the same weights (the same expert in several slots) as one term with the sum of their coefficients."""
     known: dict[tuple[bytes, ...], ExpertTerm] = {}
     for term in terms:

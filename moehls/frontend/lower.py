@@ -98,7 +98,7 @@ def scope_of(node: ir.Node) -> str:
 class _Reader:
     def __init__(self, model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
         self._model, self._graph, self._inputs, self._name = model, model.graph, inputs, name
-        self._context = Context(Builder(inputs.image), opset, tasks, seed, self._try)
+        self._context = Context(Builder(inputs.image), opset, tasks, seed, self._try, self._read_branch)
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
         self._refusals: list[Refusal] = []
@@ -123,10 +123,19 @@ class _Reader:
         )
         return Reading(network, (), self._context.builder.routers)
 
-    def _start(self) -> None:
-        for value in self._graph.initializers.values():
+    def _read_branch(self, graph: ir.Graph) -> list[Value]:
+        self._read_weights(graph)
+        for node in graph:
+            self._read_node(node)
+        return [self._values.get(output, Unknown()) for output in graph.outputs]
+
+    def _read_weights(self, graph: ir.Graph) -> None:
+        for value in graph.initializers.values():
             assert value.const_value is not None
             self._values[value] = Constant(value.const_value.numpy())
+
+    def _start(self) -> None:
+        self._read_weights(self._graph)
         for value in self._graph.inputs:
             if value.name == self._inputs.image:
                 shape = (*(1,) * (len(value.shape or ()) - 3), *self._inputs.image_shape)
@@ -306,6 +315,8 @@ _KINDS: dict[str, str] = {
     "Routed": "routing values",
     "Gathered": "weights gathered by expert",
     "Dispatched": "tokens dispatched to an expert",
+    "Permuted": "tokens sorted by expert",
+    "Updated": "a sum of experts at some tokens",
     "Noise": "random noise",
     "Unknown": "an unread value",
 }

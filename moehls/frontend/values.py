@@ -270,12 +270,32 @@ class Dispatched:
     The number of rows differs from sample to sample, so that the tensor has no fixed shape.
     """
 
-    rows: Affine | Pointwise | Hidden | FeedForward
+    rows: Affine | Pointwise | Hidden | FeedForward | Mixture
     """dimensions `[tokens, …]`"""
     tokens: Routed
     """`[rows]` of each sample"""
     weight: tuple[Array, ...] | None = None
     """`[rows]` of each sample"""
+
+
+@dataclass(frozen=True, eq=False)
+class Permuted:
+    """All rows of `rows` in another order: row r is `rows[places[r]]`, `places` a permutation that routing decides."""
+
+    rows: Affine | Pointwise | Hidden | FeedForward
+    """dimensions `[tokens · slots, …]`"""
+    places: Routed
+
+
+@dataclass(frozen=True, eq=False)
+class Updated:
+    """Rows `rows.tokens` of the sum `total` with the weighed `rows` added, as they are written back into `total`."""
+
+    total: Mixture | None
+    """None where the sum is still zero"""
+    rows: Dispatched
+    flat: bool = False
+    """whether it is one row of all elements"""
 
 
 @dataclass(frozen=True)
@@ -287,7 +307,7 @@ class Unknown:
 
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Sum | Normalised | Patches
 Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
-Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Unknown
+Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Unknown
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
@@ -326,8 +346,10 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
         return value.table.shape[1:]
     if isinstance(value, Pixels):
         return value.index.shape
-    if isinstance(value, Dispatched):
+    if isinstance(value, (Dispatched, Updated)):
         return None
+    if isinstance(value, Permuted):
+        return value.rows.layout.shape
     if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Unknown)):
         return value.shape
     return value.layout.shape

@@ -179,3 +179,44 @@ def test_expert_outputs_added_to_other_tokens_are_refused(tmp_path: Path) -> Non
 
     found = refusals("experts_index_add-dynamo20", tmp_path, edit)
     assert any("other tokens than it got" in refusal.reason for refusal in found)
+
+
+def test_a_condition_with_its_branches_exchanged_is_not_taken_for_a_skipped_expert(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        then, otherwise = nodes(graph, "If")[0].attribute
+        then.name, otherwise.name = otherwise.name, then.name
+
+    found = refusals("experts_condition-dynamo20", tmp_path, edit)
+    assert any("not a top-2 gate" in refusal.reason for refusal in found)
+
+
+def test_a_branch_that_no_routing_takes_is_not_trusted(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        condition = nodes(graph, "If")[0]
+        always = helper.make_node("Or", [condition.input[0], "true"], ["always"], name="always")
+        graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
+        graph.node.insert(list(graph.node).index(condition), always)
+        condition.input[0] = "always"
+
+    found = refusals("experts_condition-dynamo20", tmp_path, edit)
+    assert found[0].op == "If"
+    assert "no sampled routing takes" in found[0].reason
+
+
+def test_sorted_rows_added_to_other_tokens_are_refused(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        scatter = nodes(graph, "ScatterND")[0]
+        gathers = [node for node in nodes(graph, "GatherND") if node.output[0] != scatter.input[1]]
+        scatter.input[1] = next(node.input[1] for node in gathers if node.input[1] != scatter.input[1])
+
+    found = refusals("experts_sorted-dynamo20", tmp_path, edit)
+    assert any("other tokens than they got" in refusal.reason for refusal in found)
+
+
+def test_rows_of_a_sum_written_to_other_rows_are_refused(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        first, second = [node for node in nodes(graph, "ScatterND") if not node.attribute][:2]
+        second.input[1] = first.input[1]
+
+    found = refusals("experts_mask_assign-dynamo20", tmp_path, edit)
+    assert any("written to other rows" in refusal.reason for refusal in found)

@@ -10,7 +10,9 @@ from collections import defaultdict
 from moehls.frontend.context import Rule
 from moehls.frontend.recognise import (
     activation,
+    assign,
     attention,
+    condition,
     dispatch,
     experts,
     feed_forward,
@@ -19,6 +21,7 @@ from moehls.frontend.recognise import (
     patch_embedding,
     residual,
     routing,
+    sort,
     structure,
     tokens,
 )
@@ -27,6 +30,9 @@ _MODULES = (
     patch_embedding,
     attention,
     layer_norm,
+    condition,
+    assign,
+    sort,
     dispatch,
     routing,
     experts,

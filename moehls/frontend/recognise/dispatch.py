@@ -15,6 +15,7 @@ from moehls.frontend.context import Context, Result, Rules, attribute
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.linear import as_affine
+from moehls.frontend.recognise.sort import row_numbers
 from moehls.frontend.values import (
     Affine,
     Constant,
@@ -38,19 +39,16 @@ def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     rows = as_affine(context, inputs[0])
     if rows is None:
         return None
-    samples = index.samples
-    if node.op_type == "GatherND":
-        if attribute(node, "batch_dims", 0) or any(sample.ndim != 2 or sample.shape[1] != 1 for sample in samples):
-            return None
-        samples = tuple(sample[:, 0] for sample in samples)
-    elif attribute(node, "axis", 0) != 0 or any(sample.ndim != 1 for sample in samples):
+    samples = row_numbers(node, index)
+    if samples is None:
         return None
     if not all(axis.token for axis in rows.layout.dims[0]) or rows.layout.shape[0] != rows.layout.tokens:
         raise LayoutError("rows are gathered along something else than the tokens")
     return Dispatched(rows, replace(index, samples=samples))
 
 
-def _same_rows(left: Dispatched, right: Dispatched) -> bool:
+def same_rows(left: Dispatched, right: Dispatched) -> bool:
+    """Whether both hold the rows of the same tokens in the same order."""
     return left.tokens.source is right.tokens.source and all(
         np.array_equal(a, b) for a, b in zip(left.tokens.samples, right.tokens.samples, strict=True)
     )
@@ -59,7 +57,7 @@ def _same_rows(left: Dispatched, right: Dispatched) -> bool:
 def read_rowwise(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """A node that works on each row alone, read on all tokens."""
     rows = [value for value in inputs if isinstance(value, Dispatched)]
-    if not rows or any(value.weight is not None or not _same_rows(value, rows[0]) for value in rows):
+    if not rows or any(value.weight is not None or not same_rows(value, rows[0]) for value in rows):
         return None
     if not all(isinstance(value, (Dispatched, Constant)) for value in inputs):
         return None
@@ -126,9 +124,15 @@ def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     for sample, token in zip(index.samples, rows.tokens.samples, strict=True):
         if sample.shape[:1] != token.shape or not np.array_equal(sample, np.broadcast_to(token[:, None], sample.shape)):
             raise LayoutError("the outputs of an expert are added to other tokens than it got")
-    if not isinstance(rows.rows, FeedForward):
+    return add_rows(total, rows)
+
+
+def add_rows(total: Value, rows: Dispatched) -> Mixture | None:
+    """The sum `total`, or zeros, with weighed rows added at their tokens."""
+    if not isinstance(rows.rows, FeedForward) or rows.weight is None:
         raise LayoutError("what is added back is not the output of a two-layer expert")
     term = _term(rows.rows, rows, rows.weight)
+    empty = isinstance(total, Constant) and not total.array.any()
     if isinstance(total, Constant) and empty and total.array.shape == term.layout.shape:
         return term
     if isinstance(total, Mixture) and (total.layout, total.base, total.form) == (term.layout, term.base, term.form):
