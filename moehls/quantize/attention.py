@@ -14,7 +14,7 @@ from moehls.integer.operations import IntegerAttention, RealArray, Scaling
 from moehls.network.operations import Attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
-from moehls.quantize.ranges import CONTEXT, GATHERED, NORMALISED, balanced_steps, clipped_range
+from moehls.quantize.ranges import CONTEXT, GATHERED, PROJECTED, balanced_steps, clipped_range
 
 
 def plan_attention(attention: Attention, builder: Builder) -> None:
@@ -24,9 +24,9 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
     bits = builder.precision.activation_bits
     levels = (1 << bits) - 1
     query, key = builder.target(attention.query), builder.target(attention.key)
-    low, high = clipped_range(NORMALISED.of(key), NORMALISED.shares, levels)
+    low, high = clipped_range(PROJECTED.of(key), PROJECTED.shares, levels)
     key_reach, key_centre = (high - low) / 2, (high + low) / 2
-    low, high = clipped_range(NORMALISED.of(np.concatenate([query, -query])), NORMALISED.shares, levels)
+    low, high = clipped_range(PROJECTED.of(np.concatenate([query, -query])), PROJECTED.shares, levels)
     query_reach = high
     product = significant(_head_max(query_reach * key_reach, attention.heads) / (levels / 2) ** 2)
     chosen = factor(product * attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction, 16)
@@ -41,7 +41,7 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
     key_scale = even / split
     builder.add(attention.key, "operand", bits, True, Grid(key_scale, significant(-key_centre / key_scale)))
     value = builder.target(attention.value)
-    low, high = clipped_range(NORMALISED.of(value), NORMALISED.shares, levels)
+    low, high = clipped_range(PROJECTED.of(value), PROJECTED.shares, levels)
     scale = significant(np.maximum((high - low) / levels, 1e-9))
     builder.add(attention.value, "operand", bits, True, Grid(scale, significant(-(low + high) / 2 / scale)))
 

@@ -48,9 +48,9 @@ def quantize(
     Raises:
         MoehlsError: an operation has no place on the accelerator, or the images do not fit the network.
     """
-    images = checked(network, images)
     found = structure(network)
     embed = next(step for step in found.steps if isinstance(step, Embed))
+    images = checked(network, images, len(embed.position))
     source = integer_input(network.input, embed, images, precision)
     outputs = tuple(
         IntegerOutput(o.name, fine_name(o.value) if _is_norm(o.value, found.steps) else o.value, o.shape)

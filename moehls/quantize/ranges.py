@@ -40,7 +40,9 @@ class Unseen:
 
 
 NORMALISED = Unseen((1.0, 1.2, 1.5, 3.0), (0.6, 0.3, 0.1, 1e-6))
-"""layer norms, queries, keys and values"""
+"""layer norms"""
+PROJECTED = Unseen((1.0, 1.15, 1.4, 3.0), (0.7, 0.25, 0.05, 1e-6))
+"""queries, keys and values"""
 ACTIVATED = Unseen((1.0, 1.2, 1.5, 2.0, 3.0), (0.6, 0.3, 0.095, 0.005, 1e-6))
 """inputs of a GELU"""
 CONTEXT = Unseen((1.0, 1.5), (0.7, 0.3))

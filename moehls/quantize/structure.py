@@ -121,6 +121,8 @@ class _Resolver:
         steps: list[Step] = []
         for operation in self.network.operations:
             steps.extend(self._steps(operation))
+        if not self.residuals:
+            raise MoehlsError(f"{self.network.name}: no patch embedding; supported: models whose tokens come from one")
         for output in self.network.outputs:
             maker = self.makers.get(output.value)
             norm = output.value in self.operands and isinstance(maker, LayerNorm | SelectTokens)

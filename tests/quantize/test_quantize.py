@@ -112,6 +112,16 @@ def test_progress_names_every_operation() -> None:
     assert {total for _, total, _ in seen} == {len(seen)}
 
 
+def test_of_many_images_evenly_spaced_ones_are_taken() -> None:
+    """25 tokens and 2 tasks: 163 images fill the 8192 tokens a calibration holds."""
+    network = float_network(seed=6, layers=1)
+    many = images(0, 326)
+    few = quantize(network, many[::2], W8A8)
+    assert np.array_equal(
+        run(quantize(network, many, W8A8), many[0]).array("logits"), run(few, many[0]).array("logits")
+    )
+
+
 def test_random_calibration_gives_a_valid_network() -> None:
     network = float_network(seed=6)
     drawn = random_calibration(network, 0)
