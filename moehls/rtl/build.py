@@ -322,17 +322,23 @@ class _StepBuilder:
                 if child in o.flow.cuts:
                     self._leave(block, child)
             if o.flow.blocks[block][-1].op in ("ret", "unreachable"):
-                self.step.successors.append((self.paths.reached(block), -1))
+                self._follow(self.paths.reached(block), -1)
         p.steps.append(self.step)
 
     def _leave(self, block: str, child: str) -> None:
         taken = self.paths.edge(block, child)
         if taken.op == "const" and taken.value == 0:
             return
-        self.step.successors.append((taken, self.starts.index(child)))
+        self._follow(taken, self.starts.index(child))
         self.step.loop |= child == self.start
         for phi in self.o._phis(child):
             self._write(phi.name, phi.type, taken, self.value(phi.operands[phi.labels.index(block)], phi.type))
+
+    def _follow(self, condition: Node, target: int) -> None:
+        known = dict((t, c) for c, t in self.step.successors)
+        if target in known:
+            condition = self.g.bitwise("or", known[target], condition)
+        self.step.successors = [(c, t) for c, t in self.step.successors if t != target] + [(condition, target)]
 
     def _write(self, name: str, type_: str, predicate: Node, value: Node) -> None:
         register = self._register(name, type_)

@@ -99,10 +99,15 @@ class _Scheduler:
 
     def _order_ports(self) -> None:
         """Streams of a step keep the source's order; a read after a write comes a stage later, or it could wait for its own
-        answer. A memory is read before it is written, so that only the interlock stands between steps."""
+        answer. A call starts when the stage before has let its token go. A memory is read before it is written, so that only
+        the interlock stands between steps."""
         for step in self.p.steps:
             for (a, kind), (b, then) in zip(step.stream_order, step.stream_order[1:], strict=False):
                 self.edge(f"port:{a}", f"port:{b}", int(kind == "swrite" and then == "sread"))
+            for call in self.p.accesses:
+                if call.kind == "call" and call.step == step.index:
+                    for port, _ in step.stream_order:
+                        self.edge(f"port:{port}", f"port:{call.port}", 1)
         ports = {a.port for a in self.p.accesses}
         for port in sorted(ports):
             if port.endswith(".read") and (write := port.removesuffix("read") + "write") in ports:
