@@ -150,6 +150,30 @@ class Elaborator:
         count = sum(x.unit is callee for x in unit.instances)
         unit.instances.append(Instance(f"{callee.name}_{count}", callee, pointers, scalars, place))
 
+    def check_regions(self) -> None:
+        """In a region, nothing flows back: C simulation runs its processes one after another, and so do the stages of a step.
+
+        Raises:
+            MoehlsError: a stream leads back to a process it comes from.
+        """
+        for unit in self.units.values():
+            after: dict[int, set[int]] = defaultdict(set)
+            ends: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+            for k, instance in enumerate(unit.instances):
+                for formal, lane, direction in stream_uses(self, instance.unit):
+                    actual, first = instance.pointers[formal]
+                    ends[actual, first + lane][direction] = k
+            for both in ends.values():
+                if "in" in both and "out" in both:
+                    after[both["out"]].add(both["in"])
+            for k, instance in enumerate(unit.instances):
+                if k in _reachable(after, k):
+                    raise refuse(
+                        instance.place,
+                        f"in the region {unit.name} a stream leads back to {instance.unit.name}",
+                        "let data flow one way, or split the region",
+                    )
+
     # widths
     def settle(self, period: float) -> None:
         """Streams and memories get the width their readers use; then every process its stages."""
@@ -184,11 +208,11 @@ class Elaborator:
             if caller.process is not None:
                 for call in caller.process.calls:
                     if call.function == unit.function:
-                        actual = dict(call.pointers).get(name)
-                        if actual is not None and isinstance(caller.shapes.get(actual, caller.process.shapes.get(actual)), StreamShape):  # fmt: skip
-                            return self._declared(caller, actual, lane)
-                        if actual is not None:
-                            return ("memories of", caller.name, self.group(caller, actual))
+                        bound = dict(call.pointers).get(name)
+                        if bound is not None and isinstance(caller.process.shapes[bound], StreamShape):
+                            return self._declared(caller, bound, lane)
+                        if bound is not None:
+                            return ("memories of", caller.name, self.group(caller, bound))
         shape = unit.shapes.get(name) or (unit.process.shapes.get(name) if unit.process else None)
         return (unit.name, name, str(lane)) if isinstance(shape, StreamShape) else ("memories of", unit.name, self.group(unit, name))
 
@@ -220,6 +244,36 @@ class Elaborator:
         return dict(found)
 
 
+def stream_uses(e: Elaborator, unit: Unit) -> set[tuple[str, int, str]]:
+    """(formal, lane, "in" or "out") of every stream parameter a unit uses, itself or below."""
+    found: set[tuple[str, int, str]] = set()
+    if unit.role in MOVERS:
+        direction = "out" if unit.role == "burst_read" else "in"
+        return {(formal, 0, direction) for formal, shape in unit.shapes.items() if isinstance(shape, StreamShape)}
+    if unit.process is not None:
+        found |= {(*unit.process.port_base(port), way) for port, (way, _) in unit.process.streams.items()}
+        for call in unit.process.calls:
+            actual = dict(call.pointers)
+            found |= {(actual[f], lane, way) for f, lane, way in stream_uses(e, e.units[call.function])}
+    for instance in unit.instances:
+        for formal, lane, way in stream_uses(e, instance.unit):
+            base, first = instance.pointers[formal]
+            if base not in unit.declared:
+                found.add((base, first + lane, way))
+    return found
+
+
+def _reachable(after: Mapping[int, set[int]], start: int) -> set[int]:
+    found: set[int] = set()
+    todo = list(after.get(start, ()))
+    while todo:
+        k = todo.pop()
+        if k not in found:
+            found.add(k)
+            todo.extend(after.get(k, ()))
+    return found
+
+
 class _Groups:
     """Disjoint sets of names."""
 
@@ -240,6 +294,7 @@ def elaborate(design: Design, shapes: Mapping[str, Shape], period: float) -> Ela
     """All units of a design, scheduled for a clock period in ns; `shapes` of the top function's pointers."""
     elaborator = Elaborator(design)
     elaborator.unit(design.top, shapes)
+    elaborator.check_regions()
     elaborator.settle(period)
     return elaborator
 

@@ -21,8 +21,23 @@ from pathlib import Path
 
 from moehls.errors import MoehlsError
 
-_RUN = "import sys\nfrom pyosys import libyosys\nd = libyosys.Design()\nfor line in sys.stdin: libyosys.run_pass(line.strip(), d)"
-_SYNTHESIS = "synth_xilinx -family xcup -uram -noiopad -noclkbuf -top {top}"
+_MEMORY = 6 << 30
+"""bytes that one synthesis may take"""
+_RUN = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
+from pyosys import libyosys
+design = libyosys.Design()
+for line in sys.stdin:
+    libyosys.run_pass(line.strip(), design)
+"""
+_SYNTHESIS = (
+    "proc",
+    "opt_clean",
+    "memory_collect",
+    "memory_map -rom-only",  # tables lie in LUTs; the mapping of memories takes them port by port, without end
+    "synth_xilinx -family xcup -uram -noiopad -noclkbuf -top {top}",
+)
 _FLIP_FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE", "LDCE", "LDPE")
 _LUT_MEMORIES = {
     "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8, "RAM32X1D": 2, "RAM64X1D": 2,
@@ -140,12 +155,12 @@ def _synthesise(modules: dict[str, Module], name: str, build: Path) -> Cells:
     module = modules[name]
     boxes = [modules[cell].interface for cell in sorted(set(module.cells)) if cell in modules]
     text = "\n".join([*boxes, module.text])
-    key = hashlib.sha256((_SYNTHESIS + text).encode()).hexdigest()[:16]
+    key = hashlib.sha256((repr(_SYNTHESIS) + text).encode()).hexdigest()[:16]
     kept = build / f"{name}.{key}.json"
     if not kept.exists():
         before, after = build / f"{name}.{key}.il", build / f"{name}.{key}.mapped.il"
         before.write_text(text)
-        commands = [f"read_rtlil {before}", _SYNTHESIS.format(top=name), f"write_rtlil {after}"]
+        commands = [f"read_rtlil {before}", *(x.format(top=name) for x in _SYNTHESIS), f"write_rtlil {after}"]
         _yosys(commands, build / f"{name}.log")
         mapped = parse(after.read_text())[f"\\{name}"]
         kept.write_text(json.dumps(asdict(cells_of(mapped.cells))) + "\n")
@@ -170,10 +185,10 @@ def cells_of(types: Iterable[str]) -> Cells:
 
 
 def _yosys(commands: list[str], log: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN], input="\n".join(commands) + "\n", capture_output=True, text=True, check=False
-    )
-    log.write_text(done.stdout + done.stderr)
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", _RUN], input="\n".join(commands) + "\n", stdout=file, stderr=file, text=True, check=False
+        )
     if done.returncode:
-        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
-        raise MoehlsError(f"yosys refuses the RTL ({errors[0] if errors else 'no message'}); see {log}")
+        errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
+        raise MoehlsError(f"yosys fails on the RTL ({errors[0] if errors else 'perhaps out of memory'}); see {log}")

@@ -98,12 +98,13 @@ class _Scheduler:
             self.edges[a].append(edge)
 
     def _order_ports(self) -> None:
-        """Streams of a step keep the source's order; a read after a write comes a stage later, or it could wait for its own
-        answer. A call starts when the stage before has let its token go. A memory is read before it is written, so that only
-        the interlock stands between steps."""
+        """A call starts when the stage before has let its token go, so that what it depends on is there. A memory is read
+        before it is written, so that only the interlock stands between steps.
+
+        Streams need no order: in a region no stream leads back to its writer (`elaborate` sees to it), so that a read never
+        waits for a write of its own step, and every FIFO has a place for the value a reader would hold meanwhile.
+        """
         for step in self.p.steps:
-            for (a, kind), (b, then) in zip(step.stream_order, step.stream_order[1:], strict=False):
-                self.edge(f"port:{a}", f"port:{b}", int(kind == "swrite" and then == "sread"))
             for call in self.p.accesses:
                 if call.kind == "call" and call.step == step.index:
                     for port, _ in step.stream_order:
@@ -198,8 +199,9 @@ class _Scheduler:
     def _times(
         self, component: list[Vertex], inside: set[Vertex], before: dict[Vertex, list[tuple[Vertex, int]]], stage: int
     ) -> None:
-        order = sorted(component, key=lambda v: (isinstance(v, str), v))
-        for v in [*(x for x in order if isinstance(x, str)), *(x for x in order if not isinstance(x, str))]:
+        names: list[Vertex] = sorted(v for v in component if isinstance(v, str))
+        order: list[Vertex] = [*sorted(v for v in component if isinstance(v, int)), *names]
+        for v in order:
             self.time[v] = REGISTER
         for v in order:
             node = self.nodes.get(v) if isinstance(v, int) else None
@@ -316,10 +318,11 @@ def check(process: Process, s: Schedule) -> None:
                 for base in _bases(a):
                     late = base.op != "input" and s.stage[base.id] > s.stage[node.id]
                     hold(not late, f"{base.op} {base.aux or base.id} is used before its stage")
-    for a in process.accesses:
-        for n in (a.predicate, a.address, a.data, *a.arguments):
+    for access in process.accesses:
+        for n in (access.predicate, access.address, access.data, *access.arguments):
             for base in _bases(n) if n is not None else []:
-                hold(base.op == "input" or s.stage[base.id] <= s.port[a.port], f"port {a.port} comes before its operands")
+                late = base.op != "input" and s.stage[base.id] > s.port[access.port]
+                hold(not late, f"port {access.port} comes before its operands")
     writers = {(w.register, w.step) for w in process.writes}
     for register, step in writers:
         hold(s.write[register, step] >= s.read[register], f"register {register} is written before its stage")
