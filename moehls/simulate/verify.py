@@ -165,8 +165,10 @@ def compare(
             expected = _expected(execution, stage)
             index = first_difference(expected, found)
             if index is not None:
-                step = program.steps[stage.step].name
-                return _difference(sample, f"stage {number} ({stage.value}, after step {step})", index, expected, found)
+                place = f"stage {number} ({stage.value}, after step {program.steps[stage.step].name}"
+                if stage.step + 1 < len(simulation.steps):
+                    place += f", in cycle {simulation.steps[stage.step + 1]}"
+                return _difference(sample, f"{place})", index, expected, found)
     for output in integer.outputs:
         expected = execution.array(output.value)
         found = simulation.outputs[output.name]
