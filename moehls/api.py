@@ -81,7 +81,8 @@ def compile(
     parse_settings(of_plan)
     clock = target.clock_mhz if clock_mhz is None else clock_mhz
     progress("reading the model", 0.0)
-    network = read_network(model, of_model)
+    noticed: list[str] = []
+    network = read_network(model, of_model, warn=noticed.append)
     images, warnings = _calibration(network, calibration)
 
     def quantising(done: int, steps: int, name: str) -> None:
@@ -98,7 +99,7 @@ def compile(
     progress("writing the project", 0.9)
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     project = write_project(directory, network, integer, planned, samples, runs, digest, summary)
-    return Compiled(project.path, summary, warnings)
+    return Compiled(project.path, summary, (*noticed, *warnings))
 
 
 def verify(

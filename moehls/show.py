@@ -38,6 +38,8 @@ def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
 def inspection(console: Console, found: Mapping[str, Any]) -> None:
     """The model that `moehls inspect` recognised, or the nodes that it did not."""
     model = found["recognised"]
+    for warning in found["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {plain(warning)}", soft_wrap=True)
     if model is None:
         console.print("not recognised", style="bold", soft_wrap=True)
         table = _table("node", "op", "input shapes", "reason", "remedy")

@@ -147,7 +147,12 @@ class Attention(nn.Module):
         batch, tokens, _ = x.shape
         q, k, v = self._parts(x)
         size = WIDTH // HEADS
-        if self.form == "sdpa":
+        if self.form == "open_mask":
+            hidden = torch.ones(tokens, tokens, dtype=torch.bool)
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
+        elif self.form == "zero_mask":
+            context = F.softmax(q @ k.transpose(-2, -1) * size**-0.5 + torch.zeros(tokens, tokens), dim=-1) @ v
+        elif self.form == "sdpa":
             context = F.scaled_dot_product_attention(q, k, v)
         elif self.form == "bmm":
             flat = (part.reshape(batch * HEADS, tokens, size) for part in (q, k, v))
@@ -193,6 +198,9 @@ class Gate(nn.Module):
     def logits(self, x: Tensor, task: Tensor | None) -> Tensor:
         if self.task == "stacked" and task is not None:
             return x @ self.weight[task] + self.bias
+        if self.task == "vector" and task is not None:
+            gates: Tensor = x @ torch.einsum("t,tde->de", task[0], self.weight) + self.bias
+            return gates
         if self.task == "joined" and task is not None:
             vector = F.one_hot(task.reshape(1), TASKS).to(x.dtype).expand(x.shape[0], -1)
             return torch.cat((x, vector), dim=-1) @ self.weight[0]
@@ -208,6 +216,10 @@ class Gate(nn.Module):
             gates, index = torch.topk(F.softmax(noisy, dim=-1), CHOSEN + 1, dim=-1)
             return gates[:, :CHOSEN], index[:, :CHOSEN]
         gates, index = torch.topk(F.softmax(logits, dim=-1), CHOSEN, dim=-1)
+        if self.form == "scaled":
+            return gates * 2.5, index
+        if self.form == "pruned":
+            return torch.where(gates > 0.3, gates, torch.zeros_like(gates)), index
         if self.form == "renormalise":
             gates = gates / gates.sum(-1, keepdim=True)
         return gates, index

@@ -11,6 +11,7 @@ import io
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,7 +19,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, Form, SmallVit
+from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form, SmallVit
+from models.exports.onnxruntime_graphs import halved, optimised, with_fused_attention, with_moe
 from models.m3vit import initialise
 
 Exporter = Literal["ts", "dynamo"]
@@ -41,6 +43,8 @@ FORMS: dict[str, Form] = {
     "qkv_index": Form(attention="index", experts="none"),
     "qkv_no_bias": Form(attention="no_bias", experts="none"),
     "sdpa": Form(attention="sdpa", experts="none"),
+    "attention_open_mask": Form(attention="open_mask", experts="none"),
+    "attention_zero_mask": Form(attention="zero_mask", experts="none"),
     "attention_bmm": Form(attention="bmm", experts="none"),
     "attention_einsum": Form(attention="einsum", experts="none"),
     "attention_scaled_query": Form(attention="scaled_query", experts="none"),
@@ -71,15 +75,39 @@ FORMS: dict[str, Form] = {
     "gate_topk_softmax": Form(gate="topk_softmax"),
     "gate_renormalise": Form(gate="renormalise", experts="loop"),
     "gate_m3vit": Form(gate="m3vit", experts="gather"),
+    "gate_scaled": Form(gate="scaled"),
     "task_stacked": Form(task="stacked"),
+    "task_vector": Form(task="vector", experts="bmm"),
     "task_joined": Form(task="joined", experts="loop"),
 }
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
-    "plain": tuple((exporter, opset) for exporter in ("ts", "dynamo") for opset in range(17, 24)),
+    "plain": (
+        *(("ts", opset) for opset in range(11, 24)),
+        *(("dynamo", opset) for opset in range(17, 24)),
+    ),
+    "gelu_tanh": (("ts", 11), ("ts", 17), ("dynamo", 20)),
+    "experts_loop": (("ts", 11), ("ts", 14), ("ts", 17), ("dynamo", 20)),
+    "experts_gather": (("ts", 14), ("ts", 17), ("dynamo", 20)),
+    "experts_index_add": (("ts", 14), ("ts", 17), ("dynamo", 20)),
+    "attention_open_mask": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "sdpa": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
     "gate_m3vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
 }
+DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "ort_optimised-ts17": ("plain-ts17", optimised),
+    "ort_optimised_tanh-ts17": ("gelu_tanh-ts17", optimised),
+    "ort_optimised_experts-ts17": ("experts_loop-ts17", optimised),
+    "ort_attention-ts17": ("plain-ts17", lambda model: with_fused_attention(model, fused=True)),
+    "ort_multi_head-ts17": ("three_matrices-ts17", lambda model: with_fused_attention(model, fused=False)),
+    "ort_moe-dynamo20": ("experts_dense-dynamo20", lambda model: with_moe(model, normalise=False)),
+    "ort_moe_normalised-dynamo20": ("experts_dense-dynamo20", lambda model: with_moe(model, normalise=True)),
+    "ort_half-ts17": ("plain-ts17", lambda model: halved(model, inputs=False)),
+    "ort_half_inputs-dynamo20": ("experts_gather-dynamo20", lambda model: halved(model, inputs=True)),
+}
+"""Fixtures made of other fixtures, as onnxruntime's tools do."""
+HALF: tuple[str, ...] = ("plain", "experts_loop")
+"""Forms also exported from float16 modules."""
 DYNAMO_ONLY = ("experts_sorted", "experts_condition")
 """TorchScript cannot export an index_add with repeated rows, nor torch.cond."""
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
@@ -87,14 +115,17 @@ DYNAMIC: tuple[str, ...] = ("plain", "experts_dense")
 """Forms also exported with a named batch dimension."""
 
 
-def export_form(form: Form, exporter: Exporter, opset: int, dynamic: bool = False) -> bytes:
+def export_form(
+    form: Form, exporter: Exporter, opset: int, dynamic: bool = False, kind: torch.dtype = torch.float32
+) -> bytes:
     """One ONNX file of a `SmallVit`."""
     model = SmallVit(form).eval()
     initialise(model, 0)
-    inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH),)
+    model = model.to(kind)
+    inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH, dtype=kind),)
     names = ["image"]
     if form.task != "none":
-        inputs += (torch.tensor(0),)
+        inputs += (torch.eye(TASKS)[:1] if form.task == "vector" else torch.tensor(0),)
         names.append("task")
     options: dict[str, Any] = {"opset_version": opset, "input_names": names}
     with warnings.catch_warnings(), torch.no_grad():
@@ -137,6 +168,13 @@ def main(folder: Path, *only: str) -> None:
             (folder / f"{name}_dynamic-{exporter}{opset}.onnx").write_bytes(
                 export_form(FORMS[name], exporter, opset, True)
             )
+    for name in sorted(chosen.keys() & set(HALF)):
+        for exporter, opset in USUAL:
+            content = export_form(FORMS[name], exporter, opset, kind=torch.float16)
+            (folder / f"{name}_half-{exporter}{opset}.onnx").write_bytes(content)
+    for name, (source, change) in DERIVED.items():
+        if name.startswith(only or ""):
+            (folder / f"{name}.onnx").write_bytes(change((folder / f"{source}.onnx").read_bytes()))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import onnxruntime as ort
 from moehls.errors import MoehlsError
 from moehls.frontend.context import first_line
 from moehls.frontend.layout import Array
+from moehls.frontend.oracle import oracle_graph
 from moehls.frontend.values import RouteSource
+from moehls.frontend.widen import load_widened
 from moehls.network.interpreter import Routing, outputs, route_logits, run, top_k
 from moehls.network.operations import FloatArray, Network, Route
 
@@ -26,6 +28,11 @@ BOUND = 3e-5
 """Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32
 evaluations of a 12-block model differ by about 1e-6; the tanh form in place of the exact GELU makes 1e-4 and more."""
 SAMPLES = 2
+_TYPES: dict[str, type] = {
+    f"tensor({kind.__name__})": kind
+    for kind in (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+}
+"""Integer types a task may have in onnxruntime."""
 
 
 def relative_error(found: Array, expected: Array) -> float:
@@ -64,10 +71,10 @@ def check_network(network: Network, path: Path, routers: Mapping[str, RouteSourc
 def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.InferenceSession, dict[str, str]]:
     """A session that also returns router logits, and the name of each router's logits in the file."""
     try:
-        model = onnx.load(str(path))
+        model = load_widened(path)
         known = {output for node in model.graph.node for output in node.output}
         names = {name: source.onnx_name for name, source in routers.items() if source.onnx_name in known}
-        _silence_noise(model.graph)
+        oracle_graph(model.graph)
         shown = {output.name for output in model.graph.output}
         for name in sorted(set(names.values()) - shown):
             model.graph.output.append(onnx.ValueInfoProto(name=name))
@@ -82,14 +89,12 @@ def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.Infere
     return session, names
 
 
-def _silence_noise(graph: onnx.GraphProto) -> None:
-    """Noise becomes zero: the reader takes it only where it is multiplied by zero, and onnxruntime lacks its newer versions."""
-    for node in graph.node:
-        if node.op_type in ("RandomNormalLike", "RandomUniformLike"):
-            source = node.input[0]
-            node.op_type = "Sub"
-            node.input[:] = [source, source]
-            del node.attribute[:]
+def _task(kind: str, shape: list[int], task: int) -> Array:
+    """The number of a task, or its one-hot vector, as a graph takes it."""
+    if kind in _TYPES:
+        return np.full(shape, task, _TYPES[kind])
+    vector: Array = np.eye(shape[-1], dtype=np.float32)[task]
+    return vector.reshape(shape)
 
 
 def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray, task: int) -> dict[str, Array]:
@@ -99,7 +104,9 @@ def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray
         if given.name == network.input.name:
             feeds[given.name] = image.reshape((*(1,) * (len(shape) - 3), *network.input.shape))
         elif given.name == network.task_input:
-            feeds[given.name] = np.full(shape, task, np.int32 if given.type == "tensor(int32)" else np.int64)
+            feeds[given.name] = _task(given.type, shape, task)
+        else:
+            feeds[given.name] = np.zeros(shape, _TYPES.get(given.type, np.float32))  # a task input that nothing reads
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))

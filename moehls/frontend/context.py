@@ -59,6 +59,24 @@ def integers(value: Value) -> tuple[int, ...] | None:
     return tuple(int(entry) for entry in value.array.reshape(-1))
 
 
+def operator_of(node: ir.Node) -> str:
+    """The operator as `RULES` names it: with its domain where that is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def apply(context: Context, operator: str, inputs: Sequence[Value], outputs: int = 1, **attributes: Any) -> list[Value]:
+    """Read a standard node that is part of the meaning of another.
+
+    Raises:
+        UnsupportedError: no rule reads it.
+    """
+    names = [ir.Value(name=f"input{number}") for number in range(len(inputs))]
+    result = context.read(ir.node(operator, names, attributes, num_outputs=outputs), list(inputs))
+    if result is None:
+        raise UnsupportedError(f"no supported form has its {operator} here", "export it without fused operators")
+    return list(result) if isinstance(result, Sequence) else [result]
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's text, for a message of ours."""
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 import onnx_ir as ir
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from moehls.frontend.builder import LARGEST
@@ -25,7 +26,13 @@ class NodeEvaluator:
         try:
             proto = ir.serde.serialize_node(node)
             self._names = list(proto.input)
-            self._evaluator = ReferenceEvaluator(proto, opsets={"": opset, node.domain: opset})
+            read, written = (
+                [helper.make_empty_tensor_value_info(name) for name in names if name]
+                for names in (proto.input, proto.output)
+            )
+            graph = helper.make_graph([proto], "node", read, written)
+            imports = [helper.make_opsetid(domain, opset) for domain in sorted({"", node.domain})]
+            self._evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
         except Exception as error:
             raise UnsupportedError(f"is not a node that can be evaluated ({first_line(error)})", _REMEDY) from error
 

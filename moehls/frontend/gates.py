@@ -2,7 +2,7 @@
 
 The samples hold logits of many scales, equal logits, and rows in which all tokens agree, so that thresholds,
 capacities and tie rules show. A term belongs to expert e where its coefficient is expert e's gate weight on every
-row.
+row, perhaps times a constant, which then goes to the expert's second layer.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from moehls.frontend.values import ExpertTerm, Mixture, RouteSource
 from moehls.network.operations import FloatArray, GateNormalisation
 
 TOLERANCE = 1e-5
+_SMALLEST = 1e-3
+"""Least factor a gate weight may be scaled by."""
 ROWS = 1024
 """Least number of sampled rows."""
 LEAST = 10
@@ -95,9 +97,10 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         )
     for normalisation in get_args(GateNormalisation):
         expected = gate_weights(logits, used, normalisation)
-        columns = _columns(coefficients, expected)
-        if columns is not None:
-            terms = [found[columns.index(expert)] for expert in range(experts)]
+        matched = _columns(coefficients, expected)
+        if matched is not None:
+            columns, factors = matched
+            terms = [_scaled(found[place], factors[place]) for place in np.argsort(columns)]
             arrays = {
                 "first_weight": np.stack([term.first for term in terms]),
                 "first_bias": np.stack([term.first_bias for term in terms]),
@@ -111,6 +114,14 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     )
 
 
+def _scaled(term: ExpertTerm, factor: float) -> ExpertTerm:
+    """A constant factor on the gate weight goes to the second layer."""
+    if factor == 1:
+        return term
+    scale = np.float32(factor)
+    return replace(term, second=term.second * scale, second_bias=term.second_bias * scale)
+
+
 def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
     """Terms with the same weights (the same expert in several slots) as one term with the sum of their coefficients."""
     known: dict[tuple[bytes, ...], ExpertTerm] = {}
@@ -122,13 +133,18 @@ def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
     return tuple(known.values())
 
 
-def _columns(coefficients: Array, expected: Array) -> list[int] | None:
-    """The expert whose gate weight each term has, None unless they pair off one to one."""
+def _columns(coefficients: Array, expected: Array) -> tuple[list[int], list[float]] | None:
+    """The expert whose gate weight each term has, times a constant factor; None unless they pair off one to one."""
     columns: list[int] = []
-    for term in range(coefficients.shape[1]):
-        distance = np.abs(expected - coefficients[:, term : term + 1]).max(axis=0)
+    factors: list[float] = []
+    power = np.maximum((expected * expected).sum(axis=0), np.finfo(np.float64).tiny)
+    for own in coefficients.astype(np.float64).T:
+        factor = own @ expected / power
+        factor[np.abs(factor - 1) <= TOLERANCE] = 1
+        distance = np.abs(expected * factor - own[:, None]).max(axis=0) / np.maximum(np.abs(factor), _SMALLEST)
         nearest = int(distance.argmin())
-        if not distance[nearest] <= TOLERANCE:
+        if not distance[nearest] <= TOLERANCE or abs(factor[nearest]) < _SMALLEST:
             return None
         columns.append(nearest)
-    return columns if sorted(columns) == list(range(coefficients.shape[1])) else None
+        factors.append(float(factor[nearest]))
+    return (columns, factors) if sorted(columns) == list(range(len(columns))) else None

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
 
 from moehls.errors import MoehlsError
-from moehls.frontend.context import first_line
+from moehls.frontend.context import attribute, first_line
+from moehls.frontend.widen import load_widened
 
 _TASKS = "tasks"
 
@@ -31,7 +32,9 @@ class Inputs:
     image_shape: tuple[int, int, int]
     task: str | None
     tasks: int | None
-    """the number of tasks where `--set tasks=N` gives it"""
+    """the number of tasks where `--set tasks=N` or a one-hot input gives it"""
+    one_hot: bool = False
+    """whether the task is a float vector with a one at the task's place"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LoadedModel:
     model: ir.Model
     inputs: Inputs
     opset: int
+    warnings: tuple[str, ...]
 
 
 def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
@@ -54,10 +58,24 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
     if opset is None or not 7 <= opset <= 26:
         raise MoehlsError(f"{path}: uses ONNX opset {opset}; export with an opset from 13 to 23")
     _check_weights(model, path)
-    _check_valid(path)
+    _check_valid(model, path)
+    wide = _widened(model, path)
     sizes = _sizes(settings)
-    _fix_dimensions(model.graph, sizes, path)
-    return LoadedModel(model, _roles(model.graph, sizes.get(_TASKS), path), opset)
+    _fix_dimensions(wide.graph, sizes, path)
+    inputs = _roles(wide.graph, sizes.get(_TASKS), path)
+    return LoadedModel(wide, inputs, opset, tuple(_warnings(wide, inputs, wide is not model)))
+
+
+def _warnings(model: ir.Model, inputs: Inputs, half: bool) -> Iterator[str]:
+    if half:
+        yield "half-precision values are computed in float32"
+    if inputs.one_hot:
+        yield f"the input {inputs.task!r} is taken for a one-hot vector of {inputs.tasks} tasks; give tasks by their numbers"
+    if any(value.name == inputs.task and not value.uses() for value in model.graph.inputs):
+        yield (
+            f"no node reads the task input {inputs.task!r}: the export has the gate of one task only, as TorchScript makes it "
+            "of a ModuleList indexed by a tensor; stack the gates' weights in one tensor"
+        )
 
 
 def _parse(path: Path) -> ir.Model:
@@ -92,12 +110,34 @@ def _texts(node: ir.Node) -> Iterator[object]:
         yield from entry
 
 
-def _check_valid(path: Path) -> None:
-    """ONNX's own checker: operators exist in the opset, with the inputs and attributes they need, and every value is written."""
+def _check_valid(model: ir.Model, path: Path) -> None:
+    """ONNX's own checker: operators exist in the opset, with the inputs and attributes they need, and every value is written.
+
+    Converters leave nodes out of order, which the checker refuses; `model` has been sorted and serves in the file's place.
+    """
     try:
-        onnx.checker.check_model(str(path))
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            if "topologically sorted" not in str(error):
+                raise
+            onnx.checker.check_model(ir.to_proto(model))
     except Exception as error:
         raise MoehlsError(f"{path}: not a valid ONNX model ({first_line(error)}); export it again") from error
+
+
+def _widened(model: ir.Model, path: Path) -> ir.Model:
+    """The same model; in float32 where it is in half precision."""
+    weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    types = {weight.dtype for weight in weights if weight is not None}
+    types |= {value.dtype for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype is not None}
+    types |= {ir.DataType(attribute(node, "to", 1)) for node in model.graph if node.op_type == "Cast"}
+    if not types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}:
+        return model
+    try:
+        return ir.from_proto(load_widened(path))
+    except Exception as error:
+        raise MoehlsError(f"{path}: its half-precision weights cannot be read ({first_line(error)})") from error
 
 
 def _check_weights(model: ir.Model, path: Path) -> None:
@@ -176,16 +216,20 @@ def _fix_dimensions(graph: ir.Graph, sizes: dict[str, int], path: Path) -> None:
 def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     images: list[tuple[str, tuple[int, ...]]] = []
     task: list[str] = []
+    vectors: list[int] = []
     for value in graph.inputs:
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
         if value.dtype is not None and value.dtype.is_integer() and np.prod(shape, dtype=int) == 1:
             task.append(value.name or "")
         elif value.dtype == ir.DataType.FLOAT and len(shape) in (3, 4) and value.name not in graph.initializers:
             images.append((value.name or "", shape))
+        elif value.dtype == ir.DataType.FLOAT and len(shape) in (1, 2) and np.prod(shape, dtype=int) == shape[-1] > 1:
+            task.append(value.name or "")
+            vectors.append(shape[-1])
         else:
             raise MoehlsError(
                 f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 image "
-                "[1, channels, height, width] nor a single integer task"
+                "[1, channels, height, width] nor a task (one integer, or a one-hot float32 vector [1, tasks])"
             )
     if len(images) != 1 or len(task) > 1:
         raise MoehlsError(
@@ -197,4 +241,7 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
         )
     channels, height, width = shape[-3:]
-    return Inputs(name, (channels, height, width), task[0] if task else None, tasks if task else None)
+    if vectors and tasks not in (None, vectors[0]):
+        raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
+    count = (vectors[0] if vectors else tasks) if task else None
+    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors))

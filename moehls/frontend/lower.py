@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from moehls.errors import MoehlsError
 from moehls.frontend.builder import LARGEST, Builder, rows
-from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line
+from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line, operator_of
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.load import Inputs
@@ -119,7 +119,7 @@ class _Reader:
             operations=_used(self._context.builder.operations, {output.value for output in outputs if output}),
             outputs=tuple(output for output in outputs if output),
             tasks=self._context.tasks,
-            task_input=self._inputs.task,
+            task_input=self._inputs.task if self._context.tasks > 1 else None,
         )
         return Reading(network, (), self._context.builder.routers)
 
@@ -143,14 +143,15 @@ class _Reader:
                 ones = np.ones(shape, np.float32)
                 self._values[value] = Pixels(index, self._inputs.image_shape, ones, np.zeros_like(ones))
             elif value.name == self._inputs.task:
-                tasks = np.arange(self._context.tasks, dtype=np.int64)
-                self._values[value] = PerTask(tasks.reshape(-1, *(1 for _ in value.shape or ())))
+                count = self._context.tasks
+                table = np.eye(count, dtype=np.float32) if self._inputs.one_hot else np.arange(count, dtype=np.int64)
+                self._values[value] = PerTask(table.reshape(count, *(value.shape.numpy() if value.shape else ())))
 
     def _read_node(self, node: ir.Node) -> None:
         inputs = [Constant(np.zeros(0, np.float32)) if value is None else self._values[value] for value in node.inputs]
         try:
             result = self._try(node, inputs)
-            if result is None and (node.op_type not in self._rules or not any(map(_is_stand_in, inputs))):
+            if result is None and (operator_of(node) not in self._rules or not any(map(_is_stand_in, inputs))):
                 kinds = ", ".join(_describe(value) for value in inputs)
                 raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
             if result is None:
@@ -185,11 +186,9 @@ class _Reader:
             return Unknown() if shape is None else Noise(shape)
         if any(isinstance(value, Noise) for value in inputs):
             return _noise(node, inputs)
-        if all(isinstance(value, (Constant, PerTask)) for value in inputs):
+        if node.op_type != "If" and all(isinstance(value, (Constant, PerTask)) for value in inputs):
             return self._fold(node, inputs)
-        for rule in self._rules.get(node.op_type, ()):
-            if node.domain not in ("", "ai.onnx"):
-                break
+        for rule in self._rules.get(operator_of(node), ()):
             result = rule(self._context, node, inputs)
             if result is not None:
                 return result

@@ -6,14 +6,19 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
 from moehls.frontend import inspect_model, read_network
 from moehls.frontend.check import BOUND
+from moehls.frontend.oracle import oracle_graph
 from moehls.network.operations import Attention, Embed, Experts, Gelu, LayerNorm, Network, Route, SelectTokens
 from tests.frontend.support import fixture, names
 
-EXPERT_STYLES = [name for name in names() if name.startswith("experts_") and "layer_scale" not in name]
+EXPERT_STYLES = [
+    name for name in names() if name.startswith("experts_") and "layer_scale" not in name and "half" not in name
+]
 """All are exports of one model: the experts are written differently, the weights are the same."""
 
 
@@ -27,11 +32,10 @@ def test_every_form_is_read_and_equals_onnxruntime(name: str) -> None:
     assert inspection.summary.blocks[0].heads == 2
 
 
-def test_the_fixtures_cover_both_exporters_and_opsets_17_to_23() -> None:
+def test_the_fixtures_cover_opsets_11_to_23_and_both_exporters() -> None:
     ends = Counter(name.rsplit("-", 1)[1] for name in names())
-    for opset in range(17, 24):
-        assert ends[f"ts{opset}"]
-        assert ends[f"dynamo{opset}"]
+    assert all(ends[f"ts{opset}"] for opset in range(11, 24))
+    assert all(ends[f"dynamo{opset}"] for opset in range(17, 24))
 
 
 def assert_same(left: Network, right: Network) -> None:
@@ -53,7 +57,20 @@ def test_every_style_of_experts_is_the_same_network(name: str) -> None:
     assert_same(read_network(fixture(name), {}), read_network(fixture("experts_dense-ts17"), {}))
 
 
-@pytest.mark.parametrize("name", ["sdpa", "attention_bmm", "attention_einsum", "attention_scaled_query", "qkv_index"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sdpa",
+        "attention_bmm",
+        "attention_einsum",
+        "attention_scaled_query",
+        "attention_open_mask",
+        "attention_zero_mask",
+        "qkv_index",
+        "ort_attention",
+        "ort_optimised",
+    ],
+)
 def test_every_form_of_attention_is_the_same_network(name: str) -> None:
     wanted = read_network(fixture("plain-ts17"), {})
     found = [read_network(fixture(each), {}) for each in names() if each.rsplit("-", 1)[0] == name]
@@ -123,6 +140,56 @@ def test_a_stacked_gate_by_task_has_a_weight_a_task(exporter: str) -> None:
     route = operations(network, Route)[0]
     assert route.weight.shape == (2, 4, 8)
     assert (route.weight[0] != route.weight[1]).all()
+
+
+@pytest.mark.parametrize("exporter", ["ts17", "dynamo20"])
+def test_a_constant_factor_on_the_gate_goes_to_the_second_layer(exporter: str) -> None:
+    scaled = operations(read_network(fixture(f"gate_scaled-{exporter}"), {}), Experts)[0]
+    plain = operations(read_network(fixture(f"experts_dense-{exporter}"), {}), Experts)[0]
+    np.testing.assert_array_equal(scaled.first_weight, plain.first_weight)
+    np.testing.assert_allclose(scaled.second_weight, 2.5 * plain.second_weight, rtol=1e-6)
+    np.testing.assert_allclose(scaled.second_bias, 2.5 * plain.second_bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exporter", ["ts17", "dynamo20"])
+def test_a_one_hot_task_is_a_task_number_for_the_network(exporter: str) -> None:
+    network = read_network(fixture(f"task_vector-{exporter}"), {})
+    assert (network.tasks, network.task_input) == (2, "task")
+    stacked = read_network(fixture("task_stacked-ts17"), {})
+    np.testing.assert_array_equal(operations(network, Route)[0].weight, operations(stacked, Route)[0].weight)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ort_moe", "all"), ("ort_moe_normalised", "chosen")])
+def test_the_moe_operator_has_softmax_top_k_and_tanh_gelu(name: str, order: str) -> None:
+    network = read_network(fixture(f"{name}-dynamo20"), {})
+    route, experts = operations(network, Route)[0], operations(network, Experts)[0]
+    assert (route.k, route.normalisation, experts.form) == (2, order, "tanh")
+
+
+@pytest.mark.parametrize("name", ["ort_moe-dynamo20", "ort_moe_normalised-dynamo20"])
+def test_onnxruntimes_moe_kernel_agrees_with_the_nodes_that_stand_for_it_in_the_check(name: str) -> None:
+    """Where the node's inputs are outputs of the graph too; otherwise the kernel differs, and the check does not rely on it."""
+    kernel, oracle = onnx.load(str(fixture(name))), onnx.load(str(fixture(name)))
+    (moe,) = (node for node in kernel.graph.node if node.domain)
+    shown = [moe.input[0], moe.input[1], moe.output[0]]
+    oracle_graph(oracle.graph)
+    assert not [node for node in oracle.graph.node if node.domain]
+    for model in (kernel, oracle):
+        model.graph.output.extend(onnx.ValueInfoProto(name=each) for each in shown)
+    image = np.random.default_rng(0).standard_normal((1, 2, 8, 12)).astype(np.float32)
+    first, second = (
+        ort.InferenceSession(model.SerializeToString()).run(shown, {"image": image}) for model in (kernel, oracle)
+    )
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["plain_half-ts17", "plain_half-dynamo20", "ort_half-ts17"])
+def test_half_precision_weights_are_kept_and_computed_in_float32(name: str) -> None:
+    half = operations(read_network(fixture(name), {}), Embed)[0]
+    plain = operations(read_network(fixture("plain-ts17"), {}), Embed)[0]
+    np.testing.assert_array_equal(half.weight, plain.weight.astype(np.float16).astype(np.float32))
+    assert inspect_model(fixture(name), {}).warnings == ("half-precision values are computed in float32",)
 
 
 @pytest.mark.parametrize("exporter", ["ts17", "dynamo20"])

@@ -26,7 +26,7 @@ def mixture(change: Callable[[Array], Array], order: list[int], k: int, normalis
     logits = Affine(layout, base, None, np.zeros((1, EXPERTS), np.int64), np.zeros((1, 1, 1), np.float32))
     source = RouteSource(logits, "logits", sample_logits((TOKENS, EXPERTS), 0))
     gates = change(gate_weights(flat_logits(source), k, normalisation))
-    terms = tuple(ExpertTerm(zeros + e, zeros[0], zeros, zeros[0], gates[:, e]) for e in order)
+    terms = tuple(ExpertTerm(zeros + e, zeros[0], zeros, zeros[0] + 1, gates[:, e]) for e in order)
     return Mixture(matrix_layout((TOKENS, 3), 0), base, "exact", terms, source)
 
 
@@ -44,15 +44,24 @@ def test_k_normalisation_and_the_order_of_the_experts_are_found(k: int, normalis
     "change",
     [
         lambda gates: np.where(gates > 0.05, gates, 0),
-        lambda gates: gates * 1.001,
+        lambda gates: gates + 0.001 * (gates > 0),
+        lambda gates: gates**1.001,
         lambda gates: gates * (np.cumsum(gates > 0, axis=0) % TOKENS < TOKENS - 1),
         lambda gates: np.roll(gates, 1, axis=0),
     ],
-    ids=["threshold", "scaled", "capacity", "another token's"],
+    ids=["threshold", "shifted", "bent", "capacity", "another token's"],
 )
 def test_what_is_not_exactly_a_gate_is_refused(change: Callable[[Array], Array]) -> None:
     with pytest.raises(LayoutError, match="not a top-2 gate"):
         match_experts(mixture(change, list(range(EXPERTS)), 2, "all"))
+
+
+@pytest.mark.parametrize("factor", [1.001, 2.5, -0.5])
+def test_constant_factors_go_to_the_second_layer(factor: float) -> None:
+    factors = factor ** np.arange(1, EXPERTS + 1)
+    found = match_experts(mixture(lambda gates: gates * factors, [3, 0, 5, 1, 4, 2], 2, "chosen"))
+    assert found.arrays["first_weight"].reshape(-1).tolist() == list(range(EXPERTS))
+    np.testing.assert_allclose(found.arrays["second_bias"].reshape(-1), factors, rtol=1e-5)
 
 
 def test_a_missing_expert_and_an_expert_twice_are_refused() -> None:

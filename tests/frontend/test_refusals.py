@@ -100,10 +100,73 @@ def after_softmax(graph: onnx.GraphProto, op: str, constant: np.ndarray, name: s
     insert_after(graph, softmax, helper.make_node(op, ["", f"{name}_constant"], [""], name=name))
 
 
-def test_a_scaled_gate_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
-    scale = np.float32(2.5)
-    found = refusals("experts_loop-ts17", tmp_path, lambda graph: after_softmax(graph, "Mul", scale, "scaled"))
+@pytest.mark.parametrize("op", ["Add", "Pow"])
+def test_a_bent_gate_is_not_taken_for_a_scaled_one(tmp_path: Path, op: str) -> None:
+    bend = np.array(1.01 if op == "Pow" else 0.01, np.float32)
+    found = refusals("experts_loop-ts17", tmp_path, lambda graph: after_softmax(graph, op, bend, "bent"))
     assert any("not a top-2 gate" in refusal.reason for refusal in found)
+
+
+def test_a_gate_of_zero_is_no_gate(tmp_path: Path) -> None:
+    zero = np.array(0, np.float32)
+    found = refusals("experts_loop-ts17", tmp_path, lambda graph: after_softmax(graph, "Mul", zero, "zero"))
+    assert found
+
+
+def test_a_task_input_that_no_node_reads_is_warned_of(tmp_path: Path) -> None:
+    """What an exporter leaves where it bakes in the gate of the example's task."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.input.append(helper.make_tensor_value_info("task", onnx.TensorProto.INT64, []))
+
+    path = edited("experts_loop-ts17", tmp_path, edit)
+    (warning,) = inspect_model(path, {}).warnings
+    assert "'task'" in warning
+    assert "ModuleList" in warning
+    heard: list[str] = []
+    network = read_network(path, {}, warn=heard.append)
+    assert heard == [warning]
+    assert (network.tasks, network.task_input) == (1, None)
+
+
+def test_a_one_hot_input_is_mentioned_and_plain_models_are_not() -> None:
+    assert "one-hot vector of 2 tasks" in inspect_model(fixture("task_vector-ts17"), {}).warnings[0]
+    assert inspect_model(fixture("experts_loop-ts17"), {}).warnings == ()
+
+
+def test_dropout_in_training_mode(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "ratio"))
+        graph.initializer.append(numpy_helper.from_array(np.array(True), "training"))
+        norm = nodes(graph, "LayerNormalization")[0]
+        insert_after(graph, norm, helper.make_node("Dropout", ["", "ratio", "training"], [""], name="drop"))
+
+    (refusal,) = refusals("plain-dynamo20", tmp_path, edit)
+    assert refusal.name == "drop"
+    assert "eval" in refusal.remedy
+
+
+@pytest.mark.parametrize("attribute", ["activation_type", "k"])
+def test_a_moe_operator_of_another_kind(tmp_path: Path, attribute: str) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        (moe,) = nodes(graph, "MoE")
+        for each in moe.attribute:
+            if each.name == attribute:
+                each.CopyFrom(helper.make_attribute(attribute, "silu" if attribute == "activation_type" else 9))
+
+    (refusal,) = refusals("ort_moe-dynamo20", tmp_path, edit)
+    assert refusal.name == "moe"
+    assert "activation silu" in refusal.reason or "9 of 4 experts" in refusal.reason
+
+
+@pytest.mark.parametrize("name", ["ort_attention-ts17", "ort_multi_head-ts17"])
+def test_fused_attention_with_a_causal_order(tmp_path: Path, name: str) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        node = next(node for node in graph.node if node.domain)
+        node.attribute.append(helper.make_attribute("unidirectional", 1))
+
+    (refusal,) = refusals(name, tmp_path, edit)
+    assert "causal" in refusal.reason
 
 
 def test_a_threshold_on_the_gate_shows_on_the_samples(tmp_path: Path) -> None:

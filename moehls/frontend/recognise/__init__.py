@@ -13,11 +13,13 @@ from moehls.frontend.recognise import (
     assign,
     attention,
     condition,
+    contrib,
     dispatch,
     experts,
     feed_forward,
     layer_norm,
     linear,
+    moe,
     patch_embedding,
     residual,
     routing,
@@ -42,6 +44,8 @@ _MODULES = (
     linear,
     activation,
     residual,
+    contrib,
+    moe,
 )
 
 

@@ -13,7 +13,7 @@ from moehls.frontend.builder import Builder, rows
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.layout import Layout, LayoutError, reshape, transpose
-from moehls.frontend.recognise.linear import as_affine, table_of
+from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.values import Affine, Constant, Scores, Value, restructure
 
 _REMEDY = "export plain self-attention: softmax(q·kᵀ·scale)·v without mask"
@@ -69,17 +69,19 @@ def read_softmax(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     value = inputs[0]
     if not isinstance(value, Scores):
         return None
-    if attribute(node, "axis", -1) not in (-1, len(value.shape) - 1) or value.softmax:
+    if attribute(node, "axis", -1 if context.opset >= 13 else 1) not in (-1, len(value.shape) - 1) or value.softmax:
         raise UnsupportedError("softmax of attention scores that does not run over the keys", _REMEDY)
     return replace(value, softmax=True)
 
 
 def read_nan_guard(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """`IsNaN(p)` and `Where(isnan, 0, p)`: softmax of finite scores has no NaN."""
+    """`IsNaN(p)` and `Where(isnan, 0, p)`: softmax of finite scores has no NaN. `Where(true, scores, -inf)`."""
     if node.op_type == "IsNaN":
         value = inputs[0]
         return replace(value, is_nan=True) if isinstance(value, Scores) and value.softmax else None
-    condition, _, otherwise = inputs
+    condition, kept, otherwise = inputs
+    if isinstance(kept, Scores) and isinstance(condition, Constant) and condition.array.all():
+        return kept  # a mask that hides nothing
     if isinstance(condition, Scores) and condition.is_nan and isinstance(otherwise, Scores) and not otherwise.is_nan:
         return otherwise if otherwise.query is condition.query else None
     return None
@@ -122,7 +124,7 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     parts = [as_affine(context, value) for value in inputs[:3]]
     if len(parts) != 3 or any(part is None for part in parts):
         return None
-    extra = any(table_of(value) is None or np.any(table_of(value)) for value in inputs[3:])
+    extra = any(not _is_open(value) for value in inputs[3:])
     causal = attribute(node, "is_causal", 0) or attribute(node, "softcap", 0.0) or len(node.outputs) > 1
     if extra or causal:
         raise UnsupportedError("attention with a mask, a causal order, a soft cap or a cache", _REMEDY)
@@ -140,6 +142,13 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
         return result
     result = restructure(result, *transpose(result.layout, (0, 2, 1, 3)))
     return restructure(result, *reshape(result.layout, (*result.layout.shape[:2], prod(result.layout.shape[2:]))))
+
+
+def _is_open(value: Value) -> bool:
+    """Whether a mask hides nothing: zeros to add, or all true."""
+    if not isinstance(value, Constant):
+        return False
+    return bool(value.array.all() if value.array.dtype == np.bool_ else not value.array.any())
 
 
 def _heads(value: Affine, heads: int) -> Affine:

@@ -1,0 +1,106 @@
+"""onnxruntime's fused operators (domain com.microsoft), each read as the standard nodes it stands for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, apply, attribute
+from moehls.frontend.values import Constant, Unknown, Value, shape_of
+
+_REMEDY = "export plain self-attention without mask, cache or rotary positions"
+
+
+def _given(node: ir.Node, inputs: list[Value], place: int) -> Value | None:
+    """An optional input, None where the node does not have it."""
+    return inputs[place] if place < len(inputs) and node.inputs[place] is not None else None
+
+
+def _plus(context: Context, value: Value, bias: Value | None) -> Value:
+    return value if bias is None else apply(context, "Add", [value, bias])[0]
+
+
+def read_gelu(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Gelu, BiasGelu and FastGelu; FastGelu is the tanh form."""
+    value = _plus(context, inputs[0], _given(node, inputs, 1))
+    return apply(context, "Gelu", [value], approximate="tanh" if node.op_type == "FastGelu" else "none")
+
+
+def read_matmul(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """FusedMatMul: a product of transposed operands, times a factor."""
+    if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
+        return None
+    operands = []
+    for value, name in zip(inputs, ("transA", "transB"), strict=True):
+        rank = len(shape_of(value) or ())
+        turned = bool(attribute(node, name, 0)) and rank > 1
+        perm = [*range(rank - 2), rank - 1, rank - 2]
+        operands.append(apply(context, "Transpose", [value], perm=perm)[0] if turned else value)
+    alpha = Constant(np.array(attribute(node, "alpha", 1.0), np.float32))
+    return apply(context, "Mul", [*apply(context, "MatMul", operands), alpha])
+
+
+def read_skip_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """SkipLayerNormalization: a residual add with bias, then normalisation; the fourth output is the sum."""
+    total = apply(context, "Add", [_plus(context, inputs[0], _given(node, inputs, 4)), inputs[1]])[0]
+    parameters = [inputs[2], *(value for value in [_given(node, inputs, 3)] if value is not None)]
+    epsilon = float(attribute(node, "epsilon", 1e-12))
+    normalised = apply(context, "LayerNormalization", [total, *parameters], axis=-1, epsilon=epsilon)
+    return [*normalised, Unknown(), Unknown(), total][: len(node.outputs)]
+
+
+def _refuse_extras(node: ir.Node, inputs: list[Value], plain: set[int], flags: tuple[str, ...]) -> None:
+    """Masks, caches and the like."""
+    extra = [node.inputs[place] for place in range(len(inputs)) if place not in plain and _given(node, inputs, place)]
+    flagged = [name for name in flags if attribute(node, name, 0)]
+    if extra or flagged or len(node.outputs) > 1:
+        raise UnsupportedError("attention with a mask, a causal order or a cache", _REMEDY)
+
+
+def _attend(context: Context, node: ir.Node, parts: list[Value]) -> Result:
+    """Standard Attention of three `[batch, tokens, channels]` values."""
+    heads = int(attribute(node, "num_heads", 0))
+    channels = (shape_of(parts[0]) or (0,))[-1]
+    if len(shape_of(parts[0]) or ()) != 3 or heads < 1 or channels % heads:
+        raise UnsupportedError(f"{channels} channels do not divide into {heads} heads", _REMEDY)
+    scale = float(attribute(node, "scale", 0.0)) or 1 / math.sqrt(channels // heads)
+    return apply(context, "Attention", parts, q_num_heads=heads, kv_num_heads=heads, scale=scale)
+
+
+def _split(context: Context, value: Value, sizes: list[int]) -> list[Value]:
+    return apply(context, "Split", [value, Constant(np.array(sizes, np.int64))], len(sizes), axis=-1)
+
+
+def read_attention(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Attention: one matrix for queries, keys and values, with its bias."""
+    _refuse_extras(node, inputs, {0, 1, 2}, ("unidirectional", "do_rotary", "past_present_share_buffer"))
+    fused = _plus(context, apply(context, "MatMul", inputs[:2])[0], _given(node, inputs, 2))
+    width = (shape_of(fused) or (0,))[-1]
+    sizes = list(attribute(node, "qkv_hidden_sizes", None) or [width // 3] * 3)
+    return _attend(context, node, _split(context, fused, sizes))
+
+
+def read_multi_head(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """MultiHeadAttention of separate queries, keys and values `[batch, tokens, channels]`, perhaps with a bias for all."""
+    _refuse_extras(node, inputs, {0, 1, 2, 3}, ("unidirectional",))
+    parts = [_given(node, inputs, place) for place in range(3)]
+    query, key, value = parts
+    if query is None or key is None or value is None or any(len(shape_of(part) or ()) != 3 for part in inputs[:3]):
+        raise UnsupportedError("packed or already split queries, keys and values", _REMEDY)
+    given: list[Value] = [query, key, value]
+    bias = _given(node, inputs, 3)
+    if bias is not None:
+        biases = _split(context, bias, [(shape_of(part) or (0,))[-1] for part in given])
+        given = [_plus(context, part, own) for part, own in zip(given, biases, strict=True)]
+    return _attend(context, node, given)
+
+
+RULES: Rules = (
+    ("com.microsoft::Gelu com.microsoft::BiasGelu com.microsoft::FastGelu", read_gelu),
+    ("com.microsoft::FusedMatMul", read_matmul),
+    ("com.microsoft::SkipLayerNormalization", read_skip_norm),
+    ("com.microsoft::Attention", read_attention),
+    ("com.microsoft::MultiHeadAttention", read_multi_head),
+)
