@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moehls.rtl.ir import Graph, Node
-from moehls.rtl.llvm import Block, Function, Instruction
+from moehls.rtl.graph import Graph, Node
+from moehls.rtl.llvm import Function, Instruction
 
 ReadValue = Callable[[object], Node]
 

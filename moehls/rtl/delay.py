@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from moehls.rtl.ir import Memory, Node
+from moehls.rtl.graph import Node
+from moehls.rtl.ir import Memory
 
 REGISTER = 0.25
 """clock to output, and set-up"""

@@ -72,7 +72,9 @@ class Elaborator:
             self.units[function] = unit
             if name in MOVERS:
                 unit.role = name
-                unit.scalars = {n: self.module.types.bits(t) for t, n in self.module.functions[function].parameters if t != "ptr"}
+                unit.scalars = {
+                    n: self.module.types.bits(t) for t, n in self.module.functions[function].parameters if t != "ptr"
+                }
             elif unit.role == "region":
                 self._region(unit)
             else:
@@ -110,7 +112,9 @@ class Elaborator:
         resolver = Resolver(self.module, definitions)
         unit.scalars = {n: self.module.types.bits(t) for t, n in function.parameters if t not in ("ptr", "byval")}
         if len(function.blocks) != 1:
-            raise MoehlsError(f"the dataflow region {unit.name} branches; it may only declare streams and call processes")
+            raise MoehlsError(
+                f"the dataflow region {unit.name} branches; it may only declare streams and call processes"
+            )
         for i in function.blocks[0].instructions:
             place = self.module.place(i.line)
             if i.op == "alloca":
@@ -119,15 +123,23 @@ class Elaborator:
                     unit.declared[i.name] = unit.shapes[i.name] = shape
                     unit.storage[i.name] = self.design.storage.get((unit.function, i.name), "")
                 else:
-                    raise refuse(place, f"the region {unit.name} declares {i.name[1:]}, which is no stream", "declare it in its process")
+                    raise refuse(
+                        place,
+                        f"the region {unit.name} declares {i.name[1:]}, which is no stream",
+                        "declare it in its process",
+                    )
             elif i.op == "call" and not i.callee.startswith("@llvm."):
                 self._instance(unit, i, resolver, place)
             elif i.op not in ("ret", "getelementptr", "call"):
-                raise refuse(place, f"the region {unit.name} computes ({i.op})", "only streams and calls belong in a region")
+                raise refuse(
+                    place, f"the region {unit.name} computes ({i.op})", "only streams and calls belong in a region"
+                )
 
     def _instance(self, unit: Unit, i: llvm.Instruction, resolver: Resolver, place: str) -> None:
         if i.callee not in self.design.roles:
-            raise refuse(place, f"the region {unit.name} calls {i.callee[1:]}", "call processes, regions or the program")
+            raise refuse(
+                place, f"the region {unit.name} calls {i.callee[1:]}", "call processes, regions or the program"
+            )
         formals = self.module.functions[i.callee].parameters
         pointers: dict[str, tuple[str, int]] = {}
         scalars: dict[str, str | int] = {}
@@ -145,7 +157,11 @@ class Elaborator:
             elif isinstance(operand, llvm.Name) and operand.text in unit.scalars:
                 scalars[formal] = operand.text
             else:
-                raise refuse(place, f"an argument of {i.callee[1:]} is computed in the region", "pass the region's own arguments on")
+                raise refuse(
+                    place,
+                    f"an argument of {i.callee[1:]} is computed in the region",
+                    "pass the region's own arguments on",
+                )
         callee = self.unit(i.callee, shapes)
         count = sum(x.unit is callee for x in unit.instances)
         unit.instances.append(Instance(f"{callee.name}_{count}", callee, pointers, scalars, place))
@@ -214,7 +230,11 @@ class Elaborator:
                         if bound is not None:
                             return ("memories of", caller.name, self.group(caller, bound))
         shape = unit.shapes.get(name) or (unit.process.shapes.get(name) if unit.process else None)
-        return (unit.name, name, str(lane)) if isinstance(shape, StreamShape) else ("memories of", unit.name, self.group(unit, name))
+        return (
+            (unit.name, name, str(lane))
+            if isinstance(shape, StreamShape)
+            else ("memories of", unit.name, self.group(unit, name))
+        )
 
     def group(self, unit: Unit, name: str) -> str:
         """Memories that calls exchange have one width: named by the first of them."""

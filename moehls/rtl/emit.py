@@ -9,71 +9,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
-from moehls.rtl.build import SITE_BITS
-from moehls.rtl.delay import is_distributed, read_latency
-from moehls.rtl.ir import Access, Memory, Node, Process
+from moehls.rtl.delay import read_latency
+from moehls.rtl.graph import Node
+from moehls.rtl.ir import SITE_BITS, Access, Process
+from moehls.rtl.ports import (
+    Body,
+    Port,
+    bank_name,
+    memory_instance,
+    memory_signals,
+    memory_width,
+    port_prefix,
+    range_of,
+    stream_signals,
+)
 from moehls.rtl.schedule import Schedule
-
-HEADER = "// {name}: made by moehls from the C++ in ../src. Do not edit.\n"
-
-
-@dataclass
-class Port:
-    """A port of a module: `width` 0 is a single wire."""
-
-    direction: str
-    name: str
-    width: int = 0
-
-    @property
-    def declaration(self) -> str:
-        return f"{self.direction:6} wire {range_of(self.width)}{self.name}" if self.direction == "input" else (
-            f"{self.direction} wire {range_of(self.width)}{self.name}"
-        )
-
-
-def range_of(width: int) -> str:
-    return f"[{width - 1}:0] " if width else ""
-
-
-def bank_name(memory: str, bank: int, memory_shape: Memory) -> str:
-    """The prefix of a bank's signals."""
-    return f"{memory}_{bank}" if memory_shape.banks > 1 else memory
-
-
-def port_prefix(port: str, process: Process) -> tuple[str, str]:
-    """(`memory_bank`, "read" or "write") of a memory access's port."""
-    name, bank, way = port.split(".")
-    return bank_name(name, int(bank), process.memories[name]), way
-
-
-def address_bits(memory: Memory) -> int:
-    return max(1, (memory.depth - 1).bit_length())
-
-
-@dataclass
-class Body:
-    """The text of a module in the making."""
-
-    ports: list[Port] = field(default_factory=list)
-    declarations: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-    def text(self, name: str) -> str:
-        ports = ",\n".join(f"    {p.declaration}" for p in self.ports)
-        inside = "\n".join(f"    {line}" if line else "" for line in [*self.declarations, "", *self.lines])
-        return (
-            f"{HEADER.format(name=name)}`default_nettype none\n\nmodule {name} (\n{ports}\n);\n{inside}\n"
-            f"endmodule\n\n`default_nettype wire\n"
-        )
 
 
 class ProcessEmitter:
     """Writes one process. With a `prefix` (a program) its streams and memories are wires of that prefix, not ports."""
 
-    def __init__(self, process: Process, schedule: Schedule, prefix: str = "", callees: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, process: Process, schedule: Schedule, prefix: str = "", callees: Mapping[str, str] | None = None
+    ) -> None:
         self.p, self.s, self.prefix, self.callees = process, schedule, prefix, callees or {}
         self.last = schedule.stages - 1
         self.body = Body()
@@ -215,7 +174,17 @@ class ProcessEmitter:
 
     def _operation(self, node: Node, stage: int) -> str:
         a = [self.expression(x, stage) for x in node.args]
-        symbols = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^", "eq": "==", "ult": "<", "shl": "<<", "lshr": ">>"}
+        symbols = {
+            "add": "+",
+            "sub": "-",
+            "and": "&",
+            "or": "|",
+            "xor": "^",
+            "eq": "==",
+            "ult": "<",
+            "shl": "<<",
+            "lshr": ">>",
+        }
         if node.op in symbols:
             return f"{a[0]} {symbols[node.op]} {a[1]}"
         match node.op:
@@ -230,7 +199,7 @@ class ProcessEmitter:
             case "mul":
                 return " * ".join(self._factor(x, stage) for x in node.args)
             case "rom":
-                return f"{self.p.roms[str(node.aux)].name}[{a[0]}]" + ("" if node.width else "")
+                return f"{self.p.roms[str(node.aux)].name}[{a[0]}]"
             case "ctpop":
                 return f"{node.width}'($countones({a[0]}))"
             case "ctlz":
@@ -290,7 +259,9 @@ class ProcessEmitter:
             if way == "write":
                 self.body.lines.append(f"assign {name}_write_data = {self._chosen(uses, 'data', stage)};")
             else:
-                self.body.lines.append(f"assign {name}_read_advance = advance_{stage + 1 if read_latency(memory) > 1 else stage};")
+                self.body.lines.append(
+                    f"assign {name}_read_advance = advance_{stage + 1 if read_latency(memory) > 1 else stage};"
+                )
                 self._memory_hazard(port, uses, stage)
         for name in sorted(self.own_memories()) if not self.prefix else ():
             self._own_memory(name, ports)
@@ -307,7 +278,9 @@ class ProcessEmitter:
     def _conflict(self, r: Access, stage: int, w: Access, later: int) -> str:
         assert r.address is not None and w.address is not None
         terms = [self.when(r.step, r.predicate, stage)]
-        terms.append(self.when(w.step, w.predicate, later) if self._known(w.predicate, later) else self.at_step(w.step, later))
+        terms.append(
+            self.when(w.step, w.predicate, later) if self._known(w.predicate, later) else self.at_step(w.step, later)
+        )
         if self._known(w.address, later):
             terms.append(f"({self.expression(r.address, stage)} == {self.expression(w.address, later)})")
         return f"({' & '.join(terms)})"
@@ -324,7 +297,9 @@ class ProcessEmitter:
             if not used:
                 continue
             prefix = bank_name(name, bank, memory)
-            self.body.lines += memory_instance(prefix, memory, self.width_of_bank(f"{name}.{bank}"), {p.split(".")[2] for p in used})
+            self.body.lines += memory_instance(
+                prefix, memory, self.width_of_bank(f"{name}.{bank}"), {p.split(".")[2] for p in used}
+            )
 
     def width_of_bank(self, bank: str) -> int:
         return max(memory_width(self.p, f"{bank}.read"), memory_width(self.p, f"{bank}.write"))
@@ -395,7 +370,7 @@ class ProcessEmitter:
                     self.holds[read].append(f"({self.at_step(step.index, read)} & {self.at_step(writer, later)})")
 
     def _control(self) -> None:
-        p, s, last, lines = self.p, self.s, self.last, self.body.lines
+        p, _s, last, lines = self.p, self.s, self.last, self.body.lines
         many = len(p.steps) > 1
         for stage in range(last + 1):
             self._declare("logic", f"valid_{stage}", 1)
@@ -440,7 +415,8 @@ class ProcessEmitter:
         successors = self.p.steps[step].successors
         lines = []
         for i, (condition, target) in enumerate(successors):
-            keyword = "" if len(successors) == 1 else "else " if i == len(successors) - 1 else f"{'else ' if i else ''}if ({self.expression(condition, stage)}) "  # fmt: skip
+            test = "" if i == len(successors) - 1 else f"if ({self.expression(condition, stage)}) "
+            keyword = f"{'else ' if i else ''}{test}"
             if target < 0:
                 lines.append(f"{keyword}valid_0 <= 1'b0;")
             elif len(self.p.steps) > 1:
@@ -448,56 +424,3 @@ class ProcessEmitter:
             else:
                 lines.append(f"{keyword}valid_0 <= 1'b1;")
         return lines
-
-
-def memory_width(process: Process, port: str) -> int:
-    """Bits of data at a memory's port; 1 where nothing of it is used."""
-    if port.endswith(".read"):
-        return next((n.width for n in process.graph.nodes if n.op == "read" and n.aux == port), 1)
-    return next((a.data.width for a in process.accesses if a.port == port and a.data is not None), 1)
-
-
-def stream_signals(name: str, direction: str, width: int) -> list[Port]:
-    """A stream's port, as its user has it."""
-    into = direction == "in"
-    return [
-        Port("input" if into else "output", f"{name}_data", width),
-        Port("input" if into else "output", f"{name}_valid"),
-        Port("output" if into else "input", f"{name}_ready"),
-    ]
-
-
-def memory_signals(name: str, way: str, memory: Memory, width: int) -> list[Port]:
-    """A memory bank's port, as its user has it."""
-    address = Port("output", f"{name}_{way}_address", address_bits(memory))
-    if way == "write":
-        return [Port("output", f"{name}_write_enable"), address, Port("output", f"{name}_write_data", width)]
-    return [
-        Port("output", f"{name}_read_enable"),
-        Port("output", f"{name}_read_advance"),
-        address,
-        Port("input", f"{name}_read_data", width),
-    ]
-
-
-def memory_instance(prefix: str, memory: Memory, width: int, ways: set[str]) -> list[str]:
-    """An instance of the library's memory on the signals `prefix_…`."""
-    style = {"uram": "ultra", "lutram": "distributed", "bram": "block"}.get(
-        memory.storage, "distributed" if is_distributed(memory) else "block"
-    )
-    bits = address_bits(memory)
-    read = "read" in ways
-    write = "write" in ways
-    connections = [
-        ".clock(clock)",
-        f".read_enable({f'{prefix}_read_enable' if read else chr(49) + chr(39) + 'b0'})",
-        f".read_advance({f'{prefix}_read_advance' if read else chr(49) + chr(39) + 'b0'})",
-        f".read_address({f'{prefix}_read_address' if read else f'{bits}{chr(39)}d0'})",
-        f".read_data({f'{prefix}_read_data' if read else ''})",
-        f".write_enable({f'{prefix}_write_enable' if write else chr(49) + chr(39) + 'b0'})",
-        f".write_address({f'{prefix}_write_address' if write else f'{bits}{chr(39)}d0'})",
-        f".write_data({f'{prefix}_write_data' if write else f'{width}{chr(39)}d0'})",
-    ]
-    parameters = f'#(.WIDTH({width}), .DEPTH({memory.depth}), .STYLE("{style}"), .LATENCY({read_latency(memory)}))'
-    return [f"memory {parameters} {prefix}_memory (", *(f"    {c}," for c in connections[:-1]), f"    {connections[-1]}", ");", ""]
-

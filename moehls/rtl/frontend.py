@@ -1,6 +1,6 @@
 """C++ sources in, one optimised LLVM module out, with what each function is: region, program or process.
 
-clang (of the `ziglang` package) translates the sources; LLVM (of `llvmlite`, the same major) runs the passes named here. Stock -O2 would move wide loads out of loops, vectorise small ones and write addresses in bytes.
+clang (of the `ziglang` package) translates the sources; LLVM (of `llvmlite`, the same major) runs the passes named here.
 """
 
 from __future__ import annotations
@@ -68,14 +68,26 @@ def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Pat
     start = graph.top(top)
     roles = graph.roles(start)
     module = llvm.parse(_optimise(text, roles, start))
-    return Design(module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage, graph.masters)
+    return Design(
+        module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage, graph.masters
+    )
 
 
 def _translate(sources: Sequence[Path], includes: Sequence[Path], build: Path) -> str:
     """LLVM's text of all sources, compiled as one (as the C simulation does): the headers cost more than the sources."""
     unity, output = build / "unity.cpp", build / "unity.ll"
     unity.write_text("".join(f'#include "{source.resolve()}"\n' for source in sources))
-    command = [sys.executable, "-m", "ziglang", "c++", *_CLANG, *(f"-I{i}" for i in includes), str(unity), "-o", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "c++",
+        *_CLANG,
+        *(f"-I{i}" for i in includes),
+        str(unity),
+        "-o",
+        str(output),
+    ]
     environment = dict(os.environ)
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(build / "zig-cache"))
     environment.setdefault("ZIG_LOCAL_CACHE_DIR", str(build / "zig-cache"))

@@ -12,9 +12,9 @@ from moehls.resources import resource
 from moehls.rtl import elaborate as elaboration
 from moehls.rtl import frontend
 from moehls.rtl.elaborate import MOVERS
-from moehls.rtl.emit import Port
 from moehls.rtl.kernel import emit_kernel
 from moehls.rtl.pointers import Shape, StreamShape
+from moehls.rtl.ports import Port
 from moehls.rtl.report import RtlReport, design_report
 from moehls.rtl.structure import emit_unit, interface, interface_ports
 
@@ -91,7 +91,9 @@ def generate_modules(
     """
     design = frontend.compile_design(sources, includes, build, top)
     shapes: dict[str, Shape] = {
-        name: StreamShape(1 << 30, 1) for type_, name in design.module.functions[design.top].parameters if type_ == "ptr"
+        name: StreamShape(1 << 30, 1)
+        for type_, name in design.module.functions[design.top].parameters
+        if type_ == "ptr"
     }
     units = elaboration.elaborate(design, shapes, period)
     files = {}

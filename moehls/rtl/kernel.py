@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from moehls.errors import MoehlsError
 from moehls.rtl.elaborate import MOVERS, Elaborator, Instance, Unit
-from moehls.rtl.emit import Body, Port
+from moehls.rtl.ports import Body, Port
 from moehls.rtl.structure import connect, declare_fifos, instance_pairs, plain, stream_end
 
 ADDRESS_BITS = 64
@@ -26,14 +26,15 @@ _WRITE = (
     ("WVALID", 0, True, "1'b0"), ("WREADY", 0, False, ""), ("WDATA", 128, True, "128'd0"), ("WSTRB", 16, True, "16'd0"),
     ("WLAST", 0, True, "1'b0"), ("BVALID", 0, False, ""), ("BREADY", 0, True, "1'b1"), ("BRESP", 2, False, ""),
 )  # fmt: skip
-_FIXED = tuple(
-    (f"{channel}{name}", width, value)
+_FIXED = (
+    ("WID", 1, "1'd0"), ("WUSER", 1, "1'd0"),
+    *((f"{channel}{name}", width, value)
     for channel in ("AR", "AW")
     for name, width, value in (
         ("ID", 1, "1'd0"), ("SIZE", 3, "3'd4"), ("BURST", 2, "2'd1"), ("LOCK", 2, "2'd0"), ("CACHE", 4, "4'd3"),
         ("PROT", 3, "3'd0"), ("QOS", 4, "4'd0"), ("REGION", 4, "4'd0"), ("USER", 1, "1'd0"),
-    )
-) + (("WID", 1, "1'd0"), ("WUSER", 1, "1'd0"))  # fmt: skip
+    )),
+)  # fmt: skip
 _IGNORED = (("RID", 1), ("RUSER", 1), ("BID", 1), ("BUSER", 1))
 
 
@@ -104,7 +105,9 @@ def _pointer(instance: Instance, known: list[Argument]) -> Argument:
         for a in known:
             if a.formal == actual:
                 return a
-    raise MoehlsError(f"{instance.name} is a burst mover, but moves to or from no argument of the kernel ({instance.place})")
+    raise MoehlsError(
+        f"{instance.name} is a burst mover, but moves to or from no argument of the kernel ({instance.place})"
+    )
 
 
 def _ports(body: Body, bundles: list[str], known: list[Argument]) -> None:

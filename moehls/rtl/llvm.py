@@ -169,8 +169,9 @@ class Types:
             return 8, 8
         if re.fullmatch(r"i\d+", text):
             bits = int(text[1:])
-            align = min(16 if bits > 64 else 8, 1 << max(0, (-(-bits // 8) - 1).bit_length()))
-            return -(-(-(-bits // 8)) // align) * align, align
+            stored = (bits + 7) // 8
+            align = min(16 if bits > 64 else 8, 1 << (stored - 1).bit_length())
+            return -(-stored // align) * align, align
         if array := self.array(text):
             size, align = self._layout(array[1])
             return array[0] * size, align
@@ -380,7 +381,10 @@ def _switch(op: str, line: str) -> Instruction:
     type_, value = _take_type(value)
     found = re.findall(rf"i\d+ (-?\d+|true|false), label ({_NAME})", cases)
     return Instruction(
-        op, type_, [operand(value), *(operand(c) for c, _ in found)], labels=[default.split()[1], *(b for _, b in found)]
+        op,
+        type_,
+        [operand(value), *(operand(c) for c, _ in found)],
+        labels=[default.split()[1], *(b for _, b in found)],
     )
 
 

@@ -9,7 +9,8 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from moehls.rtl.ir import Graph, Node, Process
+from moehls.rtl.graph import Graph, Node
+from moehls.rtl.ir import Process
 
 Rule = Callable[[Graph, Node, list[Node]], Node]
 
@@ -230,7 +231,10 @@ def narrow(process: Process, widths: Mapping[str, int]) -> None:
             return graph.low_bits(_arithmetic(graph, node.op, *(graph.slice(a, 0, d) for a in args)), node.width)
         if d < node.width and node.op in ("and", "or", "xor", "mux", "not"):
             cut = [a if node.op == "mux" and i == 0 else graph.slice(a, 0, d) for i, a in enumerate(args)]
-            made = graph.mux(*cut) if node.op == "mux" else graph.invert(cut[0]) if node.op == "not" else graph.bitwise(node.op, *cut)  # fmt: skip
+            if node.op == "mux":
+                made = graph.mux(*cut)
+            else:
+                made = graph.invert(cut[0]) if node.op == "not" else graph.bitwise(node.op, *cut)
             return graph.zext(made, node.width)
         if node.op == "rom" and d < node.width:
             return graph.zext(graph.make("rom", args, d, node.aux), node.width)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moehls.rtl import llvm
 from moehls.rtl.ir import Memory, refuse
 from moehls.rtl.llvm import Constant, GepConstant, Instruction, Module, Name, Operand
 

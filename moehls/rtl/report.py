@@ -82,4 +82,6 @@ def process_report(unit: Unit) -> ProcessReport:
 
 def design_report(top: str, period: float, files: tuple[str, ...], units: Elaborator) -> RtlReport:
     """The report of all processes, in the order of the call graph."""
-    return RtlReport(top, period, files, tuple(process_report(u) for u in units.units.values() if u.schedule is not None))
+    return RtlReport(
+        top, period, files, tuple(process_report(u) for u in units.units.values() if u.schedule is not None)
+    )

@@ -32,6 +32,7 @@ for line in sys.stdin:
     libyosys.run_pass(line.strip(), design)
 """
 _SYNTHESIS = (
+    "scratchpad -set abc9.fast 1",
     "proc",
     "opt_clean",
     "memory_collect",
@@ -187,7 +188,12 @@ def cells_of(types: Iterable[str]) -> Cells:
 def _yosys(commands: list[str], log: Path) -> None:
     with log.open("w") as file:
         done = subprocess.run(
-            [sys.executable, "-c", _RUN], input="\n".join(commands) + "\n", stdout=file, stderr=file, text=True, check=False
+            [sys.executable, "-c", _RUN],
+            input="\n".join(commands) + "\n",
+            stdout=file,
+            stderr=file,
+            text=True,
+            check=False,
         )
     if done.returncode:
         errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]

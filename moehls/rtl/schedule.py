@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
 from moehls.rtl.delay import MARGIN, PORT, REGISTER, delay, read_latency, result_latency
-from moehls.rtl.ir import Node, Process, refuse
+from moehls.rtl.graph import Node
+from moehls.rtl.ir import Process, refuse
 
 Vertex = int | str
 """a node's id, "port:<name>" or "next step\""""
@@ -214,7 +215,9 @@ class _Scheduler:
             self.time[v] = start + (delay(node) if node else 0.0)
 
     def _describe(self, component: list[Vertex]) -> str:
-        registers = sorted(str(self.nodes[v].aux) for v in component if isinstance(v, int) and self.nodes[v].op == "reg")
+        registers = sorted(
+            str(self.nodes[v].aux) for v in component if isinstance(v, int) and self.nodes[v].op == "reg"
+        )
         if registers:
             return f"recurrence of {', '.join(registers[:4])}"
         node = self.nodes[next(v for v in component if isinstance(v, int))]

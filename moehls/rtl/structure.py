@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
-from moehls.rtl.build import SITE_BITS, Names
 from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of
-from moehls.rtl.emit import (
+from moehls.rtl.emit import ProcessEmitter
+from moehls.rtl.ir import SITE_BITS, Memory
+from moehls.rtl.names import Names
+from moehls.rtl.pointers import StreamShape
+from moehls.rtl.ports import (
     Body,
     Port,
-    ProcessEmitter,
     address_bits,
     bank_name,
     memory_instance,
@@ -20,8 +22,6 @@ from moehls.rtl.emit import (
     range_of,
     stream_signals,
 )
-from moehls.rtl.ir import Memory
-from moehls.rtl.pointers import StreamShape
 
 
 @dataclass
@@ -162,7 +162,9 @@ def instance_pairs(e: Elaborator, unit: Unit, instance: Instance, index: int) ->
         outer = bank_name(plain(instance.pointers[formal][0]), bank, memory)
         pairs += [
             (a.name, b.name)
-            for a, b in zip(memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True)
+            for a, b in zip(
+                memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True
+            )
         ]
     return pairs
 
@@ -199,7 +201,10 @@ def _fifo(e: Elaborator, unit: Unit, body: Body, name: str, lane: int) -> None:
     style = {"uram": "ultra", "bram": "block"}.get(unit.storage.get(name, ""), "auto")
     pairs = [("clock", "clock"), ("reset", "reset")]
     pairs += [(f"{end}_{x}", f"{signal}_{end}_{x}") for end in ("in", "out") for x in ("data", "valid", "ready")]
-    body.lines += [f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (', *connect(pairs)]
+    body.lines += [
+        f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (',
+        *connect(pairs),
+    ]
 
 
 class _Program:
@@ -289,11 +294,15 @@ class _Program:
         for local, object_ in self.p.objects.items():
             port = f"{local}.{bank}.{way}"
             if object_ == name and any(a.port == port for a in self.p.accesses):
-                found.append((f"{self.OWN}{bank_name(local, bank, self.p.memories[local])}", "1'b1", memory_width(self.p, port)))
+                found.append(
+                    (f"{self.OWN}{bank_name(local, bank, self.p.memories[local])}", "1'b1", memory_width(self.p, port))
+                )
         for function in self.callees:
             callee = self.e.units[function]
             for (formal, b, w), (port, _, width) in interface(self.e, callee).memories.items():
-                sites = [k for k, c in enumerate(self.p.calls) if c.function == function and dict(c.pointers)[formal] == name]
+                sites = [
+                    k for k, c in enumerate(self.p.calls) if c.function == function and dict(c.pointers)[formal] == name
+                ]
                 if (b, w) == (bank, way) and sites:
                     found.append((f"{callee.name}_{port}", self._at(callee.name, function, sites), width))
         return found
@@ -326,7 +335,9 @@ class _Program:
         terms = [f"({{{bits}{{{e}}}}} & {u}_{way}_address)" for e, (u, _, _) in zip(enables, users, strict=True)]
         lines.append(f"assign {signal}_{way}_address = {' | '.join(terms)};")
         if way == "write":
-            terms = [f"({{{width}{{{e}}}}} & {width}'({u}_write_data))" for e, (u, _, _) in zip(enables, users, strict=True)]
+            terms = [
+                f"({{{width}{{{e}}}}} & {width}'({u}_write_data))" for e, (u, _, _) in zip(enables, users, strict=True)
+            ]
             lines.append(f"assign {signal}_write_data = {' | '.join(terms)};")
         else:
             advances = [f"({u}_read_advance & {when})" for u, when, _ in users]

@@ -53,9 +53,7 @@ SUPPLY = 6000
 
 def native_source(design: Design, index: int) -> str:
     """A translation unit that runs one design and prints what comes out."""
-    declarations = "".join(
-        f"  static hls::stream<ap_uint<{w}>> {n};\n" for n, w in (*design.inputs, *design.outputs)
-    )
+    declarations = "".join(f"  static hls::stream<ap_uint<{w}>> {n};\n" for n, w in (*design.inputs, *design.outputs))
     fill = "".join(
         f"  for (int k = 0; k < {SUPPLY}; k++) {{ ap_uint<{w}> v = 0; for (int i = {(w - 1) // 32}; i >= 0; i--) "
         f"{{ {'v <<= 32;' if w > 32 else ''} v |= ap_uint<{w}>(stimulus({index}, {s}, k, i)); }} {n}.write(v); }}\n"
@@ -63,7 +61,8 @@ def native_source(design: Design, index: int) -> str:
     )
     drain = "".join(
         f'  while (!{n}.empty()) {{ ap_uint<{w}> v = {n}.read(); std::printf("{design.name} {n}"); '
-        f'for (int i = 0; i < {(w + 31) // 32}; i++) {{ std::printf(" %08x", v.to_uint()); {"v >>= 32;" if w > 32 else ""} }} std::printf("\\n"); }}\n'
+        f'for (int i = 0; i < {(w + 31) // 32}; i++) {{ std::printf(" %08x", v.to_uint()); '
+        f'{"v >>= 32;" if w > 32 else ""} }} std::printf("\\n"); }}\n'
         for n, w in design.outputs
     )
     arguments = ", ".join(n for n, _ in (*design.inputs, *design.outputs))
@@ -73,7 +72,19 @@ def native_source(design: Design, index: int) -> str:
 
 def run_native(designs: list[Design], folder: Path) -> dict[str, list[str]]:
     """Outputs of the C++ by "design stream"."""
-    zig = [sys.executable, "-m", "ziglang", "c++", "-c", "-std=c++20", "-O0", "-w", "-fno-sanitize=all", "-fno-exceptions", "-fno-rtti"]
+    zig = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "c++",
+        "-c",
+        "-std=c++20",
+        "-O0",
+        "-w",
+        "-fno-sanitize=all",
+        "-fno-exceptions",
+        "-fno-rtti",
+    ]
     environment = dict(os.environ)
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(folder / "zig-cache"))
     objects = []
@@ -142,7 +153,8 @@ def _driver(designs: list[Design]) -> str:
         p = d.name
         sends = "".join(
             f"""    if (!held[{i}][{s}] && chance(stall, {i}, {s})) held[{i}][{s}] = true;
-    {{ uint32_t w[{(width + 31) // 32 + 1}]; for (int k = 0; k < {(width + 31) // 32 + 1}; k++) w[k] = stimulus({i}, {s}, sent[{i}][{s}], k);
+    {{ uint32_t w[{(width + 31) // 32 + 1}];
+      for (int k = 0; k < {(width + 31) // 32 + 1}; k++) w[k] = stimulus({i}, {s}, sent[{i}][{s}], k);
       put(m.{p}_{n}_data, w, {width}); m.{p}_{n}_valid = held[{i}][{s}]; }}
 """
             for s, (n, width) in enumerate(d.inputs)
@@ -230,12 +242,16 @@ def compare(designs: list[Design], folder: Path, stalls: tuple[int, ...] = (0, 4
     problems = []
     for stall in stalls:
         found = _collect(_call([str(program), str(stall)]))
-        problems += [f"stall {stall}: design {designs[int(k.split()[1])].name} hangs" for k in found if k.startswith("hung")]
+        problems += [
+            f"stall {stall}: design {designs[int(k.split()[1])].name} hangs" for k in found if k.startswith("hung")
+        ]
         for key in sorted(set(expected) | set(found)):
             if key.startswith("hung"):
                 continue
             e, f = expected.get(key, []), found.get(key, [])
             if e != f:
                 at = next((i for i, (x, y) in enumerate(zip(e, f, strict=False)) if x != y), min(len(e), len(f)))
-                problems.append(f"stall {stall}: {key} value {at} of {len(e)}/{len(f)}: C++ {e[at : at + 1]}, RTL {f[at : at + 1]}")
+                problems.append(
+                    f"stall {stall}: {key} value {at} of {len(e)}/{len(f)}: C++ {e[at : at + 1]}, RTL {f[at : at + 1]}"
+                )
     return problems

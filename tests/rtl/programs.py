@@ -143,9 +143,7 @@ class Generator:
         if not scope.states:
             return []
         state = self.r.choice(list(scope.states))
-        cases = [
-            f"case {c}: {state} = {self.expression(scope, 2)}; break;" for c in range(self.r.randrange(2, 5))
-        ]
+        cases = [f"case {c}: {state} = {self.expression(scope, 2)}; break;" for c in range(self.r.randrange(2, 5))]
         return [
             f"switch (int(ap_uint<2>({self.expression(scope, 2)}))) {{",
             *cases,
@@ -168,7 +166,9 @@ class Generator:
         kinds = (self.map, self.filter, self.buffer, self.update, self.nested, self.table, self.shifts, self.kept)
         lines, written = self.r.choice(kinds)(source, target, n)
         self.parts.append(
-            f"void {name}(hls::stream<{source}, 3>& from, hls::stream<{target}, 3>& to) {{\n  " + "\n  ".join(lines) + "\n}"
+            f"void {name}(hls::stream<{source}, 3>& from, hls::stream<{target}, 3>& to) {{\n  "
+            + "\n  ".join(lines)
+            + "\n}"
         )
         return name, written
 
@@ -271,7 +271,9 @@ class Generator:
         self.parts.append(f"static const {entry} {self.name}_{table}[{size}] = {{{values}}};")
         body = self.body(source, scope)
         bits = (size - 1).bit_length()
-        lookup = [f"{entry} t{k} = {self.name}_{table}[ap_uint<{bits}>({self.expression(scope, 2)})];" for k in range(2)]
+        lookup = [
+            f"{entry} t{k} = {self.name}_{table}[ap_uint<{bits}>({self.expression(scope, 2)})];" for k in range(2)
+        ]
         scope.values.update({"t0": entry, "t1": entry})
         return self.loop(n, [*body, *lookup, f"to.write({target}({self.expression(scope)}));"]), n
 
@@ -355,41 +357,41 @@ class Generator:
         inner.values = {"y": word}
         memory = f"{word} %s[2][{depth}]"
         text = f"""
-void {n}_fill(ap_uint<16> h, hls::stream<{word}>& in, {memory % 'm'}) {{
+void {n}_fill(ap_uint<16> h, hls::stream<{word}>& in, {memory % "m"}) {{
   for (ap_uint<8> i = 0; i < {rows}; ++i) {{
     {word} x = in.read();
     UNROLL
     for (int t = 0; t < 2; ++t) {{ if (t == (h[3] ? 1 : 0) || h[4]) m[t][i] = {word}({self.expression(scope)}); }}
   }}
 }}
-void {n}_send({memory % 'm'}, hls::stream<{word}, 4>& link) {{
+void {n}_send({memory % "m"}, hls::stream<{word}, 4>& link) {{
   for (int i = 0; i < {rows}; ++i) {{
     {word} a = m[0][i], b = m[1][i];
     link.write({word}({self.expression(more)}));
   }}
 }}
-void {n}_receive(ap_uint<16> h, hls::stream<{word}, 4>& link, {memory % 'm'}) {{
+void {n}_receive(ap_uint<16> h, hls::stream<{word}, 4>& link, {memory % "m"}) {{
   for (int i = 0; i < {rows}; ++i) {{
     {word} y = link.read();
     m[0][i] = {word}({self.expression(inner)});
     m[1][h[5] ? i : {rows - 1} - i] = y;
   }}
 }}
-void {n}_move(ap_uint<16> h, {memory % 'x'}, {memory % 'y'}) {{
+void {n}_move(ap_uint<16> h, {memory % "x"}, {memory % "y"}) {{
   DATAFLOW
   hls::stream<{word}, 4> link;
   {n}_send(x, link);
   {n}_receive(h, link, y);
 }}
-void {n}_dump({memory % 'm'}, hls::stream<{word}>& out) {{
+void {n}_dump({memory % "m"}, hls::stream<{word}>& out) {{
   for (int i = 0; i < {rows}; ++i) {{
     UNROLL
     for (int t = 0; t < 2; ++t) {{ if (t == 0 || i < {rows // 2}) out.write(m[t][i]); }}
   }}
 }}
 void {n}_compute(hls::stream<{word}>& in, hls::stream<{word}>& out) {{
-  static {memory % 'm0'};
-  static {memory % 'm1'};
+  static {memory % "m0"};
+  static {memory % "m1"};
   ap_uint<8> turns = 0;
   while (turns != {r.randrange(3, 9)}) {{
     ap_uint<16> h = ap_uint<16>(in.read());

@@ -68,8 +68,19 @@ class Program:
         self.functions: list[str] = []
         self.lines: list[str] = []
         self.count = 0
-        generators = (self.arithmetic, self.arithmetic, self.division, self.shift, self.comparison, self.assignment,
-                      self.unary, self.slice, self.bits, self.concatenation, self.conversion)
+        generators = (
+            self.arithmetic,
+            self.arithmetic,
+            self.division,
+            self.shift,
+            self.comparison,
+            self.assignment,
+            self.unary,
+            self.slice,
+            self.bits,
+            self.concatenation,
+            self.conversion,
+        )
         for i in range(operations):
             generators[i % len(generators)]()
             if i % self.CHUNK == self.CHUNK - 1 or i == operations - 1:
@@ -209,7 +220,9 @@ class Program:
         self.show(f"({a}[{i}] {self.random.choice('+-*&|^')} {b})")
         self.show(f"({b} {self.random.choice(('==', '<', '>='))} {a}[{i}])")
         self.show(f"(int({a}[{i}] + {b}[{j}]))")
-        self.lines.append(f"{a}[{i}] = {b}; {b}[{j}] = {a}[{i}]; {a}.set_bit(0, {self.random.choice(('true', 'false'))});")
+        self.lines.append(
+            f"{a}[{i}] = {b}; {b}[{j}] = {a}[{i}]; {a}.set_bit(0, {self.random.choice(('true', 'false'))});"
+        )
         self.show(a)
         self.show(b)
 
@@ -263,12 +276,42 @@ def test_operators_have_the_vendors_type_and_value(seed: int, tmp_path: Path) ->
     source.write_text(Program(seed, 330).text())
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     compiled = tmp_path / "ours.o"
-    run([sys.executable, "-m", "ziglang", "c++", "-c", "-std=c++20", "-O0", "-w", "-fno-sanitize=all",
-         f"-I{SHIM}", str(source), "-o", str(compiled)], tmp_path)
+    run(
+        [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "c++",
+            "-c",
+            "-std=c++20",
+            "-O0",
+            "-w",
+            "-fno-sanitize=all",
+            f"-I{SHIM}",
+            str(source),
+            "-o",
+            str(compiled),
+        ],
+        tmp_path,
+    )
     run([*compiler(), str(compiled), "-o", str(ours)], tmp_path)
     # without the vendor's std::complex of an ap_int, which is not for the C++ library of the ziglang package
-    run([*compiler(), "-std=c++17", "-O0", "-w", "-D__AP_INT_SPECIAL_H__", "-D__AP_FIXED_SPECIAL_H__", "-DAP_INT_MAX_W=4096",
-         f"-I{vendor_headers()}", str(source), "-o", str(theirs)], tmp_path)
+    run(
+        [
+            *compiler(),
+            "-std=c++17",
+            "-O0",
+            "-w",
+            "-D__AP_INT_SPECIAL_H__",
+            "-D__AP_FIXED_SPECIAL_H__",
+            "-DAP_INT_MAX_W=4096",
+            f"-I{vendor_headers()}",
+            str(source),
+            "-o",
+            str(theirs),
+        ],
+        tmp_path,
+    )
     found, printed = run([str(ours)], tmp_path).splitlines(), run([str(theirs)], tmp_path).splitlines()
     expected = [line for line in printed if line[0].isdigit()]  # the vendor's model warns on stdout
     differences = [(e, f) for e, f in zip(expected, found, strict=True) if e != f]
