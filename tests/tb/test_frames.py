@@ -1,0 +1,112 @@
+"""Whole kernels of random networks in Verilator: at their AXI ports under cocotb, and frame by frame on the DRAM model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moehls.errors import CheckFailed
+from moehls.plan.instruction import ANY_TASK
+from moehls.project import Project
+from moehls.reference import run
+from moehls.simulate.places import weight_stream
+from moehls.simulate.rtl import RtlSimulator, dram_of, project_kernel
+from moehls.simulate.rtl_bench import Bench, run_bench
+from moehls.simulate.rtl_frame import Dram
+from moehls.simulate.simulator import Simulation
+from moehls.simulate.verify import compare
+from tests.support.random_networks import random_image
+from tests.tb.projects import frame, pixels_of, write_random_project
+
+KERNEL_TESTS = 6
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return write_random_project(tmp_path_factory.mktemp("frames"), 2)
+
+
+@pytest.fixture(scope="module")
+def simulator(project: Project) -> Iterator[RtlSimulator]:
+    made = RtlSimulator(project, dram_of(project))
+    yield made
+    made.close()
+
+
+def simulate(simulator: RtlSimulator, seed: int, task: int) -> Simulation:
+    """A frame, every stage and output of it compared with the reference."""
+    project = simulator.project
+    found = simulator.run(pixels_of(project.integer, seed), task, trace=True)
+    execution = run(project.integer, random_image(project.integer, seed), task)
+    assert compare(project.integer, project.program, execution, found, 0, task) is None
+    return found
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_every_stage_of_a_frame_equals_the_reference(simulator: RtlSimulator, task: int) -> None:
+    found = simulate(simulator, 5, task)
+    stages = simulator.project.plan.stages
+    assert set(found.stages) == {n for n, stage in enumerate(stages) if stage.task in (ANY_TASK, task)}
+
+
+def test_cycles_of_the_steps_sum_to_the_frame(simulator: RtlSimulator) -> None:
+    found = simulate(simulator, 6, 0)
+    assert found.cycles is not None
+    assert len(found.steps) == len(simulator.project.plan.costs)
+    assert list(found.steps) == sorted(found.steps)
+    assert sum(found.step_cycles()) == found.cycles - found.steps[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_slow_and_stalling_memory_changes_only_the_cycles(
+    project: Project, simulator: RtlSimulator, seed: int
+) -> None:
+    fast = simulate(simulator, 7, seed % 2)
+    dram = Dram(
+        latency=40 * seed, beats=0.5 * seed, refresh_interval=500, refresh_length=90, stall=0.2 * seed, seed=seed
+    )
+    for setting, value in dram.settings().items():
+        simulator.bench.command("dram", setting, value)
+    slow = simulate(simulator, 7, seed % 2)
+    for setting, value in dram_of(project).settings().items():
+        simulator.bench.command("dram", setting, value)
+    assert (slow.cycles or 0) > (fast.cycles or 0)
+
+
+def test_a_stream_that_ends_early_is_reported_as_a_hang(project: Project, simulator: RtlSimulator) -> None:
+    """The message names the step that waits."""
+    weights = project.plan.weight_beats
+    object.__setattr__(project.plan, "weight_beats", weights // 2)
+    try:
+        with pytest.raises(CheckFailed, match=r"step \d+ \(.*\), entered in cycle \d+: the kernel hangs"):
+            simulator.run(pixels_of(project.integer, 1), 0, trace=False)
+    finally:
+        object.__setattr__(project.plan, "weight_beats", weights)
+        simulator.bench.command("reset")
+    simulate(simulator, 8, 0)
+
+
+def test_kernel_at_its_ports(project: Project, tmp_path: Path) -> None:
+    """Registers, interrupt, frames of both tasks back to back, stalls, reset within a frame, read errors."""
+    kernel, plan = project_kernel(project), project.plan
+    tasks = [0, 1, 1, 0]
+    arrays: dict[str, np.ndarray] = {"weights": weight_stream(project)}
+    for n, task in enumerate(tasks):
+        arrays[f"input{n}"], arrays[f"expected{n}"], _ = frame(project, 20 + n, task)
+    np.savez(tmp_path / "frames.npz", **arrays)
+    registers = project.manifest["registers"]
+    last = registers[-1]
+    settings = {
+        "data": str(tmp_path / "frames.npz"),
+        "tasks": tasks,
+        "registers": registers,
+        "bundles": list(kernel.bundles),
+        "limit": 30 * plan.cycles + 50_000,
+        "typical": plan.cycles,
+        "status": last["offset"] + last["bits"] // 8 + 4,
+    }
+    bench = Bench(kernel.top, kernel.sources, "kernel_bench")
+    assert run_bench(bench, project.path / "build", settings, limit=600) == KERNEL_TESTS
