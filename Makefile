@@ -8,8 +8,6 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := build/digits
 
-export OMP_NUM_THREADS ?= 2
-
 .PHONY: help setup demo test lint test-models bench clean
 
 help:

@@ -43,7 +43,7 @@ def measure(arguments: list[str]) -> Cost:
         MoehlsError: the command failed; its message.
     """
     code = (
-        "import resource, sys; from moehls.cli import main; sys.argv = ['moehls', *sys.argv[1:]]\n"
+        "import resource, sys; from moehls.__main__ import main; sys.argv = ['moehls', *sys.argv[1:]]\n"
         "try: main()\n"
         "except SystemExit as stop:\n"
         "    if stop.code: raise\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from threadpoolctl import threadpool_limits
+
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import Format, IntegerInput, IntegerNetwork, IntegerOperation, IntegerOutput
 from moehls.integer.precision import Precision
@@ -47,7 +49,14 @@ def quantize(
 
     Raises:
         MoehlsError: an operation has no place on the accelerator, or the images do not fit the network.
+
+    One BLAS thread: how many there are changes the last bits of floating-point sums, and a range chosen by a hair with them.
     """
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _quantize(network, images, precision, progress)
+
+
+def _quantize(network: Network, images: FloatArray, precision: Precision, progress: Progress | None) -> IntegerNetwork:
     found = structure(network)
     embed = next(step for step in found.steps if isinstance(step, Embed))
     images = checked(network, images, len(embed.position))
