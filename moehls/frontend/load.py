@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from moehls.frontend.context import attribute, first_line
 from moehls.frontend.widen import load_widened
 
 _TASKS = "tasks"
+_PIXELS = 1 << 26
+"""Elements an image may have."""
+_MOST_TASKS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -219,11 +223,11 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     vectors: list[int] = []
     for value in graph.inputs:
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
-        if value.dtype is not None and value.dtype.is_integer() and np.prod(shape, dtype=int) == 1:
+        if value.dtype is not None and value.dtype.is_integer() and prod(shape) == 1:
             task.append(value.name or "")
         elif value.dtype == ir.DataType.FLOAT and len(shape) in (3, 4) and value.name not in graph.initializers:
             images.append((value.name or "", shape))
-        elif value.dtype == ir.DataType.FLOAT and len(shape) in (1, 2) and np.prod(shape, dtype=int) == shape[-1] > 1:
+        elif value.dtype == ir.DataType.FLOAT and len(shape) in (1, 2) and prod(shape) == shape[-1] > 1:
             task.append(value.name or "")
             vectors.append(shape[-1])
         else:
@@ -241,6 +245,8 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
         )
     channels, height, width = shape[-3:]
+    if prod(shape) > _PIXELS or max([*vectors, tasks or 1]) > _MOST_TASKS:
+        raise MoehlsError(f"{path}: its inputs are of no ordinary size (an image {list(shape)}); export a smaller model")
     if vectors and tasks not in (None, vectors[0]):
         raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
     count = (vectors[0] if vectors else tasks) if task else None
