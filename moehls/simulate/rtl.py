@@ -150,6 +150,8 @@ class RtlSimulator:
             self.kernel, project.path / BUILD, self.layout.size, waves=waves is not None, threads=threads
         )
         self.bench = FrameBench(program, self.kernel.hooks, dram)
+        self.limit = _SLACK * project.plan.cycles + 100_000
+        """cycles after which a frame counts as hung"""
         self.registers = {register["name"]: register for register in project.manifest["registers"]}
         if waves is not None:
             self.bench.command("trace", waves.absolute())
@@ -188,7 +190,7 @@ class RtlSimulator:
         for name, value in values.items():
             register = self.registers[name]
             bench.write(register["offset"], value, register["bits"])
-        run = bench.start(_SLACK * plan.cycles + 100_000)
+        run = bench.start(self.limit)
         if not run.done:
             raise CheckFailed(f"rtl: {self._place_of(run)}: the kernel hangs (no end after {run.cycles} cycles)")
         if run.protocol_errors:
@@ -245,13 +247,16 @@ class Images:
     def raw(self) -> Bytes:
         """`[depth, B·accumulator_bits/8]`."""
         shape = self.simulator.project.plan.shape
-        return self._words("raw", 1, shape.raw_depth, shape.block * shape.precision.accumulator_bits // 8)[0]
+        words: Bytes = self._words("raw", 1, shape.raw_depth, shape.block * shape.precision.accumulator_bits // 8)[0]
+        return words
 
     def queue(self) -> npt.NDArray[np.uint64]:
         """`[experts, tokens]`: lane (8 bits), group (16), gate (16) from bit 0."""
         shape = self.simulator.project.plan.shape
         words = self._words("queue", 1, shape.max_experts * shape.max_tokens, 5)
-        queue: npt.NDArray[np.uint64] = integers(words.reshape(shape.max_experts, -1), 5, signed=False).astype(np.uint64)
+        queue: npt.NDArray[np.uint64] = integers(words.reshape(shape.max_experts, -1), 5, signed=False).astype(
+            np.uint64
+        )
         return queue
 
     def count(self) -> IntArray:
@@ -260,5 +265,5 @@ class Images:
         return integers(self._words("count", 1, shape.max_experts, 2).reshape(-1), 2, signed=False)
 
     def _words(self, memory: str, banks: int, depth: int, size: int) -> Bytes:
-        data = np.fromfile(peeked(self.simulator.bench, self.step, memory), np.uint8)
+        data: Bytes = np.fromfile(peeked(self.simulator.bench, self.step, memory), np.uint8)
         return memory_words(data, banks, depth, size)

@@ -6,7 +6,7 @@
 //   set OFFSET VALUE           write a 32-bit control register
 //   get OFFSET                 read a control register; answers its value
 //   dram NAME VALUE            a setting of the DRAM model: latency, bandwidth_q8, refresh_interval, refresh_length, stall_q8,
-//                              seed, error_first, error_last
+//                              seed, error_first, error_last, and `fault`, the number of a built-in fault
 //   memory NAME SCOPE          the next bank of memory NAME is the array `words` in SCOPE
 //   peek STEP NAME FILE        in the next frame, write the words of NAME to FILE when step STEP is over
 //   start TIMEOUT              ap_start, then wait for ap_done: {"done": …, "cycles": …, "steps": […], "read_beats": …,
@@ -162,6 +162,7 @@ class Bench {
     else if (name == "seed") top_->seed = static_cast<uint32_t>(value);
     else if (name == "error_first") top_->error_first = value;
     else if (name == "error_last") top_->error_last = value;
+    else if (name == "fault") top_->fault = static_cast<uint16_t>(value);
     else return false;
     return true;
   }

@@ -1,0 +1,70 @@
+"""A campaign of faults: `python -m tests.tb.faults NUMBER [SEED]` (the Makefile's `faults`) prints every survivor.
+
+Faults whose frames equal the good ones in every stage, output and cycle on the large set of frames count as equivalent on
+what the networks exercise; of the others, verification with one image a task must see at least 95 %.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from moehls.project import Project
+from moehls.simulate.rtl import project_kernel
+from moehls.simulate.rtl_faults import Campaign, Verdict, choose, frames_of
+from tests.support.random_networks import random_image
+from tests.tb.projects import write_random_project
+
+MORE_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdicts of a campaign."""
+
+    seen: list[Verdict]
+    survivors: list[Verdict]
+    """faults that change something, which one image a task does not show"""
+    equivalent: list[Verdict]
+
+    @property
+    def share(self) -> float:
+        """Seen faults among those that are not equivalent."""
+        return len(self.seen) / max(1, len(self.seen) + len(self.survivors))
+
+
+def run_campaign(project: Project, number: int, seed: int) -> Result:
+    """`number` faults in the project's RTL, one after another."""
+    tasks = range(project.integer.tasks)
+    usual = [(random_image(project.integer, 1), task) for task in tasks]
+    more = [(random_image(project.integer, 2 + n), task) for n in range(MORE_IMAGES) for task in tasks]
+    faults = choose(project_kernel(project).sources, number, seed)
+    campaign = Campaign(project, faults, frames_of(project, [*usual, *more]))
+    seen, survivors, equivalent = [], [], []
+    try:
+        for n in range(len(faults)):
+            verdict, by_usual = campaign.verdict(n, len(usual))
+            (seen if by_usual else survivors if verdict.seen else equivalent).append(verdict)
+    finally:
+        campaign.close()
+    return Result(seen, survivors, equivalent)
+
+
+def main() -> None:
+    """Run a campaign on a random network and print it."""
+    number, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_campaign(write_random_project(Path(folder), seed), number, seed)
+    for verdict in result.survivors:
+        print(f"survives: {verdict.fault}\n    seen only with more images: {verdict.seen}")
+    for verdict in result.equivalent:
+        print(f"no effect: {verdict.fault}" + (" (other cycles)" if verdict.effect else ""))
+    print(f"{len(result.seen)} seen, {len(result.survivors)} survive, {len(result.equivalent)} have no effect")
+    print(f"{100 * result.share:.1f} % of the faults with an effect are seen")
+    sys.exit(result.share < 0.95)
+
+
+if __name__ == "__main__":
+    main()
