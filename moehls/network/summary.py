@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +129,7 @@ def macs(operation: Operation, network: Network, shapes: dict[str, Shape]) -> in
 def _blocks(network: Network, shapes: dict[str, Shape]) -> tuple[BlockSummary, ...]:
     starts = [i for i, operation in enumerate(network.operations) if isinstance(operation, Attention)]
     blocks: list[BlockSummary] = []
-    for start, stop in zip(starts, [*starts[1:], len(network.operations)], strict=True):
+    for start, stop in pairwise([*starts, len(network.operations)]):
         attention = network.operations[start]
         assert isinstance(attention, Attention)
         inside = network.operations[start:stop]

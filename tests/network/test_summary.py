@@ -23,6 +23,12 @@ def test_figures_of_a_small_network() -> None:
     assert (block.hidden, block.experts, block.k, block.gate_order) == (5, 4, 2, "softmax, top-k")
 
 
+def test_a_network_without_attention_has_no_blocks() -> None:
+    embed = NETWORK.operations[0]
+    output = replace(NETWORK.outputs[0], value=embed.output)
+    assert summarise(replace(NETWORK, operations=(embed,), outputs=(output,))).blocks == ()
+
+
 def test_parameters_are_all_weights() -> None:
     embed = CHANNELS * 2 * 16 + CHANNELS + CHANNELS + 7 * CHANNELS
     linear = 2 * (CHANNELS * CHANNELS + CHANNELS)
