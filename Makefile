@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := build/digits
 
-.PHONY: help setup demo test lint test-models bench clean
+.PHONY: help setup demo test lint test-models bench faults clean
 
 help:
 	@echo "make demo         compile, simulate, verify and report the committed digits model"
@@ -16,6 +16,7 @@ help:
 	@echo "make setup        the virtual environment alone, everything but torch"
 	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
 	@echo "make bench        the figures of benchmarks/"
+	@echo "make faults       100 breaks in generated RTL: which of them verification sees"
 	@echo "make clean        removes build/ and the caches, not the virtual environment"
 
 setup: $(STAMP)
@@ -47,6 +48,9 @@ test-models: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.tb.faults 100
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,13 +21,15 @@ from moehls.network.operations import FloatArray, Network
 from moehls.network.summary import summarise
 from moehls.plan import plan
 from moehls.plan.search import Settings, parse_settings
-from moehls.project import SAMPLES, Project, check_target, open_project, write_project
+from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
 from moehls.quantize import quantize, random_calibration
 from moehls.report.page import write_page
-from moehls.report.summary import first_summary, with_vendor_reports, with_verification
+from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
 from moehls.report.vendor import read_vendor_reports
+from moehls.rtl.resources import count as count_resources
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
 from moehls.simulate.rtl import generated_sources
+from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
 from moehls.simulate.simulator import Simulator
 from moehls.simulate.simulators import simulator
 from moehls.simulate.verify import Verification
@@ -213,6 +215,36 @@ def rtl(directory: Path) -> tuple[Path, ...]:
         MoehlsError: no project, a tool of the RTL flow is missing, or the C++ leaves the subset.
     """
     return generated_sources(open_project(directory))
+
+
+def resources(directory: Path) -> Mapping[str, Mapping[str, float]]:
+    """Count the RTL's resources by yosys into report/resources.json and the summary; returns counts by module and `total`.
+
+    Raises:
+        MoehlsError: no project, a tool of the RTL flow is missing, or yosys fails.
+    """
+    project = open_project(directory)
+    usage = count_resources(
+        generated_sources(project), project.manifest["interfaces"]["kernel"], directory / "build/resources"
+    )
+    found = usage.as_json()
+    (directory / "report/resources.json").write_text(json_text(found))
+    project.write_summary(with_resources(project.summary(), "yosys", found["total"]))
+    return found
+
+
+def bench(directory: Path) -> int:
+    """Run the cocotb bench of the kernel on the project's first samples, one a task; returns how many tests passed.
+
+    Raises:
+        CheckFailed: a test failed.
+        MoehlsError: no project, or a tool of the RTL flow is missing.
+    """
+    project = open_project(directory)
+    samples = read_samples(directory / SAMPLES, project.network)
+    tasks = [*range(project.integer.tasks), 0][: max(2, project.integer.tasks)]
+    frames = [kernel_frame(project, samples.images[n % len(samples)], task) for n, task in enumerate(tasks)]
+    return run_kernel_bench(project, frames)
 
 
 def tools() -> tuple[doctor.Tool, ...]:

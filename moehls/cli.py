@@ -140,6 +140,21 @@ def rtl(project: Project) -> None:
 
 
 @app.command()
+def resources(project: Project) -> None:
+    """Count DSPs, memories, LUTs and flip-flops of the RTL by yosys (the Makefile's resources calls it)."""
+    found = api.resources(project)
+    for name, cells in found.items():
+        out.print(f"{name}: " + ", ".join(f"{value:g} {kind}" for kind, value in cells.items()))
+
+
+@app.command()
+def bench(project: Project) -> None:
+    """Test the kernel's RTL at its AXI ports under cocotb: registers, interrupt, stalls, reset (the Makefile's sim calls it)."""
+    count = api.bench(project)
+    out.print(f"{count} tests of the kernel's ports passed")
+
+
+@app.command()
 def collect(project: Project) -> None:
     """Read the vendor tools' reports into report/summary.json (the Makefile's csynth, cosim and bitstream call it)."""
     found = api.collect(project)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from moehls.errors import CheckFailed
 from moehls.plan.instruction import ANY_TASK
 from moehls.project import Project
 from moehls.reference import run
-from moehls.simulate.places import weight_stream
-from moehls.simulate.rtl import RtlSimulator, dram_of, project_kernel
-from moehls.simulate.rtl_bench import Bench, run_bench
+from moehls.simulate.rtl import RtlSimulator, dram_of
 from moehls.simulate.rtl_frame import Dram
+from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
 from moehls.simulate.simulator import Simulation
 from moehls.simulate.verify import compare
 from tests.support.random_networks import random_image
-from tests.tb.projects import frame, pixels_of, write_random_project
+from tests.tb.projects import pixels_of, write_random_project
 
 KERNEL_TESTS = 6
 
@@ -89,24 +86,7 @@ def test_a_stream_that_ends_early_is_reported_as_a_hang(project: Project, simula
     simulate(simulator, 8, 0)
 
 
-def test_kernel_at_its_ports(project: Project, tmp_path: Path) -> None:
+def test_kernel_at_its_ports(project: Project) -> None:
     """Registers, interrupt, frames of both tasks back to back, stalls, reset within a frame, read errors."""
-    kernel, plan = project_kernel(project), project.plan
-    tasks = [0, 1, 1, 0]
-    arrays: dict[str, np.ndarray] = {"weights": weight_stream(project)}
-    for n, task in enumerate(tasks):
-        arrays[f"input{n}"], arrays[f"expected{n}"], _ = frame(project, 20 + n, task)
-    np.savez(tmp_path / "frames.npz", **arrays)
-    registers = project.manifest["registers"]
-    last = registers[-1]
-    settings = {
-        "data": str(tmp_path / "frames.npz"),
-        "tasks": tasks,
-        "registers": registers,
-        "bundles": list(kernel.bundles),
-        "limit": 30 * plan.cycles + 50_000,
-        "typical": plan.cycles,
-        "status": last["offset"] + last["bits"] // 8 + 4,
-    }
-    bench = Bench(kernel.top, kernel.sources, "kernel_bench")
-    assert run_bench(bench, project.path / "build", settings, limit=600) == KERNEL_TESTS
+    frames = [kernel_frame(project, random_image(project.integer, 20 + n), task) for n, task in enumerate((0, 1, 1, 0))]
+    assert run_kernel_bench(project, frames, limit=600) == KERNEL_TESTS
