@@ -246,7 +246,9 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         )
     channels, height, width = shape[-3:]
     if prod(shape) > _PIXELS or max([*vectors, tasks or 1]) > _MOST_TASKS:
-        raise MoehlsError(f"{path}: its inputs are of no ordinary size (an image {list(shape)}); export a smaller model")
+        raise MoehlsError(
+            f"{path}: its inputs are of no ordinary size (an image {list(shape)}); export a smaller model"
+        )
     if vectors and tasks not in (None, vectors[0]):
         raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
     count = (vectors[0] if vectors else tasks) if task else None

@@ -120,7 +120,9 @@ def test_functions_that_call_each_other(tmp_path: Path) -> None:
         read_network(path, {})
 
 
-@pytest.mark.parametrize("name", ['a"b', "a\nb", "../../etc/passwd", "int main(){}", "\u202e", "a" * 10000, "%s%n", "<b>"])
+@pytest.mark.parametrize(
+    "name", ['a"b', "a\nb", "../../etc/passwd", "int main(){}", "\u202e", "a" * 10000, "%s%n", "<b>"]
+)
 def test_hostile_names_reach_no_name_of_the_network(tmp_path: Path, name: str) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         old = graph.input[0].name

@@ -283,3 +283,59 @@ def test_rows_of_a_sum_written_to_other_rows_are_refused(tmp_path: Path) -> None
 
     found = refusals("experts_mask_assign-dynamo20", tmp_path, edit)
     assert any("written to other rows" in refusal.reason for refusal in found)
+
+
+def quantised(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "step"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero_point"))
+    norm = nodes(graph, "LayerNormalization")[0]
+    insert_after(graph, norm, helper.make_node("QuantizeLinear", ["", "step", "zero_point"], [""], name="beyond"))
+    quantise = nodes(graph, "QuantizeLinear")[0]
+    insert_after(graph, quantise, helper.make_node("DequantizeLinear", ["", "step", "zero_point"], [""], name="back"))
+
+
+def root_mean_square(graph: onnx.GraphProto) -> None:
+    norm = nodes(graph, "LayerNormalization")[0]
+    del norm.input[2:]
+    norm.op_type, norm.name = "RMSNormalization", "beyond"
+    kept = [attribute for attribute in norm.attribute if attribute.name in ("axis", "epsilon")]
+    del norm.attribute[:]
+    norm.attribute.extend(kept)
+
+
+def gated(graph: onnx.GraphProto) -> None:
+    rng = np.random.default_rng(0)
+    graph.initializer.append(numpy_helper.from_array(rng.standard_normal((8, 12)).astype(np.float32), "gate"))
+    gelu = nodes(graph, "Gelu")[0]
+    bias = next(node for node in graph.node if gelu.input[0] in node.output)
+    product = next(node for node in nodes(graph, "MatMul") if node.output[0] in bias.input)
+    at = list(graph.node).index(gelu)
+    graph.node.insert(at, helper.make_node("MatMul", [product.input[0], "gate"], ["gate_out"], name="gate_product"))
+    sigmoid = helper.make_node("Sigmoid", ["gate_out"], ["gate_on"], name="gate_on")
+    graph.node.insert(at + 1, sigmoid)
+    gelu.op_type, gelu.name = "Mul", "beyond"
+    gelu.input.append("gate_on")
+    del gelu.attribute[:]
+
+
+def convolution(graph: onnx.GraphProto) -> None:
+    graph.initializer.append(numpy_helper.from_array(np.ones((7, 7, 1), np.float32), "kernel"))
+    norm = nodes(graph, "LayerNormalization")[0]
+    insert_after(graph, norm, helper.make_node("Conv", ["", "kernel"], [""], name="beyond"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (quantised, "quantised already"),
+        (root_mean_square, "RMS normalisation"),
+        (gated, "SwiGLU"),
+        (convolution, "convolution of tokens"),
+    ],
+)
+def test_what_the_network_has_no_operation_for_is_named(
+    tmp_path: Path, edit: Callable[[onnx.GraphProto], None], reason: str
+) -> None:
+    found = refusals("plain-dynamo23", tmp_path, edit)
+    assert next(refusal.name for refusal in found if reason in refusal.reason) == "beyond"
+    assert all(refusal.remedy for refusal in found)

@@ -12,6 +12,7 @@ from moehls.frontend.recognise import (
     activation,
     assign,
     attention,
+    beyond,
     condition,
     contrib,
     dispatch,
@@ -46,6 +47,7 @@ _MODULES = (
     residual,
     contrib,
     moe,
+    beyond,
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.gelu import erf
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.values import Affine, Constant, Hidden, Pointwise, RealFunction, Value
@@ -74,8 +74,15 @@ def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     left, right = operands
     if left is not None and right is not None:
         pointwise = any(isinstance(value, Pointwise) for value in inputs) or node.op_type in ("Mul", "Div", "Pow")
-        if not pointwise or not same_operand(left.operand, right.operand):
+        if not pointwise:
             return None
+        if not same_operand(left.operand, right.operand):
+            if node.op_type != "Mul":
+                return None
+            raise UnsupportedError(
+                "two functions of tokens are multiplied, as gated activations (SwiGLU, GEGLU) do",
+                "use experts and MLPs of two layers with GELU",
+            )
         first, second = left.function, right.function
         return replace(left, function=lambda x: combine(first(x), second(x)))
     operand, constant = (left, scalars[1]) if left is not None else (right, scalars[0])

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, attribute, integers
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.layout import Layout, LayoutError, drop_dims
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Affine, Constant, Normalised, Statistic, Value
+from moehls.frontend.values import Affine, Constant, Normalised, Pointwise, Statistic, Value
 
 
 def token_rows(context: Context, value: Value) -> Affine | None:
@@ -21,7 +21,7 @@ def token_rows(context: Context, value: Value) -> Affine | None:
     plain = context.builder.materialise(value)
     last = plain.layout.dims[-1]
     if len(last) < 1 or any(axis.token for axis in last) or plain.layout.features != plain.layout.shape[-1]:
-        raise LayoutError("normalisation does not run over all channels of a token")
+        raise LayoutError("normalisation does not run over all channels of a token (a head's only, as qk-norm does)")
     return plain
 
 
@@ -52,6 +52,10 @@ def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if axes is None or [axis % rank for axis in axes] != [rank - 1]:
         raise LayoutError("it averages over something else than the channels of a token, as mean pooling does")
     keep = bool(attribute(node, "keepdims", 1))
+    if isinstance(value, Pointwise):
+        raise UnsupportedError(
+            "a mean over channels that are not centred, as RMS normalisation has", "train with nn.LayerNorm"
+        )
     if isinstance(value, Statistic):
         return (
             replace(value, kind="variance", layout=drop_dims(layout, [rank - 1], keep))

@@ -33,7 +33,9 @@ def source_of(context: Context, value: Affine, name: str) -> RouteSource:
     if known is None:
         *others, last = value.layout.dims
         if len(last) != 1 or last[0].token or not all(axis.token for dim in others for axis in dim):
-            raise LayoutError("softmax or top-k does not run over one row of logits a token")
+            raise LayoutError(
+                "softmax or top-k does not run over the experts of one token (soft MoE and expert choice run over the tokens)"
+            )
         samples = sample_logits(value.layout.shape, context.seed + len(context.sources))
         known = (value, RouteSource(value, name, samples))
         context.sources[id(value)] = known

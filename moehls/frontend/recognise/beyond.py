@@ -1,0 +1,55 @@
+"""Operators that the network has no operation for: refused by what they are, where no other rule reads them."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, operator_of
+from moehls.frontend.recognise.structure import TOKENS
+from moehls.frontend.values import Pixels, Value
+
+_REASONS: tuple[tuple[str, str, str], ...] = (
+    (
+        "RMSNormalization SimplifiedLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization",
+        "RMS normalisation; the network has layer normalisation only",
+        "train with nn.LayerNorm",
+    ),
+    (
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul MatMulInteger "
+        "com.microsoft::QAttention com.microsoft::MatMulNBits com.microsoft::QMoE",
+        "the graph is quantised already; its scales are not taken over",
+        "export the float model: moehls quantises it itself",
+    ),
+    ("com.microsoft::QuickGelu HardSwish Swish", "an activation that is not GELU", "train with nn.GELU, exact or tanh"),
+    (
+        "RotaryEmbedding com.microsoft::RotaryEmbedding com.microsoft::GroupQueryAttention",
+        "rotary positions or grouped queries",
+        "use learned positions added to the tokens and as many keys as queries",
+    ),
+    (
+        "Conv",
+        "a convolution of tokens or behind the patch embedding",
+        "use a plain ViT: one convolution cuts the patches",
+    ),
+    (
+        "BatchNormalization GroupNormalization InstanceNormalization",
+        "not layer normalisation",
+        "train with nn.LayerNorm",
+    ),
+    (
+        "GlobalAveragePool AveragePool MaxPool ReduceMax Resize CumSum",
+        "it mixes tokens otherwise than attention does",
+        "take a head of the class token",
+    ),
+    ("Loop Scan", "a loop in the graph", "export with constant shapes, so that loops are unrolled"),
+)
+
+
+def read_beyond(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    if not any(isinstance(value, (*TOKENS, Pixels)) for value in inputs):
+        return None
+    reason, remedy = next((why, what) for names, why, what in _REASONS if operator_of(node) in names.split())
+    raise UnsupportedError(reason, remedy)
+
+
+RULES: Rules = tuple((names, read_beyond) for names, _, _ in _REASONS)
