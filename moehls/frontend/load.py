@@ -26,6 +26,7 @@ _TASKS = "tasks"
 _PIXELS = 1 << 26
 """Elements an image may have."""
 _MOST_TASKS = 1 << 10
+_HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ def _widened(model: ir.Model, path: Path) -> ir.Model:
     weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     types = {weight.dtype for weight in weights if weight is not None}
     types |= {value.dtype for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype is not None}
-    types |= {ir.DataType(attribute(node, "to", 1)) for node in model.graph if node.op_type == "Cast"}
-    if not types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}:
+    casts = [attribute(node, "to", None) for node in model.graph if node.op_type == "Cast"]
+    if not types & _HALF and not any(cast in (kind.value for kind in _HALF) for cast in casts):
         return model
     try:
         return ir.from_proto(load_widened(path))

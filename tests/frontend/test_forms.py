@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import helper, numpy_helper
 
 from moehls.frontend import inspect_model, read_network
 from moehls.frontend.check import BOUND
 from moehls.frontend.oracle import oracle_graph
 from moehls.network.operations import Attention, Embed, Experts, Gelu, LayerNorm, Network, Route, SelectTokens
-from tests.frontend.support import fixture, names
+from tests.frontend.support import edited, fixture, names
+from tests.frontend.table import groups, row
 
 EXPERT_STYLES = [
     name for name in names() if name.startswith("experts_") and "layer_scale" not in name and "half" not in name
@@ -218,3 +221,27 @@ def test_reading_twice_gives_the_same_network() -> None:
     for a, b in zip(first.operations, second.operations, strict=True):
         for field in dataclasses.fields(a):
             np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
+
+
+def test_weights_that_are_stored_quantised_are_read(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        tensor = next(t for t in graph.initializer if list(t.dims) == [8, 12])
+        codes = np.random.default_rng(0).integers(-90, 90, (8, 12)).astype(np.int8)
+        node = helper.make_node("DequantizeLinear", ["codes", "step", "offset"], [tensor.name], name="weight")
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(codes, "codes"),
+                numpy_helper.from_array(np.array(0.01, np.float32), "step"),
+                numpy_helper.from_array(np.array(3, np.int8), "offset"),
+            ]
+        )
+        graph.node.insert(0, node)
+
+    assert operations(read_network(edited("plain-ts19", tmp_path, edit), {}), Gelu)
+
+
+def test_the_documentation_lists_every_form() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "frontend.md").read_text()
+    for form, opsets in groups().items():
+        assert row(form, opsets) in text

@@ -98,6 +98,22 @@ def test_more_or_fewer_experts_chosen_than_there_are(tmp_path: Path, k: int) -> 
     refused("experts_dense-dynamo20", tmp_path, edit, "TopK|gate|expert|nodes? cannot be read")
 
 
+@pytest.mark.parametrize("to", [-1, 99, 1 << 40])
+def test_a_cast_to_a_type_that_there_is_not(tmp_path: Path, to: int) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        nodes(graph, "Cast")[0].attribute[0].i = to
+
+    refused("experts_index_add-ts17", tmp_path, edit, "not a valid|cannot be read")
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40])
+def test_a_one_hot_vector_of_a_million_tasks(tmp_path: Path, size: int) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.input[1].type.tensor_type.shape.dim[1].dim_value = size
+
+    refused("task_vector-ts17", tmp_path, edit, "no ordinary size")
+
+
 def test_two_values_of_one_name(tmp_path: Path) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         graph.node[4].output[0] = graph.node[2].output[0]
