@@ -29,6 +29,8 @@ from moehls.simulate.simulator import Simulation
 BUILD = "build/rtl"
 _ALIGNMENT = 4096
 _COMPUTE = "kernel.compute_0"
+_SHORT_FRAME = 10_000
+"""cycles up to which optimising the simulator takes longer than it saves"""
 _SLACK = 20
 """a frame may take so many times the cycles of the plan before it counts as hung"""
 
@@ -147,7 +149,12 @@ class RtlSimulator:
         self.layout = layout_of(project)
         self.kernel = kernel or project_kernel(project)
         program = build_frame(
-            self.kernel, project.path / BUILD, self.layout.size, waves=waves is not None, threads=threads
+            self.kernel,
+            project.path / BUILD,
+            self.layout.size,
+            waves=waves is not None,
+            threads=threads,
+            fast=project.plan.cycles > _SHORT_FRAME,
         )
         self.bench = FrameBench(program, self.kernel.hooks, dram)
         self.limit = _SLACK * project.plan.cycles + 100_000

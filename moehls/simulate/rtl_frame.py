@@ -110,8 +110,12 @@ class FrameRun:
     protocol_errors: int
 
 
-def build_frame(kernel: Kernel, folder: Path, dram_bytes: int, *, waves: bool = False, threads: int = 1) -> Path:
+def build_frame(
+    kernel: Kernel, folder: Path, dram_bytes: int, *, waves: bool = False, threads: int = 1, fast: bool = True
+) -> Path:
     """The bench's executable for `kernel` in the build folder, with a DRAM of at least `dram_bytes`.
+
+    Without `fast` it builds in a fraction of the time and runs several times slower.
 
     Raises:
         MoehlsError: the RTL or the bench does not build.
@@ -134,7 +138,8 @@ def build_frame(kernel: Kernel, folder: Path, dram_bytes: int, *, waves: bool = 
         visible, '`verilator_config\npublic_flat_rd -module "memory" -var "words"\n' if kernel.hooks.memories else ""
     )
     sources = (visible, *kernel.sources, tb / "sv" / "dram.sv", wrapper)
-    return build(Build("frame", "Vframe", sources, (tb / "frame" / "main.cpp",), waves=waves, threads=threads), folder)
+    programs = (tb / "frame" / "main.cpp",)
+    return build(Build("frame", "Vframe", sources, programs, waves=waves, threads=threads, fast=fast), folder)
 
 
 def _write(path: Path, text: str) -> None:
