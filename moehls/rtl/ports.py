@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from moehls.rtl.delay import is_distributed, read_latency
 from moehls.rtl.ir import Memory, Process
 
-HEADER = "// {name}: made by moehls from the C++ in ../src. Do not edit.\n"
+HEADER = """// {name}: made by moehls from the C++ in ../src. Do not edit.
+// A value travels whole where a later stage needs a part of it, and a process takes a part of its header or master:
+// verilator lint_off UNUSEDSIGNAL
+"""
 
 
 @dataclass

@@ -5,7 +5,9 @@
 module memory #(
     parameter int WIDTH   = 8,
     parameter int DEPTH   = 16,
-    parameter     STYLE   = "block",
+    // verilator lint_off UNUSEDPARAM
+    parameter     STYLE   = "block",  // for synthesis
+    // verilator lint_on UNUSEDPARAM
     parameter int LATENCY = 2,
     localparam int BITS   = DEPTH > 1 ? $clog2(DEPTH) : 1
 ) (
