@@ -88,7 +88,7 @@ class ProcessEmitter:
         return self.signal(node, stage)
 
     def _sign(self, node: Node, stage: int) -> str:
-        if node.op == "concat":
+        if node.op in ("concat", "sext"):
             return self._sign(node.args[-1], stage)
         if node.op == "slice":
             top = node.low + node.width - 1

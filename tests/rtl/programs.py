@@ -326,16 +326,58 @@ class Generator:
         calls.append(f"{self.name}_take(in, in_0);")
         declarations.append(f"hls::stream<{types[0]}, 3> in_0;")
         for k in range(stages):
-            name, n = self.process(types[k], types[k + 1], n)
             following = f"t_{k}"
             declarations.append(f"hls::stream<{types[k + 1]}, 3> {following};")
-            calls.append(f"{name}({previous}, {following});")
+            if r.random() < 0.35:
+                declared, called = self.lanes(types[k], types[k + 1], n, previous, following)
+                declarations += declared
+                calls += called
+            else:
+                name, n = self.process(types[k], types[k + 1], n)
+                calls.append(f"{name}({previous}, {following});")
             previous = following
         self.parts.append(self.forward(f"{self.name}_give", types[-1], types[-1], n, "3", ""))
         calls.append(f"{self.name}_give({previous}, out);")
         inside = "\n  ".join([*declarations, *calls])
         text = f"void {self.name}(hls::stream<{types[0]}>& in, hls::stream<{types[-1]}>& out) {{\n  DATAFLOW\n  {inside}\n}}"
         return text, [("in", width_in)], [("out", width_out)]
+
+    def lanes(self, source: str, target: str, n: int, previous: str, following: str) -> tuple[list[str], list[str]]:
+        """A fork to an array of streams and back: one lane goes through a process of its own, which makes the others wait."""
+        r = self.r
+        count, kind = r.choice((2, 3)), self.type(3, 72)
+        fork, join, link = (f"{self.name}_{self.fresh(stem)}" for stem in ("fork", "join", "link"))
+        scope, late = Scope(), Scope()
+        scope.values = {"x": source, "ap_uint<2>(k)": "ap_uint<2>"}
+        late.values = {f"y[{k}]": kind for k in range(count)}
+        body, _ = r.choice((self.map, self.update, self.shifts))(kind, kind, n)
+        through = f"{self.name}_{self.fresh('through')}"
+        self.parts.append(f"""
+void {fork}(hls::stream<{source}, 3>& from, hls::stream<{kind}, 3> to[{count}]) {{
+  for (int i = 0; i < {n}; ++i) {{
+    {source} x = from.read();
+    UNROLL
+    for (int k = 0; k < {count}; ++k) to[k].write({kind}({self.expression(scope)}));
+  }}
+}}
+void {through}(hls::stream<{kind}, 3>& from, hls::stream<{kind}, 3>& to) {{
+  {chr(10).join(body)}
+}}
+void {join}(hls::stream<{kind}, 3> from[{count}], hls::stream<{kind}, 3>& last, hls::stream<{target}, 3>& to) {{
+  for (int i = 0; i < {n}; ++i) {{
+    {kind} y[{count}];
+    UNROLL
+    for (int k = 0; k < {count}; ++k) {{ if (k == 0) y[k] = last.read(); else y[k] = from[k].read(); }}
+    to.write({target}({self.expression(late)}));
+  }}
+}}""")
+        declared = [f"hls::stream<{kind}, 3> {link}[{count}];", f"hls::stream<{kind}, 3> {link}_last;"]
+        calls = [
+            f"{fork}({previous}, {link});",
+            f"{through}({link}[0], {link}_last);",
+            f"{join}({link}, {link}_last, {following});",
+        ]
+        return declared, calls
 
     def forward(self, name: str, source: str, target: str, n: int, depth_in: str, depth_out: str) -> str:
         def stream(type_: str, depth: str) -> str:
