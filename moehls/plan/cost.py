@@ -1,9 +1,9 @@
 """Estimated cycles: every step's own time from its loop nests, then the frame against a stream that runs ahead.
 
 In go a program, a shape, a board's DRAM and the tokens each expert gets; out come `StepCost`s. The formulas follow the
-processes of the engine: each is one loop with an initiation interval of one, so a step takes as long as its longest
-process, plus the latency to fill and drain them. The stream is a fluid: it fills the FIFO at the DRAM's rate while the
-compute is slower, and a step waits for the words that are not there yet.
+processes: each is one loop with an initiation interval of one that starts when its first input is there, so a step takes
+as long as its slowest process from that moment on, plus the stages before and after it. The stream is a fluid: it fills the
+FIFO at the DRAM's rate while the compute is slower, and a step waits for the words that are not there yet.
 """
 
 from __future__ import annotations
@@ -25,8 +25,21 @@ from moehls.plan.steps import Program, Step
 Bound = Literal["stream", "multiply", "epilogue", "write", "memory", "skipped"]
 ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
-_FILL_ENGINE, _FILL_NORM, _FILL_ROUTE, _FILL_OTHER, _DRAM_LATENCY = 60, 60, 40, 12, 120
-"""cycles to start a step, fill its pipelines and drain them"""
+_DISPATCH = 7
+"""cycles from one header to the first stage of its step: three stages of `compute`, start, done"""
+_FEED, _RESCALE, _ACTIVATE, _WRITE = 5, 8, 9, 7
+"""of the engine: stages from a process's input to its output, with the cycle in the FIFO behind it (`report/rtl.json`)"""
+_RECIPROCAL = 8
+_NORM = _DISPATCH + 6 + 16 + 10  # moments, root, normalise
+_ROUTE = _DISPATCH + 6 + 7 + 13  # rank, exponentials, enqueue
+GATHER_FILL, _LOAD, _STORE, _DRAIN = _DISPATCH + 7, _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
+_RESTART = 3
+"""a process whose second loop starts when its first has drained"""
+_REUSE = 4
+"""cycles between writing and reading a kept weight"""
+_DRAM_LATENCY = 150
+_START = _DRAM_LATENCY + 13
+"""cycles until the first header is there"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,12 @@ def bytes_a_cycle(shape: Shape, board: Board, clock_mhz: float) -> float:
     return min(shape.ports * board.port_bits / 8, dram)
 
 
+def pixel_beats_a_cycle(shape: Shape, board: Board, clock_mhz: float) -> float:
+    """Rate of the input while the stream fills its FIFO: its port is one of `ports + 1` that share the DRAM."""
+    dram = board.gigabytes_per_second * 1e3 * board.efficiency / clock_mhz
+    return min(1.0, dram / (board.port_bits / 8) / (shape.ports + 1))
+
+
 def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
     """Every expert gets `tokens · k / experts`."""
     chosen = {op.output: op.k for op in network.operations if isinstance(op, IntegerRoute)}
@@ -71,13 +90,25 @@ def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
     }
 
 
-def estimate(program: Program, shape: Shape, board: Board, clock_mhz: float, load: ExpertLoad) -> tuple[StepCost, ...]:
-    """The cost of every step, in the order of the program."""
-    own = [step_cycles(step, shape, load) for step in program.steps]
-    words = [1 + step.instruction.payload_words for step in program.steps]
+def estimate(
+    program: Program, shape: Shape, board: Board, clock_mhz: float, load: ExpertLoad, *, counted: bool = False
+) -> tuple[StepCost, ...]:
+    """The cost of every step, in the order of the program.
+
+    Args:
+        program: the steps.
+        shape: the accelerator.
+        board: whose DRAM.
+        clock_mhz: of the kernel.
+        load: tokens each expert gets.
+        counted: `load` is what one frame had, not what is expected of many.
+    """
     rate = bytes_a_cycle(shape, board, clock_mhz)
+    pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
+    own = [step_cycles(step, shape, load, pixels, counted=counted) for step in program.steps]
+    words = [1 + step.instruction.payload_words for step in program.steps]
     times = against_stream([cycles for cycles, _ in own], words, shape, rate)
-    costs, start = [], 0.0
+    costs, start = [], float(_START)
     for step, (cycles, bound), count, time in zip(program.steps, own, words, times, strict=True):
         i = step.instruction
         macs = round(_macs(step, load))
@@ -93,9 +124,10 @@ def estimate(program: Program, shape: Shape, board: Board, clock_mhz: float, loa
 
 def frame_cycles(program: Program, shape: Shape, board: Board, clock_mhz: float, load: ExpertLoad) -> float:
     """The whole frame, without the list of steps."""
-    own = [step_cycles(step, shape, load)[0] for step in program.steps]
+    pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
+    own = [step_cycles(step, shape, load, pixels)[0] for step in program.steps]
     words = [1 + step.instruction.payload_words for step in program.steps]
-    return sum(against_stream(own, words, shape, bytes_a_cycle(shape, board, clock_mhz)))
+    return _START + sum(against_stream(own, words, shape, bytes_a_cycle(shape, board, clock_mhz)))
 
 
 def frame_macs(program: Program, load: ExpertLoad) -> float:
@@ -106,75 +138,99 @@ def frame_macs(program: Program, load: ExpertLoad) -> float:
 def against_stream(own: list[float], words: list[int], shape: Shape, rate: float) -> list[float]:
     """Cycles of each step when its words come at `rate` bytes a cycle through a FIFO of the shape's depth."""
     interval = shape.word_bits / 8 / rate
-    capacity = shape.fifo_beats * shape.ports * 128 / shape.word_bits
-    level, times = -_DRAM_LATENCY / interval, []
+    level, times = 1.0, []  # the first header is there
     for cycles, count in zip(own, words, strict=True):
         time = max(cycles, (count - level) * interval)
-        level = min(capacity, level + time / interval - count)
+        level = min(shape.fifo_words, level + time / interval - count)
         times.append(time)
     return times
 
 
-def step_cycles(step: Step, shape: Shape, load: ExpertLoad) -> tuple[float, Bound]:
-    """Cycles of a step whose words are all there, and the process that bounds it."""
+def step_cycles(
+    step: Step, shape: Shape, load: ExpertLoad, pixel_beats: float = 1.0, *, counted: bool = False
+) -> tuple[float, Bound]:
+    """Cycles of a step whose words are all there, and the process that bounds it.
+
+    Args:
+        step: the step.
+        shape: the accelerator.
+        load: tokens each expert gets.
+        pixel_beats: beats of the input a cycle.
+        counted: as in `estimate`.
+    """
     i = step.instruction
+    queue = _occupancy(step, shape, load, counted)
     if _skipped(i):
-        return 2.0 + i.payload_words, "skipped"
+        return _DRAIN + i.payload_words, "skipped"
     if i.kind == Kind.LINEAR:
         if i.flags & Flag.W_MEMORY:
             return _attention(i, shape)
-        return _linear(i, shape, _occupancy(step, shape, load))
-    return _other(i, shape, _occupancy(step, shape, load)), "memory"
+        return _linear(i, shape, queue)
+    return _other(i, shape, queue, pixel_beats), "memory"
+
+
+def _chain(shape: Shape) -> int:
+    """Cycles of a step with one tile of one word besides its iterations: the header, and every process behind another."""
+    multiply = 1 + shape.block.bit_length() - 1  # products, and a tree of adders over the inputs
+    return _DISPATCH + _FEED + multiply + _RESCALE + _ACTIVATE + _WRITE
 
 
 def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Bound]:
-    """Stream order: every payload word and every repetition of a kept one takes a cycle of `weights`."""
-    tiles = i.n0 * queue.groups
+    """Stream order: every payload word and every repetition of a kept one takes a cycle of `weights`.
+
+    The epilogue starts behind the first tile's words, and ends a tile behind `weights` if it is not the bound.
+    """
     serial = shape.token_parallel if i.mode in (Mode.RAW, Mode.SCATTER) else 0
+    several = max(0.0, min(1.0, queue.groups - queue.busy))  # that there is more than one group
+    reuse = i.n0 * max(0, _REUSE - i.n2) * several
+    tile = shape.slices + serial
     times: dict[Bound, float] = {
-        "multiply": i.payload_words * queue.busy + i.n0 * i.n2 * (queue.groups - queue.busy),
-        "epilogue": tiles * shape.slices,
-        "write": tiles * (shape.slices + serial),
+        "multiply": queue.busy * (i.payload_words + tile) + i.n0 * i.n2 * (queue.groups - queue.busy) + reuse,
+        "write" if serial else "epilogue": queue.busy * (1 + i.n2) + i.n0 * queue.groups * tile,
     }
     bound = max(times, key=lambda name: times[name])
-    fill = _FILL_ENGINE + i.n2 + 2 * shape.slices
-    return times[bound] + queue.busy * fill + (1 - queue.busy) * (2 + i.payload_words), bound
+    return times[bound] + queue.busy * _chain(shape) + (1 - queue.busy) * (_DRAIN + i.payload_words), bound
 
 
 def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
-    tiles = i.n0 * i.n1
-    blocks = i.payload_words * shape.blocks_per_parameter_word
-    reciprocals = i.n0 * shape.token_parallel if i.mode == Mode.CONTEXT else 0
-    times: dict[Bound, float] = {
-        "multiply": tiles * i.n2,
-        "epilogue": max(tiles * shape.slices, reciprocals),
-    }
+    """Memory order. A tile of scores waits for its maximum, a row of context tiles for the reciprocals of its sums."""
+    tiles, slices = i.n0 * i.n1, shape.slices
+    blocks = i.n1 if i.flags & Flag.PARAMETERS else 0
+    times: dict[Bound, float] = {"multiply": blocks + _RESTART + tiles * i.n2 + slices}
+    if i.mode == Mode.CONTEXT:
+        multiply = shape.block.bit_length()
+        first = i.n2 + shape.token_parallel + _RECIPROCAL - multiply
+        times["epilogue"] = first + max(tiles * slices, (i.n0 - 1) * shape.token_parallel + i.n1 * slices)
+        wait = 0
+    else:
+        times["epilogue"] = _RESTART + i.n2 + tiles * slices
+        wait = slices - 1
     bound = max(times, key=lambda name: times[name])
-    wait = 2 * shape.slices if i.mode == Mode.SOFTMAX else shape.token_parallel
-    return times[bound] + blocks + _FILL_ENGINE + i.n2 + 2 * shape.slices + wait, bound
+    return times[bound] + _chain(shape) + wait, bound
 
 
-def _other(i: Instruction, shape: Shape, queue: Occupancy) -> float:
+def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -> float:
     p, blocks = shape.precision, i.rows * i.n2
     planes = p.fine_bits // p.activation_bits
     match i.kind:
         case Kind.INPUT:
-            return blocks * max(1, shape.block * p.activation_bits // 128) + _FILL_OTHER
+            beats = max(1, shape.block * p.activation_bits // 128)
+            come = (i.rows - i.n0) * i.n2 * beats / pixel_beats - (_START - _DRAM_LATENCY)  # from the first burst on
+            return max(blocks * beats, come) + _LOAD
         case Kind.LOAD:
-            return blocks + _FILL_OTHER
-        case Kind.NORM:
-            each = planes if i.flags & Flag.PLANES else 1
-            return blocks * each + 2 * i.n2 + _FILL_NORM
-        case Kind.ROUTE:
-            return i.rows * (i.n2 + i.n0) + 2 * i.n0 + _FILL_ROUTE
+            return blocks + _LOAD
+        case Kind.NORM:  # the first token's sums are complete before its first block leaves
+            return blocks * (planes if i.flags & Flag.PLANES else 1) + i.n2 + _NORM
+        case Kind.ROUTE:  # the values of a token wait for their sum; the ranking is a chain over the experts
+            return i.rows * (i.n2 + i.n0) + i.n0 + _ROUTE + 3 * (shape.max_experts - 8) / 4
         case Kind.GATHER:
-            return queue.tokens * i.n2 + queue.busy * _FILL_OTHER + (1 - queue.busy) * 2
+            return queue.tokens * i.n2 + queue.busy * GATHER_FILL + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1
-            return blocks * max(fetch, shape.block * lane // 128) + _FILL_OTHER
-        case _:
-            return 2.0
+            return blocks * max(fetch, shape.block * lane // 128) + _STORE
+        case _:  # END: the last beats on their way to the DRAM
+            return float(_DRAM_LATENCY)
 
 
 def _macs(step: Step, load: ExpertLoad) -> float:
@@ -187,11 +243,14 @@ def _skipped(i: Instruction) -> bool:
     return i.task not in (ANY_TASK, 0)
 
 
-def _occupancy(step: Step, shape: Shape, load: ExpertLoad) -> Occupancy:
+def _occupancy(step: Step, shape: Shape, load: ExpertLoad, counted: bool) -> Occupancy:
     i = step.instruction
     if i.expert == NO_EXPERT:
         return Occupancy(1.0, i.rows, i.n1)
-    return occupancy(load[step.operation][i.expert], i.rows, shape.token_parallel)
+    tokens = load[step.operation][i.expert]
+    if counted:
+        return Occupancy(float(tokens > 0), tokens, math.ceil(tokens / shape.token_parallel))
+    return occupancy(tokens, i.rows, shape.token_parallel)
 
 
 @cache

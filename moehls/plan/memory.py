@@ -71,9 +71,9 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
         _use("queue", "tokens of each expert", 1, _QUEUE_BITS, entries),
         _use("kept", "weights of an output block", 1, shape.word_bits, shape.kept_depth),
         _use("norm parameters", "of a layer norm", 1, parameters, shape.norm_depth),
-        _use("norm blocks", "tokens between sums and result", 1, b * p.residual_bits, 3 * shape.norm_depth),
+        _use("norm blocks", "tokens between sums and result", 1, b * p.residual_bits, shape.norm_depth + 32),
         _use("context parameters", "of a head", 1, parameters, kept),
-        _use("stream", "weights ahead of the compute", shape.ports, _BEAT_BITS, shape.fifo_beats, shape.fifo_storage),
+        _use("stream", "weights ahead of the compute", 1, shape.word_bits, shape.fifo_words, shape.fifo_storage),
     )
 
 
@@ -130,14 +130,16 @@ def _storages(activation: Storage | None, residual: Storage | None) -> list[tupl
 def _with_fifo(shape: Shape, board: Board, stream_words: int, fixed: int | None) -> Shape:
     """The FIFO in the URAM that is left, or in a quarter of the block RAM left; never deeper than the stream."""
     bram, uram = totals(tuple(m for m in memory_map(shape) if m.name != "stream"))
-    whole = -(-stream_words * shape.word_bits // (_BEAT_BITS * shape.ports))
     storage: Literal["uram", "bram"]
-    pairs = int(board.uram - uram) // (2 * shape.ports)
-    if pairs > 0:
-        storage, unit, units = "uram", _URAM_DEPTH, pairs
+    units = (board.uram - uram) // uram_count(shape.word_bits, _URAM_DEPTH)
+    if units > 0:
+        storage, unit = "uram", _URAM_DEPTH
     else:
-        storage, unit, units = "bram", 512, max(1, int((LIMIT * board.bram36 - bram) / 4) // (2 * shape.ports))
-    return replace(shape, fifo_storage=storage, fifo_beats=fixed or unit * min(units, -(-whole // unit)))
+        storage, unit = "bram", 512
+        units = max(1, int((LIMIT * board.bram36 - bram) / 4 / bram36_count(shape.word_bits, unit)))
+    words = unit * min(units, -(-stream_words // unit))
+    beats = words * shape.word_bits // (_BEAT_BITS * shape.ports)
+    return replace(shape, fifo_storage=storage, fifo_beats=fixed or beats)
 
 
 def _too_large(shape: Shape, board: Board, tried: list[str]) -> str:

@@ -31,7 +31,7 @@ class Shape:
     max_tokens: int
     max_experts: int
     fifo_beats: int
-    """depth of each port's stream FIFO"""
+    """beats a port that the stream may run ahead"""
     activation_storage: Storage = "bram"
     residual_storage: Storage = "bram"
     fifo_storage: Storage = "uram"
@@ -48,6 +48,11 @@ class Shape:
     @property
     def word_bits(self) -> int:
         return self.block * self.block * self.precision.weight_bits
+
+    @property
+    def fifo_words(self) -> int:
+        """depth of the stream's FIFO"""
+        return max(4, self.fifo_beats * self.ports * 128 // self.word_bits)
 
     @property
     def parameter_bits(self) -> int:
