@@ -63,7 +63,7 @@ def test_a_slow_and_stalling_memory_changes_only_the_cycles(
 ) -> None:
     fast = simulate(simulator, 7, seed % 2)
     dram = Dram(
-        latency=40 * seed, beats=0.5 * seed, refresh_interval=500, refresh_length=90, stall=0.2 * seed, seed=seed
+        latency=150 * seed, beats=0.5 * seed, refresh_interval=500, refresh_length=90, stall=0.2 * seed, seed=seed
     )
     for setting, value in dram.settings().items():
         simulator.bench.command("dram", setting, value)
