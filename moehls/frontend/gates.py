@@ -93,7 +93,7 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     if len(found) != experts:
         raise LayoutError(
             f"{len(found)} experts meet a router of {experts} columns"
-            + ("; were unused experts left out at export?" if len(found) < experts else "")
+            + ("; an `if` in Python on the routing leaves out what the example input did not choose: mask instead" if len(found) < experts else "")
         )
     for normalisation in get_args(GateNormalisation):
         expected = gate_weights(logits, used, normalisation)

@@ -204,7 +204,7 @@ def test_an_expert_left_out_at_export(tmp_path: Path) -> None:
             other.input[:] = [last.input[0] if name == last.output[0] else name for name in other.input]
 
     found = refusals("experts_loop_sum-ts17", tmp_path, edit)
-    assert any("3 experts meet a router of 4" in refusal.reason and "left out" in refusal.reason for refusal in found)
+    assert any("3 experts meet a router of 4" in refusal.reason and "leaves out" in refusal.reason for refusal in found)
 
 
 def test_names_from_the_graph_are_quoted(tmp_path: Path) -> None:
