@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := build/digits
 
-.PHONY: help setup demo test lint test-models bench faults fuzz-onnx clean
+.PHONY: help setup demo test lint test-models bench faults fuzz-onnx fuzz-rtl clean
 
 help:
 	@echo "make demo         compile, simulate, verify and report the committed digits model"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
 	@echo "make bench        the figures of benchmarks/"
 	@echo "make faults       100 breaks in generated RTL: which of them verification sees"
+	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
 	@echo "make fuzz-onnx    10000 changed ONNX files (CASES=…, SEED=…): each is read correctly or refused"
 	@echo "make clean        removes build/ and the caches, not the virtual environment"
 
@@ -52,6 +53,9 @@ bench: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.tb.faults 100
+
+fuzz-rtl: $(STAMP)
+	$(BIN)/python -m tests.rtl.fuzz $(or $(SEED),1) $(or $(COUNT),1000)
 
 fuzz-onnx: $(STAMP)
 	$(BIN)/python -m tests.frontend.fuzz --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

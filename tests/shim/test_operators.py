@@ -273,7 +273,7 @@ def run(command: list[str], cache: Path) -> str:
 @pytest.mark.parametrize("seed", [1])
 def test_operators_have_the_vendors_type_and_value(seed: int, tmp_path: Path) -> None:
     source = tmp_path / "operators.cpp"
-    source.write_text(Program(seed, 330).text())
+    source.write_text(Program(seed, 220).text())
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     compiled = tmp_path / "ours.o"
     run(
