@@ -91,9 +91,9 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     if not 1 <= used <= experts:
         raise LayoutError(f"{used} expert outputs are added for a token, but the router has {experts} columns")
     if len(found) != experts:
+        left_out = "; an `if` in Python on the routing leaves out what the example input did not choose: mask instead"
         raise LayoutError(
-            f"{len(found)} experts meet a router of {experts} columns"
-            + ("; an `if` in Python on the routing leaves out what the example input did not choose: mask instead" if len(found) < experts else "")
+            f"{len(found)} experts meet a router of {experts} columns" + (left_out if len(found) < experts else "")
         )
     for normalisation in get_args(GateNormalisation):
         expected = gate_weights(logits, used, normalisation)
