@@ -88,15 +88,27 @@ def balance(process: Process) -> None:
             result = _tree(graph, [(late(x), mapped[x.id]) for x in leaves(node)], depth)
         else:
             result = rebuild(graph, node, args)
-        depth.setdefault(result.id, max((depth[a.id] for a in result.args), default=-1) + 1)
         mapped[node.id] = result
         return result
 
     def late(node: Node) -> int:
-        return 1 << 20 if node.id in recurrent else depth[mapped[node.id].id]
+        return 1 << 20 if node.id in recurrent else _level(mapped[node.id], depth)
 
     mapped: dict[int, Node] = {}
     rewrite(process, rule)
+
+
+def _level(node: Node, depth: dict[int, int]) -> int:
+    """Operations on the longest path to a node; `depth` keeps what is known."""
+    todo = [node]
+    while todo:
+        unknown = [a for a in todo[-1].args if a.id not in depth]
+        if unknown:
+            todo += unknown
+        else:
+            top = todo.pop()
+            depth[top.id] = max((depth[a.id] for a in top.args), default=-1) + 1
+    return depth[node.id]
 
 
 def _tree(graph: Graph, leaves: list[tuple[int, Node]], depth: dict[int, int]) -> Node:
