@@ -11,15 +11,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from moehls.project import Project
 from moehls.simulate.rtl import project_kernel
 from moehls.simulate.rtl_faults import Campaign, Verdict, choose, frames_of
 from tests.support.random_networks import Sizes, random_image
 from tests.tb.projects import write_random_project
 
-IMAGES = 4
-"""a task, as a project's own samples"""
-MORE_IMAGES = 8
+IMAGES = 6
+MORE_IMAGES = 12
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,19 @@ class Result:
         return len(self.seen) / max(1, len(self.seen) + len(self.survivors))
 
 
+def images_of(project: Project, seed: int, number: int) -> list[np.ndarray]:
+    """`number` images over the pixel range, and as many of black and white pixels, which reach the saturations."""
+    network = project.integer
+    images = [random_image(network, seed + n) for n in range(number)]
+    far = float(np.abs(network.input.scale).max()) * (2 << network.precision.activation_bits)  # beyond every range
+    return images + [(np.sign(image - np.median(image)) * far).astype(np.float32) for image in images]
+
+
 def run_campaign(project: Project, number: int, seed: int) -> Result:
     """`number` faults in the project's RTL, one after another."""
     tasks = range(project.integer.tasks)
-    usual = [(random_image(project.integer, n), task) for n in range(IMAGES) for task in tasks]
-    more = [(random_image(project.integer, 100 + n), task) for n in range(MORE_IMAGES) for task in tasks]
+    usual = [(image, task) for image in images_of(project, 0, IMAGES) for task in tasks]
+    more = [(image, task) for image in images_of(project, 100, MORE_IMAGES) for task in tasks]
     faults = choose(project_kernel(project).sources, number, seed)
     campaign = Campaign(project, faults, frames_of(project, [*usual, *more]))
     seen, survivors, equivalent = [], [], []
