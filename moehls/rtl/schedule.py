@@ -239,7 +239,8 @@ class _Scheduler:
             r.branch.append(max([*known.values(), *calls, 0]))
             r.stay.append(known.get(step.index, 0) if step.loop and not calls else r.branch[-1])
         self._last_uses()
-        r.stages = 1 + max([*r.last_use.values(), *r.port.values(), *r.write.values(), *r.branch, 0])
+        fetched = [r.port[a.port] + 1 for a in p.accesses if a.kind == "mread"]
+        r.stages = 1 + max([*r.last_use.values(), *r.port.values(), *r.write.values(), *r.branch, *fetched, 0])
         for step in p.steps:
             for condition, target in step.successors:
                 if target < 0:  # the last stage tells the end
