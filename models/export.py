@@ -24,6 +24,7 @@ from .config import with_settings
 from .external import External, build_external
 from .m3vit import M3Vit, initialise
 from .presets import EXTERNAL, PRESETS
+from .strip import strip
 from .weights import load_weights
 
 Exporter = Literal["ts", "dynamo"]
@@ -136,17 +137,5 @@ def _onnx_bytes(
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)
             proto = cast(torch.onnx.ONNXProgram, program).model_proto
-    _strip(proto)
+    strip(proto)
     return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Remove stack traces (they name folders of this machine); keep the scopes, which name the modules."""
-    for node in proto.graph.node:
-        node.ClearField("doc_string")
-        kept = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    for entry in (proto, proto.graph):
-        del entry.metadata_props[:]
-        entry.ClearField("doc_string")

@@ -22,6 +22,7 @@ from torch import Tensor
 from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form, SmallVit
 from models.exports.onnxruntime_graphs import halved, optimised, with_fused_attention, with_moe
 from models.m3vit import initialise
+from models.strip import strip
 
 Exporter = Literal["ts", "dynamo"]
 
@@ -139,20 +140,9 @@ def export_form(
             shapes = ({0: torch.export.Dim("batch", min=1, max=64)},) if dynamic else None
             program = torch.onnx.export(model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, **options)
             proto = cast(torch.onnx.ONNXProgram, program).model_proto
-    _strip(proto)
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Keep the module scopes; stack traces name the folders of the exporting machine."""
-    for node in proto.graph.node:
-        node.ClearField("doc_string")
-        kept = [entry for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    for entry in (proto, proto.graph):
-        del entry.metadata_props[:]
+    strip(proto)
     del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def main(folder: Path, *only: str) -> None:
