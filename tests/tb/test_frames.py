@@ -18,7 +18,7 @@ from moehls.simulate.verify import compare
 from tests.support.random_networks import random_image
 from tests.tb.projects import pixels_of, write_random_project
 
-KERNEL_TESTS = 6
+KERNEL_TESTS = 7
 
 
 @pytest.fixture(scope="module")
