@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from moehls.rtl.graph import Graph, Node
 from moehls.rtl.llvm import Function, Instruction
 
-ReadValue = Callable[[object], Node]
-
 
 class Flow:
     """The blocks of a function and the edges between them; phis name their predecessors by label."""

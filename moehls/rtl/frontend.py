@@ -35,8 +35,6 @@ _PASSES = (
     "instruction_combine simplify_cfg new_gvn aggressive_dce simplify_cfg dead_arg_elimination"
 ).split()
 
-INTRINSICS = ("smax", "smin", "umax", "umin", "abs", "fshl", "fshr", "usub.sat", "ctlz", "ctpop")
-
 
 @dataclass(frozen=True)
 class Design:

@@ -13,7 +13,6 @@ from moehls.rtl.ports import Body, Port
 from moehls.rtl.structure import connect, declare_fifos, instance_pairs, plain, stream_end
 
 ADDRESS_BITS = 64
-DATA_BITS = 128
 
 # (name, width, driven by the kernel, what it is where nobody drives it)
 _READ = (
