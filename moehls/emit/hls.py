@@ -18,7 +18,7 @@ import jinja2
 
 from moehls.emit.tables import tables_of
 from moehls.errors import MoehlsError
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Binding, Field, Flag, Kind, Mode, Source
 from moehls.plan.shape import Shape
 from moehls.resources import resource
@@ -34,13 +34,13 @@ class SourceFile:
     text: str
 
 
-def emit_hls(shape: Shape, gelu_form: GeluForm, folder: Path) -> tuple[Path, ...]:
+def emit_hls(shape: Shape, activation: ActivationForm, folder: Path) -> tuple[Path, ...]:
     """Write `include/*.hpp`, `src/*.cpp` and `csim/harness.cpp` below `folder`; returns their paths relative to it.
 
     Raises:
         MoehlsError: the shape breaks a constraint of `docs/accelerator.md`, section 1.
     """
-    files = render_hls(shape, gelu_form)
+    files = render_hls(shape, activation)
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,14 +48,14 @@ def emit_hls(shape: Shape, gelu_form: GeluForm, folder: Path) -> tuple[Path, ...
     return tuple(file.path for file in files)
 
 
-def render_hls(shape: Shape, gelu_form: GeluForm) -> tuple[SourceFile, ...]:
+def render_hls(shape: Shape, activation: ActivationForm) -> tuple[SourceFile, ...]:
     """The files of `emit_hls`, in memory.
 
     Raises:
         MoehlsError: the shape breaks a constraint of `docs/accelerator.md`, section 1.
     """
     _check(shape)
-    context = _context(shape, gelu_form)
+    context = _context(shape, activation)
     files = []
     for root, pattern in ((resource("templates") / "hls", "*/*.j2"), (resource("templates"), "csim/*.j2")):
         environment = _environment(root)
@@ -76,7 +76,7 @@ def _environment(root: Path) -> jinja2.Environment:
     )
 
 
-def _context(shape: Shape, gelu_form: GeluForm) -> dict[str, Any]:
+def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     fields: dict[str, Field] = {field.name: field for field in FIELDS}
     enumerations: dict[str, type[enum.IntEnum]] = {"kind": Kind, "mode": Mode, "source": Source, "binding": Binding}
     return {
@@ -89,7 +89,7 @@ def _context(shape: Shape, gelu_form: GeluForm) -> dict[str, Any]:
         "flags": [(str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1) for f in Flag],
         "any_task": ANY_TASK,
         "no_expert": NO_EXPERT,
-        "tables": tables_of(shape.precision, gelu_form),
+        "tables": tables_of(shape.precision, activation),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from moehls.integer.operations import IntArray
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Table:
     signed: bool = False
 
 
-def tables_of(precision: Precision, gelu_form: GeluForm) -> tuple[Table, ...]:
+def tables_of(precision: Precision, activation: ActivationForm) -> tuple[Table, ...]:
     """Every table of an accelerator of this precision."""
-    delta = delta_table(gelu_form, precision.delta_fraction, precision.delta_step)
+    delta = delta_table(activation, precision.delta_fraction, precision.delta_step)
     slope = np.append(np.diff(delta), 0)
     top = (1 << precision.activation_bits) - 1
     return (
@@ -37,7 +37,7 @@ def tables_of(precision: Precision, gelu_form: GeluForm) -> tuple[Table, ...]:
         _table(
             "LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)
         ),
-        _table("DELTA", f"ReLU - GELU ({gelu_form}) at multiples of 2^-{precision.delta_step}", delta),
+        _table("DELTA", f"ReLU - GELU ({activation}) at multiples of 2^-{precision.delta_step}", delta),
         Table(
             "DELTA_SLOPE",
             "differences of DELTA",

@@ -30,12 +30,12 @@ from moehls.frontend.values import (
     Tokens,
 )
 from moehls.network.operations import (
+    Activation,
     Add,
     Attention,
     Embed,
     Experts,
     FloatArray,
-    Gelu,
     LayerNorm,
     Linear,
     Operation,
@@ -137,7 +137,7 @@ class Builder:
         return Base(name, stop - start, base.channels)
 
     def gelu(self, base: Base, form: str) -> Base:
-        return Base(self.emit(Gelu, "gelu", input=base.name, form=form), base.tokens, base.channels)
+        return Base(self.emit(Activation, "gelu", input=base.name, form=form), base.tokens, base.channels)
 
     def attention(self, query: Base, key: Base, value: Base, heads: int, scale: float) -> Base:
         names = {"query": query.name, "key": key.name, "value": value.name}
@@ -205,7 +205,7 @@ class Builder:
         return Base(name, value.base.tokens, value.base.channels)
 
     def feed_forward(self, value: FeedForward) -> Base:
-        """A plain two-layer network: Linear, Gelu, Linear."""
+        """A plain two-layer network: Linear, Activation, Linear."""
         if value.coefficient is not None or value.selector is not None:
             raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")
         free = len(value.layout.axes)
@@ -215,7 +215,7 @@ class Builder:
         hidden, channels = first.shape[-2:]
         arrays = {"weight": _own(first.reshape(hidden, channels)), "bias": _own(bias.reshape(hidden))}
         middle = self.emit(Linear, "linear", input=value.base.name, **arrays)
-        middle = self.emit(Gelu, "gelu", input=middle, form=value.form)
+        middle = self.emit(Activation, "gelu", input=middle, form=value.form)
         weight = full_features(value.layout, value.second)[:, 0]
         second_bias = full_features(value.layout, value.second_bias)[:, 0]
         output = self.emit(Linear, "linear", input=middle, weight=_own(weight), bias=_own(second_bias))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.frontend.values import RealFunction
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 Real = npt.NDArray[np.float64]
 TOLERANCE = 5e-6
@@ -32,7 +32,7 @@ def gelu_tanh(x: Real) -> Real:
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-def match_gelu(function: RealFunction) -> GeluForm | None:
+def match_gelu(function: RealFunction) -> ActivationForm | None:
     """The form of GELU that `function` equals on a fine grid, None if neither."""
     with np.errstate(all="ignore"):
         values = function(_GRID)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.frontend.layout import Array, Layout, Move
-from moehls.network.operations import FloatArray, GeluForm
+from moehls.network.operations import ActivationForm, FloatArray
 
 IntArray = npt.NDArray[np.int64]
 RealFunction = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -136,7 +136,7 @@ class Hidden:
     """`gelu(pre)`."""
 
     pre: Affine
-    form: GeluForm
+    form: ActivationForm
 
     @property
     def layout(self) -> Layout:
@@ -149,7 +149,7 @@ class FeedForward:
 
     layout: Layout
     base: Base
-    form: GeluForm
+    form: ActivationForm
     first: FloatArray
     """[*axes, variants, hidden, channels of base]"""
     first_bias: FloatArray
@@ -184,7 +184,7 @@ class Mixture:
 
     layout: Layout
     base: Base
-    form: GeluForm
+    form: ActivationForm
     terms: tuple[ExpertTerm, ...]
     source: RouteSource
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moehls.integer.operations import IntArray
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 
 def rs(x: IntArray, n: npt.ArrayLike) -> IntArray:
@@ -94,7 +94,7 @@ def halved(value: IntArray, times: IntArray) -> IntArray:
     return result
 
 
-def gelu(g: IntArray, precision: Precision, form: GeluForm) -> IntArray:
+def gelu(g: IntArray, precision: Precision, form: ActivationForm) -> IntArray:
     """GELU of g (gelu_fraction bits) as `ReLU(g) - δ(|g|)` with delta_fraction bits."""
     table = delta_table(form, precision.delta_fraction, precision.delta_step)
     step = precision.gelu_fraction - precision.delta_step
@@ -105,7 +105,7 @@ def gelu(g: IntArray, precision: Precision, form: GeluForm) -> IntArray:
     return (np.maximum(g, 0) << (precision.delta_fraction - precision.gelu_fraction)) - delta
 
 
-def gelu_error(precision: Precision, form: GeluForm) -> float:
+def gelu_error(precision: Precision, form: ActivationForm) -> float:
     """Largest `|integer GELU - exact GELU|` over every representable input, in units of the real GELU.
 
     Both signs have the same error, as ReLU is exact; so |g| is all there is to search.
@@ -116,7 +116,7 @@ def gelu_error(precision: Precision, form: GeluForm) -> float:
     return max(abs(float(m) - e) for m, e in zip(measured, exact, strict=True))
 
 
-def _gelu_real(x: float, form: GeluForm) -> float:
+def _gelu_real(x: float, form: ActivationForm) -> float:
     """The real GELU at x in double precision, without cancellation for negative x."""
     if form == "exact":
         return x * math.erfc(-x / math.sqrt(2)) / 2

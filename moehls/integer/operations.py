@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.integer.precision import Precision
-from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.network.operations import ActivationForm, GateNormalisation
 
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
@@ -203,4 +203,4 @@ class IntegerNetwork:
     outputs: tuple[IntegerOutput, ...]
     tasks: int
     task_input: str | None
-    gelu_form: GeluForm
+    activation: ActivationForm

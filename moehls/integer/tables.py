@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from moehls.integer.operations import IntArray
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 _CONTEXT = Context(prec=60)
 _DOUBT = Decimal(10) ** -40
@@ -31,7 +31,7 @@ def exp2_table(fraction: int, top: int) -> IntArray:
 
 
 @cache
-def delta_table(form: GeluForm, delta_fraction: int, delta_step: int) -> IntArray:
+def delta_table(form: ActivationForm, delta_fraction: int, delta_step: int) -> IntArray:
     """`[n]`: `round_half_up(2^delta_fraction · δ(i · 2^-delta_step))`, δ = ReLU - GELU; only the last entry after the
     maximum is zero."""
     with localcontext(_CONTEXT):

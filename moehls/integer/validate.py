@@ -84,8 +84,8 @@ class _Walk:
         self.check_real(source.name, source.scale, source.offset, source.shape[0])
         if network.tasks < 1 or (network.task_input is None) != (network.tasks == 1):
             self.fail("tasks", f"{network.tasks} tasks with task input {network.task_input!r}")
-        if network.gelu_form not in ("exact", "tanh"):
-            self.fail("gelu_form", f"found {network.gelu_form!r}; exact and tanh are defined")
+        if network.activation not in ("exact", "tanh"):
+            self.fail("activation", f"found {network.activation!r}; exact and tanh are defined")
 
     def check_operation(self, operation: IntegerOperation) -> None:
         match operation:

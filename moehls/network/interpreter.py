@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from moehls.errors import MoehlsError
 from moehls.network.operations import (
+    Activation,
+    ActivationForm,
     Add,
     Attention,
     Embed,
     Experts,
     FloatArray,
-    Gelu,
-    GeluForm,
     LayerNorm,
     Linear,
     Network,
@@ -104,7 +104,7 @@ def top_k(logits: FloatArray, k: int) -> IndexArray:
     return np.argsort(-logits, axis=-1, kind="stable")[..., :k]
 
 
-def gelu(x: FloatArray, form: GeluForm) -> FloatArray:
+def gelu(x: FloatArray, form: ActivationForm) -> FloatArray:
     """GELU of every element."""
     if form == "tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
@@ -174,7 +174,7 @@ def evaluate(
             return _layer_norm(operation, tensor(operation.input))
         case Linear():
             return _linear(tensor(operation.input), operation.weight, operation.bias)
-        case Gelu():
+        case Activation():
             return gelu(tensor(operation.input), operation.form)
         case Add():
             return tensor(operation.left) + tensor(operation.right)

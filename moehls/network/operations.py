@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-GeluForm = Literal["exact", "tanh"]
+ActivationForm = Literal["exact", "tanh"]
 GateNormalisation = Literal["all", "chosen"]
 
 
@@ -64,11 +64,11 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Gelu:
+class Activation:
     name: str
     input: str
     output: str
-    form: GeluForm
+    form: ActivationForm
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Experts:
     """[experts, channels, hidden]"""
     second_bias: FloatArray
     """[experts, channels]"""
-    form: GeluForm
+    form: ActivationForm
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class SelectTokens:
     stop: int
 
 
-Operation = Embed | LayerNorm | Linear | Gelu | Add | Attention | Route | Experts | SelectTokens
+Operation = Embed | LayerNorm | Linear | Activation | Add | Attention | Route | Experts | SelectTokens
 
 
 @dataclass(frozen=True)

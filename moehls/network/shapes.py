@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moehls.network.operations import (
+    Activation,
     Add,
     Attention,
     Embed,
     Experts,
-    Gelu,
     LayerNorm,
     Linear,
     Network,
@@ -33,7 +33,7 @@ def value_shapes(network: Network) -> dict[str, Shape]:
         match operation:
             case Embed():
                 shape = Shape(*operation.position.shape)
-            case LayerNorm() | Gelu():
+            case LayerNorm() | Activation():
                 shape = shapes[operation.input]
             case Linear():
                 shape = Shape(shapes[operation.input].tokens, operation.weight.shape[0])

@@ -12,11 +12,11 @@ import numpy as np
 
 from moehls.errors import MoehlsError
 from moehls.network.operations import (
+    Activation,
     Attention,
     Embed,
     Experts,
     GateNormalisation,
-    Gelu,
     Linear,
     Network,
     Operation,
@@ -141,7 +141,7 @@ def _blocks(network: Network, shapes: dict[str, Shape]) -> tuple[BlockSummary, .
 def _block(attention: Attention, inside: tuple[Operation, ...], shapes: dict[str, Shape]) -> BlockSummary:
     head_channels = shapes[attention.query].channels // attention.heads
     for operation in inside:
-        if isinstance(operation, Gelu):
+        if isinstance(operation, Activation):
             return BlockSummary(attention.heads, head_channels, "mlp", shapes[operation.output].channels, 0, 0, None)
         if isinstance(operation, Experts):
             route = next(o for o in inside if isinstance(o, Route) and o.output == operation.routing)

@@ -16,7 +16,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOperation, RealArray
 from moehls.network import interpreter
 from moehls.network.interpreter import Value, Values, evaluate, reads
-from moehls.network.operations import FloatArray, GeluForm, Network, Route
+from moehls.network.operations import ActivationForm, FloatArray, Network, Route
 from moehls.reference import Execution, Routing
 from moehls.reference.execute import execute
 
@@ -113,7 +113,7 @@ def _last_reader(network: Network) -> dict[str, int]:
     return {name: index for index, operation in enumerate(network.operations) for name in reads(operation)}
 
 
-def gelu(x: RealArray, form: GeluForm) -> RealArray:
+def gelu(x: RealArray, form: ActivationForm) -> RealArray:
     """GELU in double precision."""
     return cast(RealArray, interpreter.gelu(cast(FloatArray, x), form))
 

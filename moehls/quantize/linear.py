@@ -17,7 +17,7 @@ from moehls.integer.operations import (
 )
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table
-from moehls.network.operations import GeluForm, Linear
+from moehls.network.operations import ActivationForm, Linear
 from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import gelu as gelu_real
@@ -65,7 +65,7 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
     return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
 
 
-def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: GeluForm, precision: Precision) -> RealArray:
+def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: ActivationForm, precision: Precision) -> RealArray:
     """Steps `[channels]` of the unsigned operand for GELU inputs `[rows, channels]`."""
     levels = (1 << precision.activation_bits) - 1
     lowest = (
@@ -77,7 +77,7 @@ def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: GeluForm, pre
     return balanced_steps(least, futures[0].std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
 
 
-def gelu_grid(steps: RealArray, form: GeluForm, precision: Precision) -> tuple[GeluRequantise, Grid]:
+def gelu_grid(steps: RealArray, form: ActivationForm, precision: Precision) -> tuple[GeluRequantise, Grid]:
     """The second multipliers nearest to `steps` `[…, channels]` and the grid that they define.
 
     One shift holds for the tensor: the widest channel has a multiplier of 16 … 31, the finest at most 255.

@@ -81,7 +81,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
             outputs,
             network.tasks,
             network.task_input,
-            found.gelu_form,
+            found.activation,
         )
 
     bare = assembled((), {})

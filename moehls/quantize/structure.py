@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from moehls.errors import MoehlsError
 from moehls.network.interpreter import reads
 from moehls.network.operations import (
+    Activation,
+    ActivationForm,
     Add,
     Attention,
     Embed,
     Experts,
-    Gelu,
-    GeluForm,
     LayerNorm,
     Linear,
     Network,
@@ -51,7 +51,7 @@ class AttentionInputStep:
 @dataclass(frozen=True)
 class GeluStep:
     linear: Linear
-    gelu: Gelu
+    gelu: Activation
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Structure:
     """names of the residual values"""
     readers: dict[str, tuple[Operation, ...]]
     """operations that read a value, in order"""
-    gelu_form: GeluForm
+    activation: ActivationForm
 
 
 def structure(network: Network) -> Structure:
@@ -132,7 +132,7 @@ class _Resolver:
                     f"output {output.name!r} shows the result of {what} ({output.value!r}); supported: the residual "
                     "stream, a LayerNorm and a linear; end the exported model there"
                 )
-        return Structure(tuple(steps), frozenset(self.residuals), self.readers, self._gelu_form())
+        return Structure(tuple(steps), frozenset(self.residuals), self.readers, self._activation_form())
 
     def _steps(self, operation: Operation) -> list[Step]:
         match operation:
@@ -158,7 +158,7 @@ class _Resolver:
                 return [self._experts(operation)]
             case Add():
                 return self._add(operation)
-            case Gelu():
+            case Activation():
                 if not isinstance(self.makers.get(operation.input), Linear):
                     raise self._refusal(operation, "its input is not the output of a linear")
                 self.operands.add(operation.output)
@@ -209,7 +209,7 @@ class _Resolver:
                 if reads(attention).count(linear.output) > 1:
                     raise self._refusal(linear, "it gives the attention more than one of query, key and value")
                 return AttentionInputStep(linear, attention)
-            case Gelu() as gelu:
+            case Activation() as gelu:
                 return GeluStep(linear, gelu)
             case Add() as add:
                 return ResidualStep(linear, self._residual(add, linear.output), add.output)
@@ -252,8 +252,8 @@ class _Resolver:
             found = ", ".join(f"{r.name} ({type(r).__name__})" for r in readers) or "nothing"
             raise self._refusal(operation, f"its output is read by {found}")
 
-    def _gelu_form(self) -> GeluForm:
-        forms = {o.form: o.name for o in self.network.operations if isinstance(o, Gelu | Experts)}
+    def _activation_form(self) -> ActivationForm:
+        forms = {o.form: o.name for o in self.network.operations if isinstance(o, Activation | Experts)}
         if len(forms) > 1:
             raise MoehlsError(
                 f"GELU in two forms: exact in {forms['exact']}, tanh in {forms['tanh']}; supported: one form a network; "
@@ -266,7 +266,7 @@ class _Resolver:
             "LayerNorm": "a LayerNorm of the residual stream",
             "Linear": "linears that read a LayerNorm, an attention or a GELU, and whose output goes to one attention, "
             "GELU or residual add or is an output of the network",
-            "Gelu": "a GELU after a linear",
+            "Activation": "an activation after a linear",
             "Add": "residual adds",
             "Route": "a router on a LayerNorm over all tokens that feeds experts",
             "Experts": "experts on the LayerNorm that their router reads, added to the residual stream",

@@ -75,7 +75,7 @@ def execute(
     network: IntegerNetwork, operation: IntegerOperation, known: Execution, task: int
 ) -> dict[str, IntArray | Routing]:
     """The values one operation writes, from those already known."""
-    precision, form = network.precision, network.gelu_form
+    precision, form = network.precision, network.activation
     match operation:
         case IntegerEmbed():
             return {operation.output: embed(operation, known.array(operation.input), precision)}

@@ -7,14 +7,19 @@ import numpy as np
 from moehls.integer.arithmetic import requantise, rs, sat
 from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, Scaling
 from moehls.integer.precision import Precision
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 from moehls.reference.linear import gelu_requantise
 from moehls.reference.product import product
 from moehls.reference.route import Routing
 
 
 def experts(
-    operation: IntegerExperts, x: IntArray, routing: Routing, residual: IntArray, precision: Precision, form: GeluForm
+    operation: IntegerExperts,
+    x: IntArray,
+    routing: Routing,
+    residual: IntArray,
+    precision: Precision,
+    form: ActivationForm,
 ) -> IntArray:
     """Operand `[tokens, channels]` and the residual `[tokens, channels]` to the new residual."""
     result = residual.copy()

@@ -13,12 +13,12 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.integer.precision import Precision
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 from moehls.reference.product import product
 
 
 def linear(
-    operation: IntegerLinear, x: IntArray, residual: IntArray | None, precision: Precision, form: GeluForm
+    operation: IntegerLinear, x: IntArray, residual: IntArray | None, precision: Precision, form: ActivationForm
 ) -> IntArray:
     """Operand `[tokens, in]` to `[tokens, out]`; `residual` `[tokens, out]` is what AddResidual adds to."""
     accumulator = product(x, operation.weight)
@@ -38,7 +38,7 @@ def linear(
 
 
 def gelu_requantise(
-    accumulator: IntArray, scaling: Scaling, epilogue: GeluRequantise, precision: Precision, form: GeluForm
+    accumulator: IntArray, scaling: Scaling, epilogue: GeluRequantise, precision: Precision, form: ActivationForm
 ) -> IntArray:
     """Accumulator `[tokens, hidden]` to an unsigned operand; the parameters are vectors `[hidden]`."""
     y = requantise(accumulator, scaling.bias, scaling.multiplier, scaling.shift, precision)

@@ -10,14 +10,14 @@ import numpy as np
 from moehls.integer.arithmetic import gelu
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 _EXAMINED = 1 << 16
 _DRAWN = 480
 _SPAN = 6.0
 
 
-def gelu_error(precision: Precision, form: GeluForm) -> dict[str, Any]:
+def gelu_error(precision: Precision, form: ActivationForm) -> dict[str, Any]:
     """Largest error over the whole input range (at most 2^16 inputs, evenly spaced) and the error over -6 … 6.
 
     The error is the integer result without its output scale against GELU of the same input, in real units.
@@ -39,7 +39,7 @@ def gelu_error(precision: Precision, form: GeluForm) -> dict[str, Any]:
     }
 
 
-def _exact(x: np.ndarray[Any, np.dtype[np.float64]], form: GeluForm) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _exact(x: np.ndarray[Any, np.dtype[np.float64]], form: ActivationForm) -> np.ndarray[Any, np.dtype[np.float64]]:
     if form == "tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
     return np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x])

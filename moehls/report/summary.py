@@ -62,7 +62,7 @@ def first_summary(model: Summary, integer: IntegerNetwork, plan: Plan, calibrati
         "timing": {"vitis_clock_ns": None, "vivado_worst_slack_ns": None, "vivado_power_w": None},
         "calibration": dict(calibration),
         "recognised": model.json(),
-        "gelu": gelu_error(integer.precision, integer.gelu_form),
+        "gelu": gelu_error(integer.precision, integer.activation),
         "verification": None,
         "steps": _steps(integer, plan.costs),
     }

@@ -15,10 +15,10 @@ from moehls.frontend.load import load_model
 from moehls.frontend.lower import Reading, read_graph
 from moehls.frontend.normalise import normalise
 from moehls.network.operations import (
+    Activation,
     Attention,
     Embed,
     Experts,
-    Gelu,
     LayerNorm,
     Linear,
     Network,
@@ -60,7 +60,7 @@ WRONG: dict[str, tuple[type, Change]] = {
     "query and key swapped": (Attention, lambda o: replace(o, query=o.key, key=o.query)),
     "scale forgotten": (Attention, lambda o: replace(o, scale=1.0)),
     "another number of heads": (Attention, lambda o: replace(o, heads=4)),
-    "tanh in place of exact GELU": (Gelu, lambda o: replace(o, form="tanh")),
+    "tanh in place of exact GELU": (Activation, lambda o: replace(o, form="tanh")),
     "two experts swapped": (Experts, swap_experts),
     "second bias missing": (Experts, lambda o: replace(o, second_bias=o.second_bias * 0)),
     "renormalised gate": (Route, lambda o: replace(o, normalisation="chosen")),

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from moehls.frontend import inspect_model, read_network
 from moehls.frontend.check import BOUND
 from moehls.frontend.oracle import oracle_graph
-from moehls.network.operations import Attention, Embed, Experts, Gelu, LayerNorm, Network, Route, SelectTokens
+from moehls.network.operations import Activation, Attention, Embed, Experts, LayerNorm, Network, Route, SelectTokens
 from tests.frontend.support import edited, fixture, names
 from tests.frontend.table import groups, row
 
@@ -95,7 +95,7 @@ def test_the_scale_of_attention_is_not_folded_into_weights() -> None:
 def test_written_gelu_is_gelu(name: str, form: str) -> None:
     for exporter in ("ts17", "dynamo20"):
         network = read_network(fixture(f"gelu_{name}-{exporter}"), {})
-        assert [o.form for o in operations(network, Gelu)] == [form]
+        assert [o.form for o in operations(network, Activation)] == [form]
 
 
 def operations(network: Network, kind: type) -> list:  # type: ignore[type-arg]
@@ -238,7 +238,7 @@ def test_weights_that_are_stored_quantised_are_read(tmp_path: Path) -> None:
         )
         graph.node.insert(0, node)
 
-    assert operations(read_network(edited("plain-ts19", tmp_path, edit), {}), Gelu)
+    assert operations(read_network(edited("plain-ts19", tmp_path, edit), {}), Activation)
 
 
 def test_the_documentation_lists_every_form() -> None:

@@ -25,7 +25,7 @@ from moehls.integer.arithmetic import (
 )
 from moehls.integer.precision import PRECISIONS, W8A8, W16A16, Precision
 from moehls.integer.tables import delta_table, exp2_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 SHIFTS = st.integers(0, 63)
 
@@ -165,7 +165,7 @@ def test_halvings_end_at_zero() -> None:
 
 @pytest.mark.parametrize("form", ["exact", "tanh"])
 @pytest.mark.parametrize(("precision", "stride"), [(W8A8, 1), (W16A16, 7)])
-def test_gelu_is_relu_less_the_interpolated_table(precision: Precision, stride: int, form: GeluForm) -> None:
+def test_gelu_is_relu_less_the_interpolated_table(precision: Precision, stride: int, form: ActivationForm) -> None:
     """Over the whole input range, both ends included."""
     limit = 1 << (precision.gelu_bits - 1)
     table = delta_table(form, precision.delta_fraction, precision.delta_step).tolist()

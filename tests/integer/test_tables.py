@@ -11,9 +11,9 @@ import pytest
 from moehls.integer.arithmetic import gelu_error
 from moehls.integer.precision import PRECISIONS, Precision
 from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
-FORMS: tuple[GeluForm, ...] = ("exact", "tanh")
+FORMS: tuple[ActivationForm, ...] = ("exact", "tanh")
 EXP2 = ((8, 255), (10, 65535), (10, 255))
 
 
@@ -42,7 +42,7 @@ def test_rsqrt_entries() -> None:
         assert v < 2**17
 
 
-def delta(x: mpmath.mpf, form: GeluForm) -> mpmath.mpf:
+def delta(x: mpmath.mpf, form: ActivationForm) -> mpmath.mpf:
     if form == "exact":
         return x * mpmath.erfc(x / mpmath.sqrt(2)) / 2
     return x / 2 * (1 - mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)))
@@ -50,7 +50,7 @@ def delta(x: mpmath.mpf, form: GeluForm) -> mpmath.mpf:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
-def test_delta_entries(precision: Precision, form: GeluForm) -> None:
+def test_delta_entries(precision: Precision, form: ActivationForm) -> None:
     table = delta_table(form, precision.delta_fraction, precision.delta_step)
     with mpmath.workdps(50):
         for i, v in enumerate(table.tolist()):
@@ -69,5 +69,5 @@ def test_tables_are_shared_and_so_read_only(table: np.ndarray) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("name", "bound"), [("w8a8", 1.31e-4), ("w16a16", 9.9e-5)])
-def test_gelu_error_is_what_the_numbers_page_states(name: str, bound: float, form: GeluForm) -> None:
+def test_gelu_error_is_what_the_numbers_page_states(name: str, bound: float, form: ActivationForm) -> None:
     assert bound - 1e-6 < gelu_error(PRECISIONS[name], form) < bound

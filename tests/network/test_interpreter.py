@@ -11,12 +11,12 @@ import pytest
 from moehls.errors import MoehlsError
 from moehls.network.interpreter import Routing, erf, evaluate, gelu, outputs, run, top_k
 from moehls.network.operations import (
+    Activation,
     Add,
     Attention,
     Embed,
     Experts,
     FloatArray,
-    Gelu,
     LayerNorm,
     Linear,
     Network,
@@ -48,7 +48,7 @@ def network() -> Network:
             "experts0", "add0", "route0", "experts0", array(EXPERTS, 5, CHANNELS), array(EXPERTS, 5),
             array(EXPERTS, CHANNELS, 5), array(EXPERTS, CHANNELS), "exact",
         ),
-        Gelu("gelu0", "experts0", "gelu0", "tanh"),
+        Activation("gelu0", "experts0", "gelu0", "tanh"),
         SelectTokens("select0", "gelu0", "select0", 0, 1),
     )  # fmt: skip
     shown = (NetworkOutput("class", "select0", (1, CHANNELS)), NetworkOutput("tokens", "add0", (1, 7, CHANNELS)))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
 from moehls.integer.operations import IntArray
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 
@@ -24,7 +24,7 @@ Trace = Callable[[int, "Machine"], None]
 class Machine:
     """Memories and the step machine. `run` executes one frame and returns the result bytes."""
 
-    def __init__(self, shape: Shape, form: GeluForm, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, form: ActivationForm, seed: int = 0) -> None:
         self.shape, self.form, self.p = shape, form, shape.precision
         rng = np.random.default_rng(seed)
         tt, b, ab = shape.token_parallel, shape.block, self.p.activation_bits

@@ -66,7 +66,7 @@ def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block:
 def run_machine(network, program: Program, shape: Shape, image, task, trace=None) -> bytes:  # type: ignore[no-untyped-def]
     pixels = input_bytes(quantise_image(network, image), program.input, shape)
     assert len(pixels) == 16 * program.input.beats
-    results = Machine(shape, network.gelu_form).run(stream_words(program, shape), pixels.tobytes(), task, trace)
+    results = Machine(shape, network.activation).run(stream_words(program, shape), pixels.tobytes(), task, trace)
     assert len(results) == 16 * program.output_beats
     return results
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from moehls.network.operations import (
+    Activation,
+    ActivationForm,
     Add,
     Attention,
     Embed,
     Experts,
     FloatArray,
-    Gelu,
-    GeluForm,
     LayerNorm,
     Linear,
     Network,
@@ -44,7 +44,7 @@ class Draw:
         return LayerNorm(name, source, output, gain, self.normal(WIDTH, scale=0.3), 1e-6)
 
 
-def float_network(seed: int = 0, layers: int = 2, tasks: int = 2, form: GeluForm = "exact") -> Network:
+def float_network(seed: int = 0, layers: int = 2, tasks: int = 2, form: ActivationForm = "exact") -> Network:
     """Class token, attention, dense MLPs on even layers, experts on odd ones, a norm and a head on the class token.
 
     Outputs: the head (raw), the class token's norm (fine) and the residual stream.
@@ -99,18 +99,18 @@ def attention_block(draw: Draw, name: str, stream: str) -> list[Operation]:
     ]
 
 
-def mlp_block(draw: Draw, name: str, stream: str, form: GeluForm) -> list[Operation]:
+def mlp_block(draw: Draw, name: str, stream: str, form: ActivationForm) -> list[Operation]:
     """Norm, linear, GELU, linear, residual add."""
     return [
         draw.norm(f"{name}.norm2", stream, f"{name}.n2"),
         draw.linear(f"{name}.fc1", f"{name}.n2", f"{name}.h", MLP, WIDTH),
-        Gelu(f"{name}.gelu", f"{name}.h", f"{name}.a", form),
+        Activation(f"{name}.gelu", f"{name}.h", f"{name}.a", form),
         draw.linear(f"{name}.fc2", f"{name}.a", f"{name}.m", WIDTH, MLP),
         Add(f"{name}.add2", f"{name}.m", stream, f"{name}.x2"),
     ]
 
 
-def expert_block(draw: Draw, name: str, stream: str, form: GeluForm, tasks: int) -> list[Operation]:
+def expert_block(draw: Draw, name: str, stream: str, form: ActivationForm, tasks: int) -> list[Operation]:
     """Norm, router, experts, residual add."""
     return [
         draw.norm(f"{name}.norm2", stream, f"{name}.n2"),

@@ -15,7 +15,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.operations import IntegerLinear, IntegerNetwork
 from moehls.integer.precision import PRECISIONS, W8A8, Precision
 from moehls.integer.validate import check
-from moehls.network.operations import GeluForm, LayerNorm, Linear, Network
+from moehls.network.operations import ActivationForm, LayerNorm, Linear, Network
 from moehls.quantize import quantize, random_calibration
 from moehls.reference import run
 from moehls.serialize import save
@@ -37,7 +37,7 @@ def fidelity(network: Network, integer: IntegerNetwork, seed: int = 99) -> Fidel
 
 @pytest.mark.parametrize("form", ["exact", "tanh"])
 @pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
-def test_a_whole_network_keeps_its_meaning(precision: Precision, form: GeluForm) -> None:
+def test_a_whole_network_keeps_its_meaning(precision: Precision, form: ActivationForm) -> None:
     """Every operation, both GELU forms, two tasks, outputs of every kind; on unseen images."""
     network = float_network(seed=1, layers=4, form=form)
     integer = quantize(network, images(0, 8), precision)

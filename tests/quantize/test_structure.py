@@ -10,11 +10,11 @@ import pytest
 
 from moehls.errors import MoehlsError
 from moehls.network.operations import (
+    Activation,
     Add,
     Attention,
     Embed,
     Experts,
-    Gelu,
     LayerNorm,
     Linear,
     Network,
@@ -91,12 +91,12 @@ def with_input(name: str) -> Change:
 
 def twice(o: Operation) -> list[Operation]:
     assert isinstance(o, Linear)
-    return [o, Gelu("again", o.output, "again", "exact")]
+    return [o, Activation("again", o.output, "again", "exact")]
 
 
 def squared(o: Operation) -> list[Operation]:
-    assert isinstance(o, Gelu)
-    return [Gelu("first", o.input, "once", "exact"), Gelu("second", "once", o.output, "exact")]
+    assert isinstance(o, Activation)
+    return [Activation("first", o.input, "once", "exact"), Activation("second", "once", o.output, "exact")]
 
 
 def shared(o: Operation) -> list[Operation]:
@@ -105,7 +105,7 @@ def shared(o: Operation) -> list[Operation]:
 
 
 def other_form(o: Operation) -> list[Operation]:
-    assert isinstance(o, Gelu)
+    assert isinstance(o, Activation)
     return [dataclasses.replace(o, form="tanh")]
 
 
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "a linear on the stream": ("l0.fc1", with_input("l0.x1"), r"l0\.fc1 \(Linear\).*reads 'l0\.x1', the result of Add"),
     "a norm of an attention": ("l0.norm2", with_input("l0.c"), r"l0\.norm2 \(LayerNorm\).*post-norm"),
     "two readers of a linear": ("l0.fc1", twice, r"l0\.fc1 \(Linear\).*2 operations read its output"),
-    "a GELU of a GELU": ("l0.gelu", squared, r"(first|second) \(Gelu\)"),
+    "a GELU of a GELU": ("l0.gelu", squared, r"(first|second) \(Activation\)"),
     "query and key from one linear": (
         "l0.attention",
         shared,
@@ -154,4 +154,4 @@ def test_an_output_in_the_middle_is_refused() -> None:
 def test_every_operation_has_a_place() -> None:
     """The small network holds every operation there is, so the tests above speak of all."""
     kinds = {type(o) for o in float_network().operations}
-    assert kinds == {Embed, LayerNorm, Linear, Gelu, Add, Attention, Route, Experts, SelectTokens}
+    assert kinds == {Embed, LayerNorm, Linear, Activation, Add, Attention, Route, Experts, SelectTokens}

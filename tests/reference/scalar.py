@@ -19,7 +19,7 @@ from moehls.integer.operations import (
 )
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
-from moehls.network.operations import GeluForm
+from moehls.network.operations import ActivationForm
 
 Matrix = list[list[int]]
 
@@ -78,7 +78,7 @@ def exponential(t: int, fraction: int, top: int) -> tuple[int, int]:
     return int(exp2_table(fraction, top)[c * 2**fraction - t]), c
 
 
-def gelu(g: int, p: Precision, form: GeluForm) -> int:
+def gelu(g: int, p: Precision, form: ActivationForm) -> int:
     table = [int(x) for x in delta_table(form, p.delta_fraction, p.delta_step)]
     step = p.gelu_fraction - p.delta_step
     u = abs(g)
@@ -113,7 +113,7 @@ def norm(op: IntegerNorm, residual: Matrix, p: Precision) -> tuple[Matrix, Matri
     return fine, operand
 
 
-def linear(op: IntegerLinear, x: Matrix, residual: Matrix | None, p: Precision, form: GeluForm) -> Matrix:
+def linear(op: IntegerLinear, x: Matrix, residual: Matrix | None, p: Precision, form: ActivationForm) -> Matrix:
     weight = op.weight.tolist()
     b, m, s = op.scaling.bias.tolist(), op.scaling.multiplier.tolist(), op.scaling.shift.tolist()
     result = []
@@ -178,7 +178,7 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
 
 
 def experts(
-    op: IntegerExperts, x: Matrix, chosen: Matrix, gates: Matrix, residual: Matrix, p: Precision, form: GeluForm
+    op: IntegerExperts, x: Matrix, chosen: Matrix, gates: Matrix, residual: Matrix, p: Precision, form: ActivationForm
 ) -> Matrix:
     result = [list(row) for row in residual]
     first, second = op.first_weight.tolist(), op.second_weight.tolist()

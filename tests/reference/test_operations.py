@@ -32,7 +32,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.integer.precision import PRECISIONS, Precision
-from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.network.operations import ActivationForm, GateNormalisation
 from moehls.reference.attention import attention
 from moehls.reference.embed import embed
 from moehls.reference.experts import experts
@@ -50,7 +50,7 @@ class Draw:
 
     rng: np.random.Generator
     precision: Precision
-    form: GeluForm
+    form: ActivationForm
 
     def values(self, bits: int, shape: tuple[int, ...], *, signed: bool = True) -> IntArray:
         low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)

@@ -20,7 +20,7 @@ from moehls.integer.operations import (
     IntegerRoute,
 )
 from moehls.integer.precision import PRECISIONS, W8A8, Precision
-from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.network.operations import ActivationForm, GateNormalisation
 from moehls.reference import Execution, Routing, run
 from tests.reference import scalar
 from tests.support.random_networks import Sizes, random_image, random_integer_network
@@ -31,7 +31,7 @@ SMALL = Sizes(tokens=6, width=12, heads=2, mlp=11, experts=4, hidden=5, channels
 
 def run_by_scalars(network: IntegerNetwork, pixels: scalar.Matrix, task: int) -> Values:
     known: Values = {network.input.name: pixels}
-    p, form = network.precision, network.gelu_form
+    p, form = network.precision, network.activation
 
     def matrix(name: str) -> scalar.Matrix:
         value = known[name]
@@ -77,9 +77,9 @@ def listed(execution: Execution) -> Values:
     ],
 )
 def test_every_value_in_order(
-    precision: Precision, seed: int, sizes: Sizes, normalisation: GateNormalisation, form: GeluForm
+    precision: Precision, seed: int, sizes: Sizes, normalisation: GateNormalisation, form: ActivationForm
 ) -> None:
-    network = random_integer_network(seed, precision, sizes, normalisation=normalisation, gelu_form=form)
+    network = random_integer_network(seed, precision, sizes, normalisation=normalisation, activation=form)
     image = random_image(network, seed)
     for task in range(network.tasks):
         found = listed(run(network, image, task))

@@ -37,7 +37,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.integer.precision import W8A8, Precision
-from moehls.network.operations import GateNormalisation, GeluForm
+from moehls.network.operations import ActivationForm, GateNormalisation
 from moehls.reference.execute import Execution, execute
 from moehls.reference.product import product
 from moehls.reference.route import Routing
@@ -69,14 +69,14 @@ def random_integer_network(
     sizes: Sizes | None = None,
     *,
     normalisation: GateNormalisation = "all",
-    gelu_form: GeluForm = "exact",
+    activation: ActivationForm = "exact",
 ) -> IntegerNetwork:
     """A network of `sizes`; odd layers have experts (none if `experts` is 0), even ones an MLP.
 
     Outputs: `tokens`, the final residual, `features`, the fine values of the final norm of all tokens where there is no
     head, and `logits`, the raw head.
     """
-    builder = _Builder(np.random.default_rng(seed), precision, sizes or Sizes(), normalisation, gelu_form)
+    builder = _Builder(np.random.default_rng(seed), precision, sizes or Sizes(), normalisation, activation)
     return builder.build()
 
 
@@ -94,7 +94,7 @@ class _Builder:
     precision: Precision
     sizes: Sizes
     normalisation: GateNormalisation
-    gelu_form: GeluForm
+    activation: ActivationForm
     operations: list[IntegerOperation] = field(default_factory=list)
     formats: dict[str, Format] = field(default_factory=dict)
     known: Execution = field(default_factory=lambda: Execution({}))
@@ -132,7 +132,7 @@ class _Builder:
             outputs=outputs,
             tasks=s.tasks,
             task_input="task" if s.tasks > 1 else None,
-            gelu_form=self.gelu_form,
+            activation=self.activation,
         )
 
     def embed(self) -> str:
@@ -306,7 +306,7 @@ class _Builder:
     def activate(self, accumulator: IntArray, scaling: Scaling) -> IntArray:
         p = self.precision
         g = requantise(accumulator, scaling.bias, scaling.multiplier, scaling.shift, p)
-        return gelu(sat(g, p.gelu_bits), p, self.gelu_form)
+        return gelu(sat(g, p.gelu_bits), p, self.activation)
 
     def fit_gelu(self, activated: IntArray) -> GeluRequantise:
         """Second multipliers over the last axis (and experts) that fill the unsigned range with some saturation."""

@@ -35,7 +35,7 @@ def write_random_project(
     (path / "data").mkdir(exist_ok=True)
     found = manifest(integer, build_program(integer, planned.shape), planned, "none")
     (path / MANIFEST).write_text(json_text(found))
-    emit_hls(planned.shape, integer.gelu_form, path)
+    emit_hls(planned.shape, integer.activation, path)
     storage.save(path / "data/integer_network.npz", integer)
     save_plan(path / "data/plan.npz", planned)
     weights_bytes(integer, planned).tofile(path / "data/weights.bin")
