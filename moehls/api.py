@@ -20,9 +20,13 @@ from moehls.integer.precision import PRECISIONS
 from moehls.network.operations import FloatArray, Network
 from moehls.network.summary import summarise
 from moehls.plan import plan
+from moehls.plan.cost import uniform_load
+from moehls.plan.explore import explore as explore_shapes
 from moehls.plan.search import Settings, parse_settings
+from moehls.points import front_json, read_point
 from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
 from moehls.quantize import quantize, random_calibration
+from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
 from moehls.report.vendor import read_vendor_reports
@@ -66,10 +70,13 @@ def compile(
     precision: str = "w8a8",
     clock_mhz: float | None = None,
     settings: Mapping[str, str] | None = None,
+    point: str | None = None,
     force: bool = False,
     progress: Progress = lambda text, share: None,
 ) -> Compiled:
     """Compile an ONNX file to a project folder, written whole or not at all.
+
+    `point` names a point of a file of `explore` (`F.json:N`), whose settings of the shape are taken.
 
     Raises:
         MoehlsError: anything about the model, the samples, the settings, the board or the folder that does not fit.
@@ -82,6 +89,8 @@ def compile(
     of_model = {key: value for key, value in (settings or {}).items() if key not in of_plan}
     parse_settings(of_plan)
     clock = target.clock_mhz if clock_mhz is None else clock_mhz
+    if point is not None:
+        of_plan = _point_settings(point, board, precision, clock) | of_plan
     progress("reading the model", 0.0)
     noticed: list[str] = []
     network = read_network(model, of_model, warn=noticed.append)
@@ -102,6 +111,49 @@ def compile(
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     project = write_project(directory, network, integer, planned, samples, runs, digest, summary)
     return Compiled(project.path, summary, (*noticed, *warnings))
+
+
+def explore(
+    model: Path,
+    *,
+    output: Path | None = None,
+    board: str = "zcu104",
+    precision: str = "w8a8",
+    clock_mhz: float | None = None,
+    settings: Mapping[str, str] | None = None,
+    progress: Progress = lambda text, share: None,
+) -> dict[str, Any]:
+    """The Pareto front of an ONNX file's accelerators as JSON, by the cost model; written to `output` with a drawing beside it.
+
+    Quantised on one random image: cycles and resources do not depend on the values, and every expert is taken to get as many
+    tokens as any other.
+
+    Raises:
+        MoehlsError: anything about the model, the settings or the board that does not fit.
+    """
+    if output is not None and (output.suffix == ".svg" or not output.absolute().parent.is_dir()):
+        raise MoehlsError(
+            f"{output}: wanted is a .json file in a folder that exists; the drawing goes to .svg beside it"
+        )
+    if precision not in PRECISIONS:
+        raise MoehlsError(f"unknown precision {precision!r}; known are {', '.join(PRECISIONS)}")
+    target = load_board(board)
+    of_plan = {key: value for key, value in (settings or {}).items() if key in Settings.__dataclass_fields__}
+    of_model = {key: value for key, value in (settings or {}).items() if key not in of_plan}
+    fixed = parse_settings(of_plan)
+    clock = target.clock_mhz if clock_mhz is None else clock_mhz
+    progress("reading the model", 0.0)
+    network = read_network(model, of_model)
+    progress("sizing the operations", 0.2)
+    integer = quantize(network, random_calibration(network, 0)[:1], PRECISIONS[precision])
+    found = explore_shapes(
+        integer, target, clock, fixed, uniform_load(integer), lambda share: progress("shapes", 0.6 + 0.4 * share)
+    )
+    result = front_json(network.name, target, board, precision, clock, found)
+    if output is not None:
+        output.write_text(json_text(result))
+        output.with_suffix(".svg").write_text(draw_front(result))
+    return result
 
 
 def verify(
@@ -274,6 +326,15 @@ def zoo_export(
     if task != "all" and not (task.isascii() and task.isdigit()):
         raise MoehlsError(f"--task {task}: wanted is a number or all")
     zoo.export(name, output, weights, "all" if task == "all" else int(task), exporter, opset, settings)
+
+
+def _point_settings(point: str, board: str, precision: str, clock_mhz: float) -> dict[str, str]:
+    chosen = read_point(point)
+    here, there = (board, precision, clock_mhz), (chosen.board, chosen.precision, chosen.clock_mhz)
+    if here != there:
+        wanted = f"--board {there[0]} --precision {there[1]} --clock-mhz {there[2]:g}"
+        raise MoehlsError(f"--point {point}: its front was made with {wanted}; give these, or explore again")
+    return chosen.settings
 
 
 def _calibration(network: Network, path: Path | None) -> tuple[FloatArray, tuple[str, ...]]:

@@ -59,6 +59,9 @@ def compile_(
     precision: Annotated[str, typer.Option(help="The precision: w8a8 or w16a16.")] = "w8a8",
     clock_mhz: Annotated[float | None, typer.Option(help="The kernel clock; the board's own without it.")] = None,
     settings: Settings = None,
+    point: Annotated[
+        str | None, typer.Option(metavar="F.json[:N]", help="A point of moehls explore; the fastest without N.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a project that is there.")] = False,
 ) -> None:
     """Compile an ONNX file to an HLS project."""
@@ -71,12 +74,45 @@ def compile_(
             precision=precision,
             clock_mhz=clock_mhz,
             settings=_settings(settings),
+            point=point,
             force=force,
             progress=report,
         )
     for warning in compiled.warnings:
         err.print(f"[yellow]warning:[/yellow] {show.plain(warning)}")
     show.compiled(out, compiled)
+
+
+@app.command()
+def explore(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="F.json", help="Write the front, and its drawing as F.svg.")
+    ] = None,
+    board: Annotated[str, typer.Option(help="The board.")] = "zcu104",
+    precision: Annotated[str, typer.Option(help="The precision: w8a8 or w16a16.")] = "w8a8",
+    clock_mhz: Annotated[float | None, typer.Option(help="The kernel clock; the board's own without it.")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """List the shapes that no other beats in cycles, DSPs, block RAM and URAM, estimated."""
+    with show.progress(err) as report:
+        found = api.explore(
+            model,
+            output=output,
+            board=board,
+            precision=precision,
+            clock_mhz=clock_mhz,
+            settings=_settings(settings),
+            progress=report,
+        )
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show.front(out, found)
+        if output is not None:
+            name, drawing = show.plain(output), show.plain(output.with_suffix(".svg"))
+            out.print(f"{name} and {drawing}; next: moehls compile … --point {name}:1", soft_wrap=True)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,6 +85,37 @@ def compiled(console: Console, result: Compiled) -> None:
             table.add_row(name, f"{found['value']:,g} of {found['available']:,} ({found['origin']})")
     console.print(table)
     console.print(f"next: moehls verify {plain(result.project)}", soft_wrap=True)
+
+
+def front(console: Console, found: Mapping[str, Any]) -> None:
+    """The points of `moehls explore`, and their cycles against their DSPs."""
+    points = found["points"]
+    title = f"{found['model']} on {found['board']}, {found['precision']}, {found['clock_mhz']:g} MHz"
+    console.print(plain(f"{title}: {len(points)} shapes that no other beats, estimated"), style="bold", soft_wrap=True)
+    table = _table("point", "cycles", "ms", "DSP", "BRAM36", "URAM", "LUT", "Tt×B", "Le", "ports", "FIFO")
+    for point in points:
+        s = point["settings"]
+        resources = (f"{point[name]:,g}" for name in ("dsp", "bram36", "uram", "lut"))
+        shape = (f"{s['token_parallel']}×{s['block']}", s["epilogue_lanes"], s["ports"], s["fifo_beats"])
+        table.add_row(str(point["point"]), f"{point['cycles']:,}", f"{point['latency_ms']:.2f}", *resources, *shape)
+    board = (f"{found['available'][name]:,}" for name in ("dsp", "bram36", "uram", "lut"))
+    table.add_section()
+    table.add_row("board", "", "", *board)
+    console.print(table)
+    for line in _scatter([(point["cycles"], point["dsp"]) for point in points]):
+        console.print(line, soft_wrap=True)
+
+
+def _scatter(points: Sequence[tuple[float, float]], width: int = 64, height: int = 14) -> list[str]:
+    """Points (cycles, DSPs) as text: cycles to the right, logarithmic, and DSPs upwards from 0."""
+    left, right, top = min(x for x, _ in points), max(x for x, _ in points), max(y for _, y in points)
+    stretch = width / math.log(max(right / left, 1.01))
+    rows = [[" "] * (width + 1) for _ in range(height + 1)]
+    for x, y in points:
+        rows[height - round(height * y / top)][round(stretch * math.log(x / left))] = "●"
+    lines = [f"{f'{top:,.0f}' if n == 0 else '':>6} │{''.join(row).rstrip()}" for n, row in enumerate(rows)]
+    ends = f"{left:,.0f}", f"{right:,.0f} cycles, logarithmic"
+    return ["   DSP", *lines, f"{'0':>6} └{'─' * width}", f"{'':>8}{ends[0]}{ends[1]:>{width - len(ends[0])}}"]
 
 
 def verification(console: Console, result: Verification) -> None:

@@ -73,13 +73,13 @@ def search(
     best: tuple[tuple[float, int, int], Shape, Program] | None = None
     failure = math.inf, _no_candidate(network, board, settings)
     program, built = None, (0, 0)
-    for candidate in sorted(_candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
+    for candidate in sorted(candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
         if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
             break
         if program is None or built != (candidate.token_parallel, candidate.block):
             program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
         try:
-            shape = _fitted(program, candidate, board, settings)
+            shape = fitted(program, candidate, board, settings)
         except MoehlsError as error:
             failure = min(failure, (_activation_bits(program, candidate), str(error)))
             continue
@@ -95,7 +95,7 @@ def search(
     return best[1], best[2]
 
 
-def _candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
+def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
     """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
     for block in _choices(settings.block, BLOCKS):
         word_bits = block * block * network.precision.weight_bits
@@ -112,7 +112,7 @@ def _candidates(network: IntegerNetwork, board: Board, settings: Settings) -> It
                         yield shape
 
 
-def _fitted(program: Program, candidate: Shape, board: Board, settings: Settings) -> Shape:
+def fitted(program: Program, candidate: Shape, board: Board, settings: Settings) -> Shape:
     parallel = candidate.token_parallel, candidate.block, candidate.epilogue_lanes, candidate.ports
     return fit_memories(
         program.requirements,
