@@ -13,7 +13,7 @@ import numpy as np
 from moehls import doctor, reference, serialize, zoo
 from moehls.boards import load_board
 from moehls.errors import MoehlsError
-from moehls.frontend import inspect_model, read_network
+from moehls.frontend import inspect_tasks, read_tasks
 from moehls.integer.host import dequantise_output, quantise_image
 from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
 from moehls.integer.precision import PRECISIONS
@@ -56,13 +56,13 @@ class Compiled:
     warnings: tuple[str, ...]
 
 
-def inspect(model: Path, settings: Mapping[str, str]) -> dict[str, Any]:
-    """What the front end recognises: `recognised` (or None), `unsupported` nodes and `float_error`."""
-    return inspect_model(model, settings).json()
+def inspect(models: Path | Sequence[Path], settings: Mapping[str, str]) -> dict[str, Any]:
+    """What the front end recognises: `recognised` (or None), `unsupported` nodes and `float_error`; several files are tasks."""
+    return inspect_tasks(_files(models), settings).json()
 
 
 def compile(
-    model: Path,
+    models: Path | Sequence[Path],
     directory: Path,
     *,
     calibration: Path | None = None,
@@ -74,7 +74,7 @@ def compile(
     force: bool = False,
     progress: Progress = lambda text, share: None,
 ) -> Compiled:
-    """Compile an ONNX file to a project folder, written whole or not at all.
+    """Compile an ONNX file, or files that are tasks of one model, to a project folder, written whole or not at all.
 
     `point` names a point of a file of `explore` (`F.json:N`), whose settings of the shape are taken.
 
@@ -93,7 +93,8 @@ def compile(
         of_plan = _point_settings(point, board, precision, clock) | of_plan
     progress("reading the model", 0.0)
     noticed: list[str] = []
-    network = read_network(model, of_model, warn=noticed.append)
+    paths = _files(models)
+    network = read_tasks(paths, of_model, warn=noticed.append)
     images, warnings = _calibration(network, calibration)
 
     def quantising(done: int, steps: int, name: str) -> None:
@@ -108,7 +109,7 @@ def compile(
     source = {"samples": len(images), "random": calibration is None}
     summary = first_summary(summarise(network), integer, planned, source)
     progress("writing the project", 0.9)
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     project = write_project(directory, network, integer, planned, samples, runs, digest, summary)
     return Compiled(project.path, summary, (*noticed, *warnings))
 
@@ -143,7 +144,7 @@ def explore(
     fixed = parse_settings(of_plan)
     clock = target.clock_mhz if clock_mhz is None else clock_mhz
     progress("reading the model", 0.0)
-    network = read_network(model, of_model)
+    network = read_tasks([model], of_model)
     progress("sizing the operations", 0.2)
     integer = quantize(network, random_calibration(network, 0)[:1], PRECISIONS[precision])
     found = explore_shapes(
@@ -335,6 +336,10 @@ def _point_settings(point: str, board: str, precision: str, clock_mhz: float) ->
         wanted = f"--board {there[0]} --precision {there[1]} --clock-mhz {there[2]:g}"
         raise MoehlsError(f"--point {point}: its front was made with {wanted}; give these, or explore again")
     return chosen.settings
+
+
+def _files(models: Path | Sequence[Path]) -> Sequence[Path]:
+    return [models] if isinstance(models, Path) else models
 
 
 def _calibration(network: Network, path: Path | None) -> tuple[FloatArray, tuple[str, ...]]:

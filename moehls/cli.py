@@ -30,27 +30,30 @@ app.add_typer(zoo, name="zoo")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.")]
+Models = Annotated[
+    list[Path], typer.Argument(metavar="MODEL.onnx…", help="The ONNX file, or files that are tasks of one model.")
+]
 Project = Annotated[Path, typer.Argument(metavar="DIR", help="A project that `moehls compile` wrote.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
-def inspect(model: Model, as_json: Json = False, settings: Settings = None) -> None:
+def inspect(models: Models, as_json: Json = False, settings: Settings = None) -> None:
     """Show what was recognised in an ONNX file, or every node that was not."""
-    found = api.inspect(model, _settings(settings))
+    found = api.inspect(models, _settings(settings))
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         show.inspection(out, found)
     if not found["recognised"]:
-        raise MoehlsError(f"{model}: {len(found['unsupported'])} nodes were not recognised")
+        names = ", ".join(map(str, models))
+        raise MoehlsError(f"{names}: {len(found['unsupported'])} nodes were not recognised")
 
 
 @app.command("compile")
 def compile_(
-    model: Model,
+    models: Models,
     directory: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The project folder to write.")],
     calibrate: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="Calibration samples: .npz, .npy or a folder of them.")
@@ -64,10 +67,10 @@ def compile_(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a project that is there.")] = False,
 ) -> None:
-    """Compile an ONNX file to an HLS project."""
+    """Compile an ONNX file, or files that are tasks of one model, to an HLS project."""
     with show.progress(err) as report:
         compiled = api.compile(
-            model,
+            models,
             directory,
             calibration=calibrate,
             board=board,

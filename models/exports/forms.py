@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -195,18 +195,18 @@ class Gate(nn.Module):
         self.weight = nn.Parameter(torch.zeros(TASKS, WIDTH + (TASKS if task == "joined" else 0), EXPERTS))
         self.bias = nn.Parameter(torch.zeros(EXPERTS))
 
-    def logits(self, x: Tensor, task: Tensor | None) -> Tensor:
-        if self.task == "stacked" and task is not None:
+    def logits(self, x: Tensor, task: Tensor | int | None) -> Tensor:
+        if (self.task in ("stacked", "some") or isinstance(task, int)) and task is not None:
             return x @ self.weight[task] + self.bias
-        if self.task == "vector" and task is not None:
+        if self.task == "vector" and isinstance(task, Tensor):
             gates: Tensor = x @ torch.einsum("t,tde->de", task[0], self.weight) + self.bias
             return gates
-        if self.task == "joined" and task is not None:
+        if self.task == "joined" and isinstance(task, Tensor):
             vector = F.one_hot(task.reshape(1), TASKS).to(x.dtype).expand(x.shape[0], -1)
             return torch.cat((x, vector), dim=-1) @ self.weight[0]
         return x @ self.weight[0] + self.bias
 
-    def forward(self, x: Tensor, task: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, task: Tensor | int | None) -> tuple[Tensor, Tensor]:
         logits = self.logits(x, task)
         if self.form == "topk_softmax":
             chosen, index = torch.topk(logits, CHOSEN, dim=-1)
@@ -364,7 +364,7 @@ class Mixture(nn.Module):
         self.gate = Gate(form.gate, form.task)
         self.experts = Experts(form.experts)
 
-    def forward(self, x: Tensor, task: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, task: Tensor | int | None) -> Tensor:
         flat = x.reshape(-1, WIDTH)
         gates, index = self.gate(flat, task)
         out: Tensor = self.experts(flat, gates, index)
@@ -381,7 +381,7 @@ class Block(nn.Module):
         self.scale1 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
         self.scale2 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
 
-    def forward(self, x: Tensor, task: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, task: Tensor | int | None) -> Tensor:
         out: Tensor = self.attention(self.norm1(x))
         x = x + (out if self.scale1 is None else out * self.scale1)
         if self.sparse is not None:
@@ -400,13 +400,28 @@ class SmallVit(nn.Module):
         self.embed, self.tokens = Embed(form.embed), Tokens(form.tokens)
         sparse = form.experts != "none"
         self.blocks = nn.ModuleList([Block(form, False), *([Block(form, True)] if sparse else [])])
+        if form.task == "some":  # the gate of the block before is the same for all tasks
+            self.blocks.insert(1, Block(replace(form, task="none"), True))
         self.norm = norm(form.norm)
         self.head, self.second_head = nn.Linear(WIDTH, 5), nn.Linear(WIDTH, 3)
 
     def forward(self, image: Tensor, task: Tensor | None = None) -> tuple[Tensor, ...]:
-        x = self.tokens(self.embed(image))
+        """With the task form `unrolled` the head of each task in turn; with `only0` or `only1` that of one task."""
+        fixed = {"unrolled": range(TASKS), "only0": range(1), "only1": range(1, 2)}.get(self.form.task)
+        if fixed is None:
+            return self.of_task(image, task)
+        heads = self.head, self.second_head
+        return tuple(heads[number](self.norm(self.last(image, number))[:, 0]) for number in fixed)
+
+    def last(self, image: Tensor, task: Tensor | int | None) -> Tensor:
+        """The tokens after the last block."""
+        x: Tensor = self.tokens(self.embed(image))
         for block in self.blocks:
             x = block(x, task)
+        return x
+
+    def of_task(self, image: Tensor, task: Tensor | None) -> tuple[Tensor, ...]:
+        x = self.last(image, task)
         match self.form.head:
             case "none":
                 return (self.norm(x),)

@@ -80,6 +80,10 @@ FORMS: dict[str, Form] = {
     "task_stacked": Form(task="stacked"),
     "task_vector": Form(task="vector", experts="bmm"),
     "task_joined": Form(task="joined", experts="loop"),
+    "task_some": Form(task="some"),
+    "task_outputs": Form(task="unrolled", experts="gather"),
+    "task_only0": Form(task="only0", experts="loop"),
+    "task_only1": Form(task="only1", experts="dense"),
 }
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "plain": (
@@ -125,7 +129,7 @@ def export_form(
     model = model.to(kind)
     inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH, dtype=kind),)
     names = ["image"]
-    if form.task != "none":
+    if form.task in ("stacked", "some", "vector", "joined"):
         inputs += (torch.eye(TASKS)[:1] if form.task == "vector" else torch.tensor(0),)
         names.append("task")
     options: dict[str, Any] = {"opset_version": opset, "input_names": names}

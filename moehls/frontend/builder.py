@@ -106,8 +106,8 @@ def full_features(layout: Layout, array: Array) -> Array:
 class Builder:
     """The operations emitted so far."""
 
-    def __init__(self, image: str) -> None:
-        self._image = image
+    def __init__(self, image: str, tasks: int = 1) -> None:
+        self._image, self._tasks = image, tasks
         self.operations: list[Operation] = []
         self.routers: dict[str, RouteSource] = {}
         self._names: Counter[str] = Counter()
@@ -145,12 +145,12 @@ class Builder:
         return Base(output, query.tokens, value.channels)
 
     def route(self, logits: Affine, k: int, normalisation: str) -> str:
-        """Emit the router with these logits; the weight has one gate a variant (a task)."""
+        """Emit the router with these logits; the weight has one gate a task, the same for all where the graph says so."""
         dense = with_weight(folded(logits))
         assert dense.weight is not None
         weight = full_features(logits.layout, dense.weight).transpose(1, 0, 2)
         bias = full_features(logits.layout, dense.bias).transpose(1, 0)
-        tasks, experts = np.broadcast_shapes(bias.shape, weight.shape[:2])
+        tasks, experts = np.broadcast_shapes(bias.shape, weight.shape[:2], (self._tasks, 1))
         bias = np.broadcast_to(bias, (tasks, experts))
         weight = np.broadcast_to(weight, (tasks, experts, weight.shape[2]))
         arrays = {"weight": _own(weight), "bias": _own(bias)}

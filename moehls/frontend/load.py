@@ -21,6 +21,7 @@ from onnx_ir.passes.common import TopologicalSortPass
 from moehls.errors import MoehlsError
 from moehls.frontend.context import attribute, first_line
 from moehls.frontend.widen import load_widened
+from moehls.network.operations import FloatArray
 
 _TASKS = "tasks"
 _PIXELS = 1 << 26
@@ -69,6 +70,17 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
     _fix_dimensions(wide.graph, sizes, path)
     inputs = _roles(wide.graph, sizes.get(_TASKS), path)
     return LoadedModel(wide, inputs, opset, tuple(_warnings(wide, inputs, wide is not model)))
+
+
+def holding(path: Path, weight: FloatArray) -> str | None:
+    """The name of the first initialiser of a file that holds a row of `weight`, as it is or turned; None where none does."""
+    row = weight.reshape(-1, weight.shape[-1])[0]
+    for name, value in ir.load(path).graph.initializers.items():
+        array = value.const_value.numpy() if value.const_value is not None else row[:0]
+        for turned in (array, np.swapaxes(array, -1, -2)) if array.ndim > 1 else (array,):
+            if turned.shape[-1:] == row.shape and (turned == row).all(axis=-1).any():
+                return str(name)
+    return None
 
 
 def _warnings(model: ir.Model, inputs: Inputs, half: bool) -> Iterator[str]:

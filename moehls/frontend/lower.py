@@ -98,7 +98,7 @@ def scope_of(node: ir.Node) -> str:
 class _Reader:
     def __init__(self, model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int, tasks: int) -> None:
         self._model, self._graph, self._inputs, self._name = model, model.graph, inputs, name
-        self._context = Context(Builder(inputs.image), opset, tasks, seed, self._try, self._read_branch)
+        self._context = Context(Builder(inputs.image, tasks), opset, tasks, seed, self._try, self._read_branch)
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
         self._refusals: list[Refusal] = []

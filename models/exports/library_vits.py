@@ -1,0 +1,114 @@
+"""Small vision transformers of timm and transformers with random weights: the graphs that these libraries' users export.
+
+`LIBRARY_VITS` names each with a function that builds it; all take images [1, 3, 32, 32] but those of `TOKEN_VITS`, which take
+tokens [1, 9, 24].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.external import _declare_torchvision_operators
+
+SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 32, 8, 24, 2, 2, 5
+TOKENS = 9
+
+
+class Output(nn.Module):
+    """One tensor of what a transformers model returns."""
+
+    def __init__(self, model: nn.Module, field: str) -> None:
+        super().__init__()
+        self.model, self.field = model, field
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = getattr(self.model(image), self.field)
+        return found
+
+
+def timm_vit(kind: str = "VisionTransformer", **options: Any) -> nn.Module:
+    """timm's class `kind` in small; `options` as timm's models of that family set them."""
+    from timm.models import beit, deit, vision_transformer
+
+    found = next(getattr(module, kind) for module in (vision_transformer, deit, beit) if hasattr(module, kind))
+    sizes = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    model: nn.Module = found(**{**sizes, "num_classes": CLASSES, "mlp_ratio": 2, **options})
+    return model
+
+
+def transformers_vit(family: str, head: str, field: str, **options: Any) -> nn.Module:
+    """transformers' `family` in small, with the head class `For…` or the bare model, and one field of its output."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * WIDTH,
+        image_size=SIDE,
+        patch_size=PATCH,
+        num_labels=CLASSES,
+        **options,
+    )
+    return Output(getattr(transformers, f"{family}{head}")(config), field)
+
+
+class TokenVit(nn.Module):
+    """Encoder blocks on tokens that another network made, with or without a projection before them."""
+
+    def __init__(self, projected: bool) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.projection = nn.Linear(WIDTH, 16) if projected else nn.Identity()
+        width = 16 if projected else WIDTH
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.zeros(1, TOKENS + int(projected), width))
+        self.blocks = nn.Sequential(*(Block(width, HEADS, mlp_ratio=2) for _ in range(DEPTH)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
+        self.projected = projected
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.projection(tokens)
+        if self.projected:
+            x = torch.cat((self.cls.expand(x.shape[0], -1, -1), x), dim=1) + self.position
+        out: Tensor = self.head(self.norm(self.blocks(x)))
+        return out
+
+
+LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
+    "timm_vit": timm_vit,
+    "timm_deit_distilled": lambda: timm_vit("VisionTransformerDistilled"),
+    "timm_deit3": lambda: timm_vit(no_embed_class=True, init_values=1e-6),
+    "timm_registers": lambda: timm_vit(no_embed_class=True, init_values=1e-5, reg_tokens=4),
+    "timm_no_class_token": lambda: timm_vit(class_token=False, global_pool="", num_classes=0),
+    "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
+    "timm_no_position": lambda: timm_vit(pos_embed="none"),
+    "transformers_vit": lambda: transformers_vit("ViT", "ForImageClassification", "logits"),
+    "transformers_vit_tokens": lambda: transformers_vit("ViT", "Model", "last_hidden_state", qkv_bias=False),
+    "transformers_deit": lambda: transformers_vit("DeiT", "ForImageClassification", "logits"),
+    "transformers_deit_teacher": lambda: transformers_vit("DeiT", "ForImageClassificationWithTeacher", "logits"),
+    "transformers_dinov2": lambda: transformers_vit("Dinov2", "Model", "last_hidden_state", mlp_ratio=2),
+    "transformers_dinov2_registers": lambda: transformers_vit(
+        "Dinov2WithRegisters", "Model", "last_hidden_state", mlp_ratio=2
+    ),
+    "transformers_dinov2_interpolated": lambda: transformers_vit("Dinov2", "Model", "last_hidden_state", mlp_ratio=2),
+}
+TOKEN_VITS: dict[str, Callable[[], nn.Module]] = {
+    "tokens": lambda: TokenVit(False),
+    "tokens_projected": lambda: TokenVit(True),
+}
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    """The module and an example of its input."""
+    _declare_torchvision_operators()
+    torch.manual_seed(0)
+    if name in TOKEN_VITS:
+        return TOKEN_VITS[name]().eval(), torch.randn(1, TOKENS, WIDTH)
+    side = SIDE + 2 * PATCH if name.endswith("_interpolated") else SIDE
+    return LIBRARY_VITS[name]().eval(), torch.randn(1, 3, side, side)
