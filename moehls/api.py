@@ -115,7 +115,7 @@ def compile(
 
 
 def explore(
-    model: Path,
+    models: Path | Sequence[Path],
     *,
     output: Path | None = None,
     board: str = "zcu104",
@@ -144,7 +144,7 @@ def explore(
     fixed = parse_settings(of_plan)
     clock = target.clock_mhz if clock_mhz is None else clock_mhz
     progress("reading the model", 0.0)
-    network = read_tasks([model], of_model)
+    network = read_tasks(_files(models), of_model)
     progress("sizing the operations", 0.2)
     integer = quantize(network, random_calibration(network, 0)[:1], PRECISIONS[precision])
     found = explore_shapes(

@@ -88,7 +88,7 @@ def compile_(
 
 @app.command()
 def explore(
-    model: Model,
+    models: Models,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="F.json", help="Write the front, and its drawing as F.svg.")
     ] = None,
@@ -101,7 +101,7 @@ def explore(
     """List the shapes that no other beats in cycles, DSPs, block RAM and URAM, estimated."""
     with show.progress(err) as report:
         found = api.explore(
-            model,
+            models,
             output=output,
             board=board,
             precision=precision,
