@@ -31,6 +31,7 @@ from moehls.simulate.verify import Verification
 Json = dict[str, Any]
 ORIGINS = ("planned", "yosys", "vitis", "vivado")
 """Where a resource count can come from, the better ground later."""
+_BEAT_BYTES = 16
 _TRANSFERS = ("LOAD", "STORE", "END", "GATHER", "INPUT")
 
 
@@ -104,9 +105,10 @@ def with_verification(summary: Json, verification: Verification) -> Json:
         latency = cycles / summary["clock_mhz"] / 1e3
         new |= {"cycles_rtl": cycles, "latency_ms": latency, "fps": 1e3 / latency}
         measured = levels["rtl"].get("step_cycles", [])
-        if len(measured) == len(summary["steps"]):
-            pairs = zip(summary["steps"], measured, strict=True)
-            new["steps"] = [step | {"cycles_rtl": count} for step, count in pairs]
+        beats = levels["rtl"].get("step_beats", [])
+        if len(measured) == len(beats) == len(summary["steps"]):
+            rows = zip(summary["steps"], measured, beats, strict=True)
+            new["steps"] = [s | {"cycles_rtl": count, "read_bytes_rtl": _BEAT_BYTES * read} for s, count, read in rows]
     return new
 
 
@@ -139,6 +141,7 @@ def _steps(integer: IntegerNetwork, costs: tuple[StepCost, ...]) -> list[Json]:
             "start": cost.start,
             "cycles": cost.cycles,
             "cycles_rtl": None,
+            "read_bytes_rtl": None,
             "macs": cost.macs,
             "weight_bytes": cost.weight_bytes,
             "utilisation": round(cost.utilisation, 4),

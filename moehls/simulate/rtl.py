@@ -179,7 +179,9 @@ class RtlSimulator:
         values = {
             number: read_place(plan.stages[number].place, images[number], plan.shape) for number in sorted(images)
         }
-        return Simulation(output_tensors(results, plan.outputs), values, run.cycles, run.steps)
+        return Simulation(
+            output_tensors(results, plan.outputs), values, run.cycles, run.steps, (*run.step_beats, run.read_beats)
+        )
 
     def frame(self, data: Bytes, task: int) -> FrameRun:
         """One frame: the input bytes `[input_beats · 16]`; results lie in the DRAM.

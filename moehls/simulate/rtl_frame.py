@@ -98,6 +98,7 @@ class FrameRun:
         cycles: from start to the interrupt.
         steps: cycle in which each step's header was taken.
         read_beats: data beats read by all ports.
+        step_beats: of these, before each step's header was taken.
         write_beats: data beats written.
         protocol_errors: bursts since reset that AXI does not allow.
     """
@@ -105,6 +106,7 @@ class FrameRun:
     done: bool
     cycles: int
     steps: tuple[int, ...]
+    step_beats: tuple[int, ...]
     read_beats: int
     write_beats: int
     protocol_errors: int
@@ -224,7 +226,7 @@ class FrameBench:
     def start(self, limit: int) -> FrameRun:
         """Start the kernel and wait for its interrupt, at most `limit` cycles."""
         found: dict[str, Any] = json.loads(self.command("start", limit))
-        return FrameRun(**(found | {"steps": tuple(found["steps"])}))
+        return FrameRun(**(found | {name: tuple(found[name]) for name in ("steps", "step_beats")}))
 
 
 def memory_words(data: Bytes, banks: int, depth: int, word_bytes: int) -> Bytes:

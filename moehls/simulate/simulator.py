@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -25,12 +26,18 @@ class Simulation:
     """clock cycles from start to done, where the simulator counts them"""
     steps: tuple[int, ...] = ()
     """cycle in which each step began, where the simulator counts them"""
+    beats: tuple[int, ...] = ()
+    """128-bit beats that all ports had read when each step began, and in all"""
 
     def step_cycles(self) -> tuple[int, ...]:
         """Cycles of each step: from its begin to that of the next, or to the end."""
         if self.cycles is None:
             return ()
         return tuple(end - start for start, end in zip(self.steps, (*self.steps[1:], self.cycles), strict=True))
+
+    def step_beats(self) -> tuple[int, ...]:
+        """Beats read during each step, whoever they are for: the stream runs ahead."""
+        return tuple(end - start for start, end in pairwise(self.beats))
 
 
 class MemoryImages(Protocol):

@@ -61,6 +61,8 @@ class Level:
     """most cycles of a sample, where the level counts them"""
     step_cycles: tuple[int, ...] = ()
     """cycles of each step in that sample"""
+    step_beats: tuple[int, ...] = ()
+    """128-bit beats that all ports read during each step in that sample"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Verification:
                 "seconds": round(level.seconds, 6),
                 "cycles": level.cycles,
                 "step_cycles": list(level.step_cycles),
+                "step_beats": list(level.step_beats),
                 "exact": None if level.name == "reference" else level.difference is None,
                 "difference": None if level.difference is None else str(level.difference),
             }
@@ -145,7 +148,16 @@ def verify(
         difference = differences.get(name)
         ran = len(samples) if difference is None else difference.sample + 1
         longest = slowest[name]
-        level = Level(name, ran, compared[name], seconds[name] / ran, difference, longest.cycles, longest.step_cycles())
+        level = Level(
+            name,
+            ran,
+            compared[name],
+            seconds[name] / ran,
+            difference,
+            longest.cycles,
+            longest.step_cycles(),
+            longest.step_beats(),
+        )
         levels.append(level)
     return Verification(tuple(levels), meter.result() if meter is not None else None)
 

@@ -10,7 +10,8 @@
 //   memory NAME SCOPE          the next bank of memory NAME is the array `words` in SCOPE
 //   peek STEP NAME FILE        in the next frame, write the words of NAME to FILE when step STEP is over
 //   start TIMEOUT              ap_start, then wait for ap_done: {"done": …, "cycles": …, "steps": […], "read_beats": …,
-//                              "write_beats": …, "protocol_errors": …}; `steps` are the cycles in which each header was taken
+//                              "write_beats": …, "protocol_errors": …, "step_beats": […]}; `steps` are the cycles in which each header was taken,
+//                              `step_beats` the data beats read until then
 //   begin                      ap_start without waiting
 //   run CYCLES                 let the clock run
 //   reset                      hold reset for 16 cycles
@@ -67,6 +68,7 @@ class Bench {
       const auto ended = steps_.size() - 1;  // the step before this one
       for (auto [at, last] = peeks_.equal_range(ended); at != last; ++at) peek(at->second);
       steps_.push_back(cycle_);
+      beats_.push_back(top_->read_beats);
     }
     top_->clk = 1;
     step();
@@ -119,6 +121,7 @@ class Bench {
     write_register(0x08, 1);  // on ap_done
     const uint64_t reads = top_->read_beats, writes = top_->write_beats;
     steps_.clear();
+    beats_.clear();
     const uint64_t begin = cycle_;
     write_register(0x00, 1);
     while (!top_->irq && cycle_ - begin < timeout) tick();
@@ -136,6 +139,9 @@ class Bench {
     std::printf("\"steps\": [");
     for (size_t n = 0; n < steps_.size(); ++n)
       std::printf("%s%llu", n ? ", " : "", static_cast<unsigned long long>(steps_[n] - begin));
+    std::printf("], \"step_beats\": [");
+    for (size_t n = 0; n < beats_.size(); ++n)
+      std::printf("%s%llu", n ? ", " : "", static_cast<unsigned long long>(beats_[n] - reads));
     std::printf("]}\n");
   }
 
@@ -232,7 +238,7 @@ class Bench {
   std::unique_ptr<VerilatedFstC> waves_;
 #endif
   uint64_t cycle_ = 0;
-  std::vector<uint64_t> steps_;
+  std::vector<uint64_t> steps_, beats_;  // at the steps' headers
   std::multimap<uint64_t, Peek> peeks_;
   std::map<std::string, std::vector<const VerilatedVar*>> memories_;
 };

@@ -114,12 +114,13 @@ def test_the_vendor_tools_own_counts_are_shown(digits: Project) -> None:
 
 def test_measured_cycles_take_the_place_of_estimates(digits: Project) -> None:
     steps = len(digits.summary()["steps"])
-    level = Level("rtl", 1, 0, 1.0, None, 7 * steps, (7,) * steps)
+    level = Level("rtl", 1, 0, 1.0, None, 7 * steps, (7,) * steps, (3,) * steps)
     summary = with_verification(digits.summary(), Verification((level,), None))
     assert summary["cycles_rtl"] == 7 * steps
     assert summary["latency_ms"] == pytest.approx(7 * steps / summary["clock_mhz"] / 1e3)
     assert summary["bit_exact"] == {"csim": None, "rtl": True}
     assert {step["cycles_rtl"] for step in summary["steps"]} == {7}
+    assert {step["read_bytes_rtl"] for step in summary["steps"]} == {48}
     page = render_page(summary, digits.manifest)
     assert "as measured on the RTL" in page
     assert "an image, RTL" in page

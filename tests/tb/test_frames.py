@@ -55,6 +55,9 @@ def test_cycles_of_the_steps_sum_to_the_frame(simulator: RtlSimulator) -> None:
     assert len(found.steps) == len(simulator.project.plan.costs)
     assert list(found.steps) == sorted(found.steps)
     assert sum(found.step_cycles()) == found.cycles - found.steps[0]
+    assert len(found.step_beats()) == len(found.step_cycles())
+    project = simulator.project
+    assert found.beats[-1] == project.plan.weight_beats * project.plan.shape.ports + project.plan.input_beats
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
