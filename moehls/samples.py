@@ -144,6 +144,8 @@ def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray
         raise MoehlsError(f"{path}: input {name!r} holds {array.dtype}, not real numbers")
     if array.ndim == 5 and array.shape[1] == 1:
         array = array[:, 0]
+    if array.ndim == 3 and shape[0] == 1:  # tokens, or grey images without their channel
+        array = array[:, None]
     if array.shape[1:] != shape or array.ndim != 4:
         wanted = ", ".join(map(str, shape))
         raise MoehlsError(

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor
 
 from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form, SmallVit
-from models.exports.onnxruntime_graphs import halved, optimised, with_fused_attention, with_moe
+from models.exports.library_vits import HEADS as LIBRARY_HEADS
+from models.exports.library_vits import LIBRARY_VITS, TOKEN_VITS, build
+from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
+from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fused_attention, with_moe
 from models.m3vit import initialise
 from models.strip import strip
 
@@ -97,12 +100,29 @@ OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "attention_open_mask": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "sdpa": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
     "gate_m3vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
+    "timm_vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
+    "timm_unfused": (("ts", 11), ("ts", 13), ("ts", 17), ("dynamo", 20)),
+    "transformers_vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
+    "transformers_unfused": (("ts", 11), ("ts", 13), ("ts", 17), ("dynamo", 20)),
     "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
 }
 DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "ort_optimised-ts17": ("plain-ts17", optimised),
     "ort_optimised_tanh-ts17": ("gelu_tanh-ts17", optimised),
     "ort_optimised_experts-ts17": ("experts_loop-ts17", optimised),
+    **{
+        f"ort{level}_{name}-ts17": (
+            f"{name}-ts17",
+            lambda model, level=level: optimised(model, heads=LIBRARY_HEADS, width=LIBRARY_WIDTH, level=level),  # type: ignore[misc]
+        )
+        for name in ("timm_vit", "timm_unfused", "timm_deit3", "transformers_vit", "transformers_unfused")
+        for level in (0, 2)
+    },
+    **{
+        f"onnxscript_{name}-{exporter}": (f"{name}-{exporter}", folded)
+        for name in ("timm_vit", "transformers_vit", "experts_loop")
+        for exporter in ("ts17", "dynamo20")
+    },
     "ort_attention-ts17": ("plain-ts17", lambda model: with_fused_attention(model, fused=True)),
     "ort_multi_head-ts17": ("three_matrices-ts17", lambda model: with_fused_attention(model, fused=False)),
     "ort_moe-dynamo20": ("experts_dense-dynamo20", lambda model: with_moe(model, normalise=False)),
@@ -111,12 +131,12 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "ort_half_inputs-dynamo20": ("experts_gather-dynamo20", lambda model: halved(model, inputs=True)),
 }
 """Fixtures made of other fixtures, as onnxruntime's tools do."""
-HALF: tuple[str, ...] = ("plain", "experts_loop")
+HALF: tuple[str, ...] = ("plain", "experts_loop", "timm_vit")
 """Forms also exported from float16 modules."""
-DYNAMO_ONLY = ("experts_sorted", "experts_condition")
-"""TorchScript cannot export an index_add with repeated rows, nor torch.cond."""
+DYNAMO_ONLY = ("experts_sorted", "experts_condition", "transformers_dinov2_registers")
+"""TorchScript cannot export an index_add with repeated rows, nor torch.cond, nor a bicubic resize with antialiasing."""
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
-DYNAMIC: tuple[str, ...] = ("plain", "experts_dense")
+DYNAMIC: tuple[str, ...] = ("plain", "experts_dense", "timm_vit", "transformers_vit", "tokens")
 """Forms also exported with a named batch dimension."""
 
 
@@ -124,14 +144,25 @@ def export_form(
     form: Form, exporter: Exporter, opset: int, dynamic: bool = False, kind: torch.dtype = torch.float32
 ) -> bytes:
     """One ONNX file of a `SmallVit`."""
-    model = SmallVit(form).eval()
-    initialise(model, 0)
-    model = model.to(kind)
-    inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH, dtype=kind),)
-    names = ["image"]
+    inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH),)
     if form.task in ("stacked", "some", "vector", "joined"):
         inputs += (torch.eye(TASKS)[:1] if form.task == "vector" else torch.tensor(0),)
-        names.append("task")
+    return export_module(SmallVit(form).eval(), inputs, exporter, opset, dynamic, kind)
+
+
+def export_module(
+    model: torch.nn.Module,
+    inputs: tuple[Tensor, ...],
+    exporter: Exporter,
+    opset: int,
+    dynamic: bool = False,
+    kind: torch.dtype = torch.float32,
+) -> bytes:
+    """One ONNX file of a module with random weights; its inputs are an image and perhaps a task."""
+    initialise(model, 0)
+    model = model.to(kind)
+    inputs = (inputs[0].to(kind), *inputs[1:])
+    names = ["image", "task"][: len(inputs)]
     options: dict[str, Any] = {"opset_version": opset, "input_names": names}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -153,19 +184,24 @@ def main(folder: Path, *only: str) -> None:
     """Write the fixtures whose names begin with one of `only`, or all, to `folder`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = {name: form for name, form in FORMS.items() if name.startswith(only or "")}
-    for name, form in chosen.items():
+    chosen = [name for name in (*FORMS, *LIBRARY_VITS, *TOKEN_VITS) if name.startswith(only or "")]
+
+    def write(name: str, file: str, exporter: Exporter, opset: int, **options: Any) -> None:
+        if name in FORMS:
+            content = export_form(FORMS[name], exporter, opset, **options)
+        else:
+            model, example = build(name)
+            content = export_module(model, (example,), exporter, opset, **options)
+        (folder / f"{file}-{exporter}{opset}.onnx").write_bytes(content)
+
+    for name in chosen:
         for exporter, opset in OPSETS.get(name, USUAL[1:] if name in DYNAMO_ONLY else USUAL):
-            (folder / f"{name}-{exporter}{opset}.onnx").write_bytes(export_form(form, exporter, opset))
-    for name in sorted(chosen.keys() & set(DYNAMIC)):
+            write(name, name, exporter, opset)
         for exporter, opset in USUAL:
-            (folder / f"{name}_dynamic-{exporter}{opset}.onnx").write_bytes(
-                export_form(FORMS[name], exporter, opset, True)
-            )
-    for name in sorted(chosen.keys() & set(HALF)):
-        for exporter, opset in USUAL:
-            content = export_form(FORMS[name], exporter, opset, kind=torch.float16)
-            (folder / f"{name}_half-{exporter}{opset}.onnx").write_bytes(content)
+            if name in DYNAMIC:
+                write(name, f"{name}_dynamic", exporter, opset, dynamic=True)
+            if name in HALF:
+                write(name, f"{name}_half", exporter, opset, kind=torch.float16)
     for name, (source, change) in DERIVED.items():
         if name.startswith(only or ""):
             (folder / f"{name}.onnx").write_bytes(change((folder / f"{source}.onnx").read_bytes()))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.external import _declare_torchvision_operators
 
-SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 32, 8, 24, 2, 2, 5
+SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 16, 4, 16, 2, 2, 5
 TOKENS = 9
 
 
@@ -37,6 +37,14 @@ def timm_vit(kind: str = "VisionTransformer", **options: Any) -> nn.Module:
     found = next(getattr(module, kind) for module in (vision_transformer, deit, beit) if hasattr(module, kind))
     sizes = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
     model: nn.Module = found(**{**sizes, "num_classes": CLASSES, "mlp_ratio": 2, **options})
+    return model
+
+
+def unfused() -> nn.Module:
+    """A ViT without torch's fused attention, which opsets before 14 do not have."""
+    model = timm_vit()
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.attn.fused_attn = False  # type: ignore[union-attr]
     return model
 
 
@@ -64,8 +72,8 @@ class TokenVit(nn.Module):
         super().__init__()
         from timm.models.vision_transformer import Block
 
-        self.projection = nn.Linear(WIDTH, 16) if projected else nn.Identity()
-        width = 16 if projected else WIDTH
+        self.projection = nn.Linear(WIDTH, 12) if projected else nn.Identity()
+        width = 12 if projected else WIDTH
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.zeros(1, TOKENS + int(projected), width))
         self.blocks = nn.Sequential(*(Block(width, HEADS, mlp_ratio=2) for _ in range(DEPTH)))
@@ -87,9 +95,13 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_registers": lambda: timm_vit(no_embed_class=True, init_values=1e-5, reg_tokens=4),
     "timm_no_class_token": lambda: timm_vit(class_token=False, global_pool="", num_classes=0),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
+    "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),
     "transformers_vit": lambda: transformers_vit("ViT", "ForImageClassification", "logits"),
     "transformers_vit_tokens": lambda: transformers_vit("ViT", "Model", "last_hidden_state", qkv_bias=False),
+    "transformers_unfused": lambda: transformers_vit(
+        "ViT", "ForImageClassification", "logits", attn_implementation="eager"
+    ),
     "transformers_deit": lambda: transformers_vit("DeiT", "ForImageClassification", "logits"),
     "transformers_deit_teacher": lambda: transformers_vit("DeiT", "ForImageClassificationWithTeacher", "logits"),
     "transformers_dinov2": lambda: transformers_vit("Dinov2", "Model", "last_hidden_state", mlp_ratio=2),

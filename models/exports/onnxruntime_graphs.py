@@ -6,22 +6,37 @@ import tempfile
 from pathlib import Path
 
 import onnx
+import onnxscript.optimizer
 from onnx import helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.optimizer import optimize_model
 
 from models.exports.forms import CHOSEN, EXPERTS, HEADS, HIDDEN, WIDTH
+from models.strip import strip
 
 
-def optimised(content: bytes, model_type: str = "vit") -> bytes:
-    """The graph after onnxruntime's transformer optimiser: fused attention, normalisation and GELU."""
+def optimised(content: bytes, heads: int = HEADS, width: int = WIDTH, level: int = 0) -> bytes:
+    """The graph after onnxruntime's transformer optimiser: fused attention, normalisation and GELU.
+
+    At `level` 2 the runtime's own extended optimisations come before.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)
-        model = optimize_model(str(path), model_type=model_type, num_heads=HEADS, hidden_size=WIDTH, opt_level=0).model
+        model = optimize_model(
+            str(path), model_type="vit", num_heads=heads, hidden_size=width, opt_level=level, only_onnxruntime=False
+        ).model
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     for node in model.graph.node:
         node.ClearField("doc_string")
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def folded(content: bytes) -> bytes:
+    """The graph after onnxscript's optimiser: folded constants and shapes."""
+    model = onnxscript.optimizer.optimize(onnx.load_from_string(content), onnx_shape_inference=False)
+    strip(model)
+    del model.graph.value_info[:]
     return bytes(model.SerializeToString(deterministic=True))
 
 

@@ -27,6 +27,17 @@ _TASKS = "tasks"
 _PIXELS = 1 << 26
 """Elements an image may have."""
 _MOST_TASKS = 1 << 10
+_TOKEN_READERS = {
+    "MatMul",
+    "Gemm",
+    "Einsum",
+    "LayerNormalization",
+    "SkipLayerNormalization",
+    "ReduceMean",
+    "Add",
+    "Concat",
+}
+"""Operators that read an input of three dimensions as tokens; an image without batch is moved or convolved first."""
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -41,6 +52,8 @@ class Inputs:
     """the number of tasks where `--set tasks=N` or a one-hot input gives it"""
     one_hot: bool = False
     """whether the task is a float vector with a one at the task's place"""
+    tokens: bool = False
+    """whether the "image" `(1, tokens, channels)` is a token matrix `[1, tokens, channels]`"""
 
 
 @dataclass(frozen=True)
@@ -246,14 +259,17 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         else:
             raise MoehlsError(
                 f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 image "
-                "[1, channels, height, width] nor a task (one integer, or a one-hot float32 vector [1, tasks])"
+                "[1, channels, height, width] or token matrix [1, tokens, channels] nor a task (one integer, or a one-hot "
+                "float32 vector [1, tasks])"
             )
     if len(images) != 1 or len(task) > 1:
         raise MoehlsError(
             f"{path}: has {len(images)} image and {len(task)} task inputs; supported: one image, at most one task"
         )
     name, shape = images[0]
-    if len(shape) == 4 and shape[0] != 1:
+    value = next(each for each in graph.inputs if each.name == name)
+    tokens = len(shape) == 3 and any(use.node.op_type in _TOKEN_READERS for use in value.uses())
+    if (len(shape) == 4 or tokens) and shape[0] != 1:
         raise MoehlsError(
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
         )
@@ -265,4 +281,4 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     if vectors and tasks not in (None, vectors[0]):
         raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
     count = (vectors[0] if vectors else tasks) if task else None
-    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors))
+    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors), tokens)

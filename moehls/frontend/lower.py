@@ -24,6 +24,7 @@ from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.load import Inputs
 from moehls.frontend.recognise import rules_by_operator
+from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.values import (
@@ -137,7 +138,9 @@ class _Reader:
     def _start(self) -> None:
         self._read_weights(self._graph)
         for value in self._graph.inputs:
-            if value.name == self._inputs.image:
+            if value.name == self._inputs.image and self._inputs.tokens:
+                self._values[value] = token_matrix(*self._inputs.image_shape[1:])
+            elif value.name == self._inputs.image:
                 shape = (*(1,) * (len(value.shape or ()) - 3), *self._inputs.image_shape)
                 index = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
                 ones = np.ones(shape, np.float32)

@@ -51,6 +51,8 @@ class Accelerator:
         """Outputs of `images` [samples, channels, height, width] for `task`; integers of the machine where `raw`."""
         images = np.asarray(images)
         shape = tuple(self.manifest["input"]["shape"])
+        if images.ndim == 3 and shape[0] == 1:  # tokens, or grey images without their channel
+            images = images[:, None]
         if images.ndim != 4 or images.shape[1:] != shape or not len(images):
             raise ValueError(f"images have shape {images.shape}; wanted is (samples, {', '.join(map(str, shape))})")
         if not 0 <= task < self.manifest["tasks"]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, apply, attribute
-from moehls.frontend.values import Constant, Unknown, Value, shape_of
+from moehls.frontend.values import Affine, Constant, FeedForward, Unknown, Value, shape_of
 
 _REMEDY = "export plain self-attention without mask, cache or rotary positions"
 
@@ -42,9 +42,16 @@ def read_matmul(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return apply(context, "Mul", [*apply(context, "MatMul", operands), alpha])
 
 
+def _is_branch(value: Value) -> bool:
+    """Whether a value is the output of a layer, which takes a bias, and not the residual stream."""
+    return isinstance(value, FeedForward) or (isinstance(value, Affine) and value.weight is not None)
+
+
 def read_skip_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """SkipLayerNormalization: a residual add with bias, then normalisation; the fourth output is the sum."""
-    total = apply(context, "Add", [_plus(context, inputs[0], _given(node, inputs, 4)), inputs[1]])[0]
+    branch = 1 if _is_branch(inputs[1]) and not _is_branch(inputs[0]) else 0
+    biased = _plus(context, inputs[branch], _given(node, inputs, 4))
+    total = apply(context, "Add", [biased, inputs[1 - branch]])[0]
     parameters = [inputs[2], *(value for value in [_given(node, inputs, 3)] if value is not None)]
     epsilon = float(attribute(node, "epsilon", 1e-12))
     normalised = apply(context, "LayerNormalization", [total, *parameters], axis=-1, epsilon=epsilon)

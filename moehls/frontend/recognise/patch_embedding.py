@@ -12,8 +12,20 @@ import onnx_ir as ir
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.evaluate import NodeEvaluator
-from moehls.frontend.layout import Array, Axis, Layout, LayoutError, align, axes_of, expand, invariant, merge_dim
+from moehls.frontend.layout import (
+    Array,
+    Axis,
+    Layout,
+    LayoutError,
+    align,
+    axes_of,
+    expand,
+    invariant,
+    matrix_layout,
+    merge_dim,
+)
 from moehls.frontend.recognise.linear import table_of
+from moehls.frontend.recognise.structure import chosen_indices
 from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
 
 _REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
@@ -59,8 +71,17 @@ def _features(layout: Layout, array: Array) -> Array:
 
 
 def _patches(layout: Layout, patch: tuple[int, int, int], weight: Array, bias: Array) -> Patches:
-    zeros = np.zeros([1] * len(layout.axes), np.float32)
-    return Patches(layout, patch, weight, bias, zeros, zeros, 0)
+    return Patches(layout, patch, weight, bias, _zeros(layout), _zeros(layout), 0)
+
+
+def token_matrix(tokens: int, channels: int) -> Patches:
+    """An input `[1, tokens, channels]`: patches of one row of an image of one channel, embedded as they are."""
+    layout = matrix_layout((1, tokens, channels), 1)
+    return _patches(layout, (1, 1, channels), _features(layout, np.eye(channels, dtype=np.float32)), _zeros(layout))
+
+
+def _zeros(layout: Layout) -> Array:
+    return np.zeros([1] * len(layout.axes), np.float32)
 
 
 def read_move(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -123,6 +144,75 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         table = table_of(inputs[2])
         return None if table is None else add_rows(result, table)
     return result
+
+
+def read_projection(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Embedded tokens times a matrix: another embedding."""
+    value, matrix = inputs[0], inputs[1]
+    if not isinstance(value, Patches) or not isinstance(matrix, Constant) or matrix.array.ndim != 2:
+        return None
+    labels = labels_of(node, len(value.layout.dims), 2)
+    inner = labels.right.index(labels.left[-1])
+    last = value.layout.dims[-1]
+    plain = len(last) == 1 and not last[0].token and value.layout.features == last[0].size
+    if inner not in (0, 1) or labels.out[:-1] != labels.left[:-1] or not plain:
+        return None
+    weight = (matrix.array if inner == 0 else matrix.array.T).astype(np.float32) * np.float32(
+        attribute(node, "alpha", 1.0)
+    )
+    place, size = len(value.layout.axes) - 1, last[0].size
+
+    def projected(array: Array) -> Array:
+        wide = np.broadcast_to(array, (*array.shape[:place], size, *array.shape[place + 1 :]))
+        return np.moveaxis(np.moveaxis(wide, place, -1) @ weight, -1, place)
+
+    layout = Layout((*value.layout.dims[:-1], axes_of(weight.shape[1], False)))
+    if weight.shape[1] == 1:
+        return None
+    result = replace(
+        value,
+        layout=layout,
+        weight=projected(value.weight),
+        bias=projected(value.bias),
+        prefix=projected(value.prefix),
+        position=projected(value.position),
+    )
+    if len(inputs) == 2:
+        return result
+    table = table_of(inputs[2])
+    return None if table is None else add_rows(result, table * np.float32(attribute(node, "beta", 1.0)))
+
+
+def read_slice(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Leading tokens alone, which are constants, or the embedding with fewer of them."""
+    value = inputs[0]
+    if not isinstance(value, Patches) or not all(isinstance(item, Constant) for item in inputs[1:]):
+        return None
+    dims = [dim for dim, group in enumerate(value.layout.dims) if any(axis.token for axis in group)]
+    if len(dims) != 1 or len(value.layout.dims[dims[0]]) != 1:
+        return None
+    dim, count = dims[0], value.layout.shape[dims[0]]
+    places = chosen_indices(node, inputs, dim, count, context.opset)
+    start, stop = int(places[0]), int(places[-1]) + 1
+    if not np.array_equal(places, np.arange(start, stop)):
+        return None
+    position = value.layout.positions(dim).start
+
+    def rows(array: Array) -> Array:
+        return array[(slice(None),) * position + (slice(start, stop),)] if array.shape[position] != 1 else array
+
+    if stop <= value.leading:
+        sizes = [stop - start if axis.token else axis.size for axis in value.layout.axes]
+        shape = [stop - start if i == dim else size for i, size in enumerate(value.layout.shape)]
+        constant = np.broadcast_to(rows(value.prefix), sizes) + rows(value.position)
+        return Constant(np.asarray(constant, np.float32).reshape(shape))
+    if stop < count or start > value.leading:
+        return None
+    layout = Layout((*value.layout.dims[:dim], axes_of(stop - start, True), *value.layout.dims[dim + 1 :]))
+    if stop - start == 1:
+        return None
+    prefix, kept = rows(value.prefix), rows(value.position)
+    return replace(value, layout=layout, prefix=prefix, position=kept, leading=value.leading - start)
 
 
 def _patch_of(rows: Array, image: tuple[int, int, int]) -> tuple[tuple[int, int, int], Array]:
@@ -221,6 +311,8 @@ RULES: Rules = (
     (_MOVES, read_move),
     ("Add Sub Mul Div", read_normalisation),
     ("MatMul Gemm", read_product),
+    ("MatMul Gemm", read_projection),
+    ("Slice", read_slice),
     ("Add Sub", read_add),
     ("Concat", read_concat),
 )
