@@ -42,7 +42,7 @@ from moehls.simulate.verify import verify as verify_levels
 Progress = Callable[[str, float], None]
 LevelName = Literal["reference", "csim", "rtl"]
 LEVELS: tuple[LevelName, ...] = ("reference", "csim", "rtl")
-DEFAULT_LEVELS = "reference,csim"
+DEFAULT_LEVELS = ",".join(LEVELS)
 _SAMPLES = 2
 """samples that a project keeps, but at least one a task"""
 

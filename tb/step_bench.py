@@ -1,9 +1,9 @@
 """cocotb tests of one unit of the step machine: its streams and memories are played by the test, with random stalls.
 
-`settings()` gives: `data`, an .npz; `steps`, a list of objects with `header` (hexadecimal) and `name`; `memories`, by formal
-parameter of the unit: `banks` and `latency` (cycles from address to data). For step n the archive holds `words<n>`
-[payload words, word bytes], `pixels<n>` and `results<n>` [beats, 16], and for each formal F `before<n>.F` and `after<n>.F`
-[banks, depth, word bytes]: the memory before the step and, by the NumPy reference, after it.
+`settings()` gives: `data`, an .npz; `steps`, a list of objects with `header` (hexadecimal) and `name`; `inputs` and `outputs`,
+names of the streams the unit reads and writes; `memories`, by formal parameter of the unit: `banks` and `latency` (cycles from
+address to data). For step n the archive holds `<n>.S` [values, bytes] for each stream S, and for each formal F `<n>.before.F`
+and `<n>.after.F` [banks, depth, word bytes]: the memory before the step and, by the NumPy reference, after it.
 
 The unit's ports have the names of moehls or those of Vitis HLS (`ap_start`, `_dout`, `_address0`, …).
 """
@@ -11,7 +11,7 @@ The unit's ports have the names of moehls or those of Vitis HLS (`ap_start`, `_d
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cocotb
@@ -79,6 +79,7 @@ class Sink:
         self.values: list[int] = []
         self.chance, self.random, self.open = chance, generator, False
         if self.data is not None:
+            self.mask = (1 << len(self.data)) - 1
             self.ready.value = 0
 
     def sample(self) -> None:
@@ -148,7 +149,7 @@ class UnitBench:
 
     def banks(self, step: int) -> Iterator[tuple[str, int, Bank]]:
         for formal, memory in self.settings["memories"].items():
-            image = self.arrays[f"before{step}.{formal}"]
+            image = self.arrays[f"{step}.before.{formal}"]
             for bank in range(memory["banks"]):
                 name = f"{formal}_{bank}" if memory["banks"] > 1 else formal
                 yield formal, bank, Bank(self.ports, name, words_of(image[bank]), memory["latency"])
@@ -157,10 +158,12 @@ class UnitBench:
         """Run a step, compare streams and memories; returns its cycles."""
         generator = random.Random(number)
         banks = list(self.banks(number))
-        words = Source(self.ports, "words", words_of(self.arrays[f"words{number}"]), chance, generator)
-        pixels = Source(self.ports, "pixels", words_of(self.arrays[f"pixels{number}"]), chance, generator)
-        results = Sink(self.ports, "results", chance, generator)
-        parts = [words, pixels, results, *(bank for _, _, bank in banks)]
+        sources = {
+            name: Source(self.ports, name, words_of(self.arrays[f"{number}.{name}"]), chance, generator)
+            for name in self.settings["inputs"]
+        }
+        sinks = {name: Sink(self.ports, name, chance, generator) for name in self.settings["outputs"]}
+        parts = [*sources.values(), *sinks.values(), *(bank for _, _, bank in banks)]
         header = self.ports.find("h", "h_coerce", "h_coerce0")
         header.value = int(self.settings["steps"][number]["header"], 16)
         self.start.value = 1
@@ -175,19 +178,28 @@ class UnitBench:
             self.start.value = 0
             cycles += 1
             assert cycles < LIMIT, "the unit hangs"
-        self.compare(number, banks, words, pixels, results)
+        self.compare(number, banks, sources, sinks)
         return cycles
 
     def compare(
-        self, number: int, banks: list[tuple[str, int, Bank]], words: Source, pixels: Source, results: Sink
+        self,
+        number: int,
+        banks: list[tuple[str, int, Bank]],
+        sources: Mapping[str, Source],
+        sinks: Mapping[str, Sink],
     ) -> None:
         name = self.settings["steps"][number]["name"]
-        assert not words.values, f"{name}: {len(words.values)} words of its payload are left"
-        assert not pixels.values, f"{name}: {len(pixels.values)} pixel beats are left"
-        expected = words_of(self.arrays[f"results{number}"])
-        assert results.values == expected or results.data is None, f"{name}: the results differ"
+        for stream, source in sources.items():
+            assert not source.values, f"{name}: {len(source.values)} values of {stream} are left"
+        for stream, sink in sinks.items():
+            expected = words_of(self.arrays[f"{number}.{stream}"])
+            found = len(sink.values)
+            assert found == len(expected), f"{name}: {stream}: expected {len(expected)} values, found {found}"
+            for index, (value, wanted) in enumerate(zip(sink.values, expected, strict=True)):
+                same = (value ^ wanted) & sink.mask == 0
+                assert same, f"{name}: {stream}[{index}]: expected {wanted:x}, found {value:x}"
         for formal, bank, memory in banks:
-            after = words_of(self.arrays[f"after{number}.{formal}"][bank])
+            after = words_of(self.arrays[f"{number}.after.{formal}"][bank])
             for address, (found, wanted) in enumerate(zip(memory.words, after, strict=True)):
                 same = (found ^ wanted) & memory.mask == 0
                 assert same, f"{name}: {formal}[{bank}][{address}]: expected {wanted:x}, found {found:x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,17 @@ from moehls import api
 from moehls.project import Project, open_project
 from moehls.resources import resource
 from moehls.simulate import csim
+from moehls.simulate.verilator import OBJECTS
 
 DIGITS = resource("models") / "digits"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Verilator's runtime library is compiled once a session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OBJECTS, str(tmp_path_factory.mktemp("objects")))
+        yield
 
 
 @pytest.fixture(scope="session")

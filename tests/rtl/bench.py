@@ -236,7 +236,8 @@ def compare(designs: list[Design], folder: Path, stalls: tuple[int, ...] = (0, 4
         (folder / name).write_text(text)
         paths.append(folder / name)
     (folder / "driver.cpp").write_text(_driver(designs))
-    job = verilator.Build("bench", "Vbench", tuple(paths), (folder / "driver.cpp",))
+    # compiling takes far longer than running: no optimisation
+    job = verilator.Build("bench", "Vbench", tuple(paths), (folder / "driver.cpp",), fast=False)
     program = verilator.build(job, folder / "verilated")
     expected = run_native(designs, folder)
     problems = []

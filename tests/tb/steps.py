@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moehls.plan.instruction import ANY_TASK, Binding, Kind, Mode
+from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Binding, Kind, Mode, encode
 from moehls.plan.layout import CHUNK_BYTES, chosen_gates, port_chunks, stream_words
 from moehls.plan.steps import Step
 from moehls.project import Project
@@ -102,30 +102,28 @@ def bench_data(
     for k, n in enumerate(chosen):
         assert formals(steps[n])[0] == unit
         words = steps[n].words(shape)
-        arrays[f"words{k}"] = words[1:]
+        arrays[f"{k}.words"] = words[1:]
         kind = steps[n].instruction.kind
-        arrays[f"pixels{k}"] = trace.pixels.reshape(-1, CHUNK_BYTES)[: None if kind == Kind.INPUT else 0]
-        arrays[f"results{k}"] = _results(project, steps[n], trace)
+        arrays[f"{k}.pixels"] = trace.pixels.reshape(-1, CHUNK_BYTES)[: None if kind == Kind.INPUT else 0]
+        arrays[f"{k}.results"] = _results(project, steps[n], trace)
         for formal, memory in formals(steps[n])[1].items():
-            arrays[f"before{k}.{formal}"] = trace.memories[n - 1][memory] if n else trace.memories[0][memory] * 0
-            arrays[f"after{k}.{formal}"] = trace.memories[n][memory]
+            arrays[f"{k}.before.{formal}"] = trace.memories[n - 1][memory] if n else trace.memories[0][memory] * 0
+            arrays[f"{k}.after.{formal}"] = trace.memories[n][memory]
     np.savez(path, **arrays)
     headers = [_header(project, trace, n) for n in chosen]
     return {
         "data": str(path),
         "steps": [{"header": header, "name": steps[n].name} for header, n in zip(headers, chosen, strict=True)],
+        "inputs": ["words", "pixels"],
+        "outputs": ["results"],
         "memories": {
-            formal: {"banks": arrays[f"before0.{formal}"].shape[0], "latency": latency(formal)} for formal in parameters
+            formal: {"banks": arrays[f"0.before.{formal}"].shape[0], "latency": latency(formal)} for formal in parameters
         },
     }
 
 
 def _header(project: Project, trace: Trace, n: int) -> str:
     """The header as `compute` passes it on: a queued step has the rows its queue holds."""
-    from dataclasses import replace
-
-    from moehls.plan.instruction import NO_EXPERT, encode
-
     instruction, tokens = project.program.steps[n].instruction, project.plan.shape.token_parallel
     if instruction.expert != NO_EXPERT:
         rows = int(trace.memories[n]["count"].view(np.uint16)[0, instruction.expert, 0])

@@ -1,0 +1,172 @@
+"""Random calls of single processes of the engine, and what they must write: NumPy, from docs/accelerator.md alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moehls.plan.instruction import NO_SPLIT, Flag, Instruction, Kind, Mode, encode
+from moehls.plan.shape import Shape
+
+Words = list[int]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a process: what its streams carry and its memories hold, words as integers."""
+
+    name: str
+    instruction: Instruction
+    streams: dict[str, Words]
+    memories: dict[str, list[Words]] = field(default_factory=dict)
+
+
+def packed(values: npt.ArrayLike, bits: int) -> int:
+    """Integers to one word, element c at bits `c * bits`, in two's complement."""
+    mask = (1 << bits) - 1
+    return sum((int(value) & mask) << bits * c for c, value in enumerate(np.asarray(values).ravel()))
+
+
+def tile_loops(n0: int, n1: int, n2: int) -> list[tuple[int, int, int]]:
+    """The nest of every process of the engine."""
+    return [(i0, i1, i2) for i0 in range(n0) for i1 in range(n1) for i2 in range(n2)]
+
+
+def products(shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int], split: int) -> Call:
+    """`multiply` on random operands and weights, among them the largest and smallest of every multiplier."""
+    tokens, block, precision = shape.token_parallel, shape.block, shape.precision
+    bits, weight_bits = precision.activation_bits, precision.weight_bits
+    count = int(np.prod(loops))
+    low, high = -(1 << (bits - 1)), (1 << bits) - 1  # of signed and unsigned operands
+    operands = generator.integers(low, high + 1, (count, tokens, block))
+    weights = generator.integers(-(1 << (weight_bits - 1)), 1 << (weight_bits - 1), (count, block, block))
+    for n in range(0, count, 3):
+        operands[n] = generator.choice([low, high], (tokens, block))
+        weights[n] = generator.choice([-(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1], (block, block))
+    sums: list[Words] = [[] for _ in range(tokens)]
+    total = np.zeros((tokens, block), object)
+    for n, (_, _, i2) in enumerate(tile_loops(*loops)):
+        before = 0 if i2 == 0 else total << 8 if i2 == split else total
+        total = before + operands[n].astype(object) @ weights[n].T.astype(object)
+        if i2 == loops[2] - 1:
+            for lane in range(tokens):
+                sums[lane].append(packed(total[lane], precision.accumulator_bits))
+    streams = {_lane("operands", t, tokens): [packed(o, bits + 1) for o in operands[:, t]] for t in range(tokens)}
+    streams |= {"tiles": [packed(w, weight_bits) for w in weights]}
+    streams |= {_lane("sums", t, tokens): sums[t] for t in range(tokens)}
+    instruction = Instruction(Kind.LINEAR, n0=loops[0], n1=loops[1], n2=loops[2], split=split)
+    return Call(f"products {loops}, split {split}", instruction, streams)
+
+
+def stream_order(shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int]) -> Call:
+    """`weights` from the stream: every word once, kept for the other token groups; parameters before their blocks."""
+    n0, n1, n2 = loops
+    size, per_word = shape.block * shape.parameter_bits, shape.blocks_per_parameter_word
+    words: Words = []
+    tiles: Words = []
+    parameters: Words = []
+    for i0 in range(n0):
+        if i0 % per_word == 0:
+            words.append(_random(generator, shape.word_bits))
+            together = words[-1]
+        block = [_random(generator, shape.word_bits) for _ in range(n2)]
+        words += block
+        tiles += block * n1
+        parameters += [together >> size * (i0 % per_word) & ((1 << size) - 1)] * n1
+    instruction = Instruction(Kind.LINEAR, n0=n0, n1=n1, n2=n2, payload_words=len(words))
+    streams = {"words": words, "tiles": tiles, "parameters": parameters}
+    return Call(f"stream order {loops}", instruction, streams, {"w": _memory(shape, generator)})
+
+
+def memory_order(
+    shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int], mode: Mode, has_parameters: bool
+) -> Call:
+    """`weights` from memory W: keys as outputs (scores) or as inputs (context)."""
+    n0, n1, n2 = loops
+    block, bits = shape.block, shape.precision.weight_bits
+    size, per_word = block * shape.parameter_bits, shape.blocks_per_parameter_word
+    memory = _memory(shape, generator)
+    words = [_random(generator, shape.word_bits) for _ in range(-(-n1 // per_word))] if has_parameters else []
+    strides = (-1, 2, 3)
+    base = n0 + 1
+    tiles: Words = []
+    parameters: Words = []
+    for i0, i1, i2 in tile_loops(n0, n1, n2):
+        address = base + i0 * strides[0] + i1 * strides[1] + i2 * strides[2]
+        keys = [memory[t][address] if t < shape.token_parallel else 0 for t in range(block)]
+        elements = np.array([[key >> bits * c & ((1 << bits) - 1) for c in range(block)] for key in keys], object)
+        tiles.append(packed(elements.T if mode == Mode.CONTEXT else elements, bits))
+        if i2 == 0:
+            own = words[i1 // per_word] >> size * (i1 % per_word) & ((1 << size) - 1) if has_parameters else 0
+            parameters.append(own)
+    instruction = Instruction(
+        Kind.LINEAR, mode, flags=Flag.W_MEMORY | (Flag.PARAMETERS if has_parameters else 0), n0=n0, n1=n1, n2=n2,
+        payload_words=len(words), w_base=base, w_s0=strides[0], w_s1=strides[1], w_s2=strides[2],
+    )  # fmt: skip
+    streams = {"words": words, "tiles": tiles, "parameters": parameters}
+    return Call(f"memory order {loops}, {mode.name}", instruction, streams, {"w": memory})
+
+
+def multiply_calls(shape: Shape, seed: int) -> list[Call]:
+    """Calls of `multiply`: one tile and many, with and without a low plane."""
+    generator = np.random.default_rng(seed)
+    cases = [((1, 1, 1), NO_SPLIT), ((2, 3, 4), NO_SPLIT), ((3, 2, 6), 3), ((1, 4, 2), 1), ((2, 2, 1), NO_SPLIT)]
+    return [products(shape, generator, loops, split) for loops, split in cases]
+
+
+def weights_calls(shape: Shape, seed: int) -> list[Call]:
+    """Calls of `weights`: blocks of fewer words than the pipeline is deep, one token group and many, both memory orders."""
+    generator = np.random.default_rng(seed)
+    most = shape.kept_depth
+    calls = [stream_order(shape, generator, loops) for loops in ((1, 1, 1), (5, 1, 2), (4, 3, 1), (3, 4, most), (7, 2, 2))]
+    blocks = min(3, shape.parameter_depth)
+    return [
+        *calls,
+        memory_order(shape, generator, (3, 2, 2), Mode.SOFTMAX, False),
+        memory_order(shape, generator, (2, blocks, 3), Mode.CONTEXT, True),
+        stream_order(shape, generator, (2, 3, 2)),
+    ]
+
+
+def bench_settings(calls: list[Call], outputs: tuple[str, ...], latency: Mapping[str, int], path: Path) -> dict[str, Any]:
+    """Settings of `step_bench` for the calls; streams whose names begin with one of `outputs` are written."""
+    arrays: dict[str, npt.NDArray[np.uint8]] = {}
+    for n, call in enumerate(calls):
+        arrays |= {f"{n}.{name}": _bytes(words) for name, words in call.streams.items()}
+        for name, banks in call.memories.items():
+            image = np.stack([_bytes(words) for words in banks])
+            arrays |= {f"{n}.before.{name}": image, f"{n}.after.{name}": image}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return {
+        "data": str(path),
+        "steps": [{"header": f"{encode(call.instruction):x}", "name": call.name} for call in calls],
+        "inputs": [name for name in calls[0].streams if not name.startswith(outputs)],
+        "outputs": [name for name in calls[0].streams if name.startswith(outputs)],
+        "memories": {
+            name: {"banks": len(banks), "latency": latency[name]} for name, banks in calls[0].memories.items()
+        },
+    }
+
+
+def _lane(name: str, lane: int, lanes: int) -> str:
+    return f"{name}_{lane}" if lanes > 1 else name
+
+
+def _random(generator: np.random.Generator, bits: int) -> int:
+    return int.from_bytes(generator.bytes(-(-bits // 8)), "little") & ((1 << bits) - 1)
+
+
+def _memory(shape: Shape, generator: np.random.Generator) -> list[Words]:
+    bits = shape.block * shape.precision.activation_bits + 8
+    return [[_random(generator, bits) for _ in range(shape.activation_depth)] for _ in range(shape.token_parallel)]
+
+
+def _bytes(words: Words) -> npt.NDArray[np.uint8]:
+    size = max(1, *((word.bit_length() + 7) // 8 for word in words), 1) if words else 1
+    text = b"".join(word.to_bytes(size, "little") for word in words)
+    return np.frombuffer(text, np.uint8).reshape(len(words), size)
