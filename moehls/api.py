@@ -164,12 +164,14 @@ def verify(
     samples: int | None = None,
     seed: int = 0,
     stall: float = 0.0,
+    bounded: bool = False,
     progress: Progress = lambda text, share: None,
 ) -> Verification:
     """Run `levels` on samples and update the project's summary.
 
     The samples are those of `inputs` (at most `samples` of them), or `samples` random images from `seed`, or the project's
-    own.
+    own. `stall` is the chance of a stall an interface and cycle of the RTL; with `bounded` the FIFOs of the C simulation hold
+    no more than their depths.
 
     Raises:
         MoehlsError: no such level, no project, samples that do not fit, or a level that cannot run here.
@@ -181,7 +183,7 @@ def verify(
     project = open_project(directory)
     chosen = _verification_samples(project, inputs, samples, seed)
     simulators: dict[str, Simulator] = {
-        name: simulator(project, name, seed=seed, stall=stall)
+        name: simulator(project, name, seed=seed, stall=stall, bounded=bounded)
         for name in LEVELS
         if name in wanted and name != "reference"
     }

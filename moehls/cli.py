@@ -130,11 +130,14 @@ def verify(
     samples: Annotated[int | None, typer.Option(min=1, help="How many samples to take.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random samples and of the RTL's stalls.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.95, help="RTL: chance of a stall an interface and cycle.")] = 0.0,
+    bounded: Annotated[
+        bool, typer.Option("--bounded", help="C simulation: FIFOs of their declared depths, a deadlock is a failure.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify a project at every level; exit 1 where a level differs from the reference in any bit."""
     with show.progress(err) as report:
-        result = api.verify(project, levels.split(","), inputs, samples, seed, stall, report)
+        result = api.verify(project, levels.split(","), inputs, samples, seed, stall, bounded, report)
     if as_json:
         print(json.dumps(result.as_json(), indent=2))
     else:

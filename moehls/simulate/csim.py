@@ -23,9 +23,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moehls.errors import MoehlsError
+from moehls.errors import CheckFailed, MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.resources import resource
+from moehls.simulate.bounded import with_processes
 from moehls.simulate.verilator import compiler as compiler_command
 
 Bytes = npt.NDArray[np.uint8]
@@ -45,15 +46,19 @@ _FLAGS: dict[Compiler, tuple[str, ...]] = {
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _RESIDUAL, _RAW, _QUEUE, _COUNT = 4, 5, 6, 7
 _BEAT_BYTES = 16
+_SHIM = ("ap_int.h", "hls_stream.h", "hls_fibers.h")
 
 
-def build(project: Path, compiler: Compiler = "clang", ap_types: Path | None = None) -> Library:
+def build(
+    project: Path, compiler: Compiler = "clang", ap_types: Path | None = None, *, bounded: bool = False
+) -> Library:
     """The library of `project`, compiled unless `build/csim` holds the one of the same sources.
 
     Args:
         project: a folder written by `moehls.emit`.
         compiler: `clang` of the ziglang package, or `g++` with `ap_types`.
         ap_types: folder of the vendor's `ap_int.h`, for g++; found by `find_ap_types` if not given.
+        bounded: streams hold no more than their depths, so that a FIFO which is too shallow is seen.
 
     Raises:
         MoehlsError: a compiler, a header or a source is missing, or the C++ does not compile.
@@ -64,18 +69,26 @@ def build(project: Path, compiler: Compiler = "clang", ap_types: Path | None = N
         raise MoehlsError(f"{project} holds no C++ to simulate; is it a folder written by 'moehls compile'?")
     shim = resource("templates") / "hls" / "shim"
     headers = sorted((project / "include").glob("*.hpp"))
-    digest = hashlib.sha256(repr((compiler, _FLAGS[compiler], ap_types)).encode())
-    for path in (*sources, *headers, harness, shim / "ap_int.h", shim / "hls_stream.h"):
+    digest = hashlib.sha256(repr((compiler, _FLAGS[compiler], ap_types, bounded)).encode())
+    for path in (*sources, *headers, harness, *(shim / name for name in _SHIM)):
         digest.update(path.name.encode() + path.read_bytes())
     folder = project / "build" / "csim" / digest.hexdigest()[:16]
     library = folder / "libcsim.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unity = folder / "unity.cpp"
-        includes = [f'#include "{path.resolve()}"' for path in (*sources, harness)]
-        unity.write_text("\n".join(["#define MOEHLS_CSIM", *includes, ""]))
+        defines = ["#define MOEHLS_CSIM", *(["#define MOEHLS_BOUNDED"] if bounded else [])]
+        read = [_with_processes(path, folder) for path in sources] if bounded else sources
+        includes = [f'#include "{path.resolve()}"' for path in (*read, harness)]
+        unity.write_text("\n".join([*defines, *includes, ""]))
         _compile(unity, library, project / "include", shim, compiler, ap_types)
     return Library(library)
+
+
+def _with_processes(source: Path, folder: Path) -> Path:
+    target = folder / source.name
+    target.write_text(with_processes(source.read_text()))
+    return target
 
 
 def find_ap_types() -> Path | None:
@@ -114,7 +127,8 @@ def _compile(unity: Path, library: Path, include: Path, shim: Path, compiler: Co
         # the stream is ours, as the open one has no depth in its type
         streams = unity.parent / "include"
         streams.mkdir(exist_ok=True)
-        shutil.copyfile(shim / "hls_stream.h", streams / "hls_stream.h")
+        for name in _SHIM[1:]:
+            shutil.copyfile(shim / name, streams / name)
         headers = [f"-I{streams}", "-isystem", str(ap_types)]
         _call([*compiler_command(), *flags, *headers, "-shared", str(unity), "-o", str(partial)], dict(os.environ), log)
     partial.replace(library)
@@ -175,6 +189,7 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
+        self._library.moehls_run.restype = ctypes.c_char_p
         self._ports = int(self._library.moehls_ports())
         self._weights: Bytes | None = None
 
@@ -197,6 +212,7 @@ class Library:
         A program that reads a stream while it is empty, where the hardware would hang, aborts the process.
 
         Raises:
+            CheckFailed: with bounded streams, the processes wait for each other for ever.
             MoehlsError: no weights are loaded.
         """
         if self._weights is None:
@@ -214,11 +230,13 @@ class Library:
                     raised.append(error)
             index += 1
 
-        callback = _HOOK(hook) if on_step is not None else _HOOK()
+        callback = _HOOK(hook)
         beats = len(pixels) // _BEAT_BYTES
-        self._library.moehls_run(_pointer(pixels), beats, _pointer(results), output_beats, task, callback)
+        hangs = self._library.moehls_run(_pointer(pixels), beats, _pointer(results), output_beats, task, callback)
         if raised:
             raise raised[0]
+        if hangs is not None:
+            raise CheckFailed(f"deadlock in step {index}{hangs.decode()}")
         return results
 
 

@@ -211,9 +211,9 @@ class RtlSimulator:
             bench.write(register["offset"], value, register["bits"])
         run = bench.start(self.limit)
         if not run.done:
-            raise CheckFailed(f"rtl: {self._place_of(run)}: the kernel hangs (no end after {run.cycles} cycles)")
+            raise CheckFailed(f"{self._place_of(run)}: the kernel hangs (no end after {run.cycles} cycles)")
         if run.protocol_errors:
-            raise CheckFailed(f"rtl: {run.protocol_errors} bursts break the AXI protocol")
+            raise CheckFailed(f"{run.protocol_errors} bursts break the AXI protocol")
         return run
 
     def _place_of(self, run: FrameRun) -> str:

@@ -43,14 +43,21 @@ class CSimulator:
         return Simulation(output_tensors(results, plan.outputs), stages)
 
 
-def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0) -> Simulator:
+def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0, bounded: bool = False) -> Simulator:
     """The simulator of `csim` or `rtl`; it is built when the project's sources are newer than the last build.
+
+    Args:
+        project: the project.
+        level: `csim` or `rtl`.
+        seed: of the RTL's stalls.
+        stall: chance of a stall an interface and cycle of the RTL.
+        bounded: whether the streams of the C simulation hold no more than their depths.
 
     Raises:
         MoehlsError: the level cannot run here; the message says what is missing.
     """
     if level == "csim":
-        library = csim.build(project.path)
+        library = csim.build(project.path, bounded=bounded)
         library.load(weight_stream(project))
         return CSimulator(project, library)
     if level == "rtl":

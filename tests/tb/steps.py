@@ -117,7 +117,8 @@ def bench_data(
         "inputs": ["words", "pixels"],
         "outputs": ["results"],
         "memories": {
-            formal: {"banks": arrays[f"0.before.{formal}"].shape[0], "latency": latency(formal)} for formal in parameters
+            formal: {"banks": arrays[f"0.before.{formal}"].shape[0], "latency": latency(formal)}
+            for formal in parameters
         },
     }
 

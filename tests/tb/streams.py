@@ -123,7 +123,9 @@ def weights_calls(shape: Shape, seed: int) -> list[Call]:
     """Calls of `weights`: blocks of fewer words than the pipeline is deep, one token group and many, both memory orders."""
     generator = np.random.default_rng(seed)
     most = shape.kept_depth
-    calls = [stream_order(shape, generator, loops) for loops in ((1, 1, 1), (5, 1, 2), (4, 3, 1), (3, 4, most), (7, 2, 2))]
+    calls = [
+        stream_order(shape, generator, loops) for loops in ((1, 1, 1), (5, 1, 2), (4, 3, 1), (3, 4, most), (7, 2, 2))
+    ]
     blocks = min(3, shape.parameter_depth)
     return [
         *calls,
@@ -133,7 +135,9 @@ def weights_calls(shape: Shape, seed: int) -> list[Call]:
     ]
 
 
-def bench_settings(calls: list[Call], outputs: tuple[str, ...], latency: Mapping[str, int], path: Path) -> dict[str, Any]:
+def bench_settings(
+    calls: list[Call], outputs: tuple[str, ...], latency: Mapping[str, int], path: Path
+) -> dict[str, Any]:
     """Settings of `step_bench` for the calls; streams whose names begin with one of `outputs` are written."""
     arrays: dict[str, npt.NDArray[np.uint8]] = {}
     for n, call in enumerate(calls):

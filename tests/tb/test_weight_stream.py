@@ -8,7 +8,6 @@ and in order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,11 @@ def test_words_behind_the_dram_model(stream: Stream) -> None:
         values |= {"output_beats": beats, "task": WORDS}
         for port in range(ports):
             bench.load(port * area, stream.weights[port])
-        cases = [Dram(), Dram(beats=0.5, stall=0.3), Dram(latency=700, refresh_interval=300, refresh_length=80, stall=0.6)]
+        cases = [
+            Dram(),
+            Dram(beats=0.5, stall=0.3),
+            Dram(latency=700, refresh_interval=300, refresh_length=80, stall=0.6),
+        ]
         for n, dram in enumerate(cases):
             bench.load(ports * area, stream.pixels[n % 2])
             bench.load(output, np.full(size, 0xA5, np.uint8))

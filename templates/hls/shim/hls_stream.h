@@ -4,6 +4,9 @@
 // C simulation: unbounded, since the processes of a region run one after another; reading an empty stream aborts with
 // the stream's name, for the hardware would hang there. A stream that still holds data when it dies is reported.
 //
+// C simulation with MOEHLS_BOUNDED: a stream holds no more than its depth, and the processes of a region take turns
+// (hls_fibers.h), so that a FIFO which is too shallow hangs here as it does in hardware.
+//
 // RTL: a read is a volatile load from the stream's first member, a write a volatile store to it: volatile accesses keep
 // their order and need no calling convention. The depth stands in the type, because pointers in LLVM carry none.
 #pragma once
@@ -68,6 +71,61 @@ public:
   stream() = default;
   explicit stream(const char*) {}
 };
+
+}  // namespace hls
+
+#elif defined(MOEHLS_BOUNDED)
+
+#include "hls_fibers.h"
+
+namespace hls {
+
+template <class T, int DEPTH = 0> class stream;
+
+/// A ring of as many places as the stream is deep.
+template <class T> class stream<T, 0> : public channel {
+  T* const places;
+  std::size_t head = 0;
+
+public:
+  explicit stream(std::size_t places_) : places(static_cast<T*>(std::malloc(places_ * sizeof(T)))) { depth = places_; }
+  stream(const stream&) = delete;
+  stream& operator=(const stream&) = delete;
+  ~stream() {
+    if (used != 0) std::fprintf(stderr, "stream '%s': %zu values left unread\n", name, used);
+    std::free(places);
+  }
+
+  T read() {
+    block(wait::value, this);
+    const T value = places[head];
+    head = head + 1 == depth ? 0 : head + 1;
+    --used;
+    return value;
+  }
+  void read(T& value) { value = read(); }
+  void write(const T& value) {
+    block(wait::room, this);
+    places[(head + used) % depth] = value;
+    ++used;
+  }
+  void operator>>(T& value) { value = read(); }
+  void operator<<(const T& value) { write(value); }
+};
+
+template <class T, int DEPTH> class stream : public stream<T, 0> {
+public:
+  stream() : stream<T, 0>(DEPTH) {}
+  explicit stream(const char*) : stream<T, 0>(DEPTH) {}
+};
+
+template <class T, int DEPTH> void name_stream(stream<T, DEPTH>& one, const char* name) { one.name = name; }
+template <class T, int DEPTH, int COUNT> void name_stream(stream<T, DEPTH> (&many)[COUNT], const char* name) {
+  for (int i = 0; i < COUNT; ++i) {
+    many[i].name = name;
+    many[i].index = i;
+  }
+}
 
 }  // namespace hls
 
