@@ -81,6 +81,7 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     enumerations: dict[str, type[enum.IntEnum]] = {"kind": Kind, "mode": Mode, "source": Source, "binding": Binding}
     return {
         **vars(shape),
+        "norm_tokens": shape.norm_tokens,
         "kernel_name": KERNEL_NAME,
         "enumerations": [(name, [(m.name, m.value) for m in members]) for name, members in enumerations.items()],
         "fields": FIELDS,

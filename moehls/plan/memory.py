@@ -61,6 +61,7 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
     activation, depth = shape.activation_storage, shape.activation_depth
     kept = -(-shape.parameter_depth * shape.blocks_per_parameter_word)
     entries = shape.max_experts * shape.max_tokens
+    blocks = shape.norm_tokens * b * p.residual_bits
     return (
         _use("m0", "normed operand, context", tt, token_word, depth, activation),
         _use("m1", "query and value, gathered tokens", tt, token_word, depth, activation),
@@ -71,7 +72,7 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
         _use("queue", "tokens of each expert", 1, _QUEUE_BITS, entries),
         _use("kept", "weights of an output block", 1, shape.word_bits, shape.kept_depth),
         _use("norm parameters", "of a layer norm", 1, parameters, shape.norm_depth),
-        _use("norm blocks", "tokens between sums and result", 1, b * p.residual_bits, shape.norm_depth + 32),
+        _use("norm blocks", "tokens between sums and result", 1, blocks, shape.norm_depth + 32),
         _use("context parameters", "of a head", 1, parameters, kept),
         _use("stream", "weights ahead of the compute", 1, shape.word_bits, shape.fifo_words, shape.fifo_storage),
     )

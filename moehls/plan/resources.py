@@ -40,11 +40,21 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
         "rescale": 2 * lanes,
         "activate": 4 * lanes,  # GELU slope, second multiplier, second requantisation (two)
         "write": b,  # z · gate
-        "norm": 5 * b + 12,  # x², D·x, (D·x - S1)·r (two), n·g a channel; variance and root a token
+        "norm": shape.norm_tokens * b * (1 + _products(_scale_bits(shape))) + 12,  # x·(D·r), n·g a channel; a root
         "reciprocals": 3,
         "route": 9,
         "control": _LOOP_DSP * _PROCESSES,
     }
+
+
+def _scale_bits(shape: Shape) -> int:
+    """Of D·r, signed, in the norm."""
+    return (shape.norm_depth * shape.block).bit_length() + 18
+
+
+def _products(bits: int) -> int:
+    """DSPs of a number of so many bits times one of at most 18, both signed."""
+    return -(-bits // 27)
 
 
 def plan_resources(shape: Shape) -> Resources:
@@ -68,7 +78,7 @@ def _logic_luts(shape: Shape) -> int:
     activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 4 * p.activation_bits + halvings)
     write = tt * b * (2 * p.residual_bits + p.requantised_bits // 2 + p.accumulator_bits // 2) + 40 * b
     feed = tt * b * (2 * p.activation_bits + halvings)
-    norm = b * (3 * 48 + 3 * 36 + 8 * p.residual_bits) + tt * b * p.residual_bits // 2
+    norm = shape.norm_tokens * b * (3 * 48 + 3 * 36 + 20 * p.residual_bits + tt * p.residual_bits // 2)
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
     stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT

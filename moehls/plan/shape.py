@@ -42,6 +42,11 @@ class Shape:
         return self.block // self.epilogue_lanes
 
     @property
+    def norm_tokens(self) -> int:
+        """tokens a cycle in the norm"""
+        return min(2, self.token_parallel)
+
+    @property
     def macs_a_cycle(self) -> int:
         return self.token_parallel * self.block * self.block
 
