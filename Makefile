@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := build/digits
 
-.PHONY: help setup demo test lint test-models bench faults fuzz-onnx fuzz-rtl clean
+.PHONY: help setup demo test lint test-models bench bench-m3vit faults fuzz-onnx fuzz-rtl clean
 
 help:
 	@echo "make demo         compile, simulate, verify and report the committed digits model"
@@ -16,6 +16,7 @@ help:
 	@echo "make setup        the virtual environment alone, everything but torch"
 	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
 	@echo "make bench        the figures of benchmarks/"
+	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
 	@echo "make faults       100 breaks in generated RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
 	@echo "make fuzz-onnx    10000 changed ONNX files (CASES=…, SEED=…): each is read correctly or refused"
@@ -50,6 +51,10 @@ test-models: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-m3vit: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl,models]'
+	$(BIN)/python -m benchmarks m3vit $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.tb.faults 100

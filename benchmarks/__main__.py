@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import cycles, fidelity, scale
+from benchmarks import attention, cycles, fidelity, m3vit, scale
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
-BENCHMARKS = {**ALONE, "cycles": cycles.main}
+BENCHMARKS = {**ALONE, "cycles": cycles.main, "m3vit": m3vit.main, "attention": attention.main}
 
 
 def main() -> None:
