@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from moehls import doctor, reference, serialize, zoo
-from moehls.boards import load_board
+from moehls.boards import Board, load_board
 from moehls.errors import MoehlsError
 from moehls.frontend import inspect_tasks, read_tasks
 from moehls.integer.host import dequantise_output, quantise_image
 from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
-from moehls.integer.precision import PRECISIONS
+from moehls.integer.precision import PRECISIONS, Precision
 from moehls.network.operations import FloatArray, Network
+from moehls.network.split import split_hidden
 from moehls.network.summary import summarise
 from moehls.plan import plan
 from moehls.plan.cost import uniform_load
 from moehls.plan.explore import explore as explore_shapes
+from moehls.plan.parts import hidden_parts
 from moehls.plan.search import Settings, parse_settings
 from moehls.points import front_json, read_point
 from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
@@ -87,10 +89,10 @@ def compile(
     target = load_board(board)
     of_plan = {key: value for key, value in (settings or {}).items() if key in Settings.__dataclass_fields__}
     of_model = {key: value for key, value in (settings or {}).items() if key not in of_plan}
-    parse_settings(of_plan)
     clock = target.clock_mhz if clock_mhz is None else clock_mhz
     if point is not None:
         of_plan = _point_settings(point, board, precision, clock) | of_plan
+    fixed = parse_settings(of_plan)
     progress("reading the model", 0.0)
     noticed: list[str] = []
     paths = _files(models)
@@ -100,14 +102,19 @@ def compile(
     def quantising(done: int, steps: int, name: str) -> None:
         progress(f"quantising {name}", 0.1 + 0.6 * done / steps)
 
-    integer = quantize(network, images, PRECISIONS[precision], quantising)
+    recognised = summarise(network)
+    network, integer, parts = _quantised(network, images, PRECISIONS[precision], target, fixed, quantising)
+    if parts > 1 and fixed.hidden_parts is None:
+        noticed.append(
+            f"hidden layers are computed in {parts} parts: whole, their activations do not fit {target.name}"
+        )
     progress("running the reference", 0.7)
     samples = _project_samples(network, images)
     runs = [reference.run(integer, image, int(task)) for image, task in zip(samples.images, samples.tasks, strict=True)]
     progress("planning", 0.8)
     planned = plan(integer, target, clock, of_plan, _expert_load(integer, runs))
     source = {"samples": len(images), "random": calibration is None}
-    summary = first_summary(summarise(network), integer, planned, source)
+    summary = first_summary(recognised, integer, planned, source, parts)
     progress("writing the project", 0.9)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     project = write_project(directory, network, integer, planned, samples, runs, digest, summary)
@@ -146,9 +153,14 @@ def explore(
     progress("reading the model", 0.0)
     network = read_tasks(_files(models), of_model)
     progress("sizing the operations", 0.2)
-    integer = quantize(network, random_calibration(network, 0)[:1], PRECISIONS[precision])
+    _, integer, parts = _quantised(network, random_calibration(network, 0)[:1], PRECISIONS[precision], target, fixed)
     found = explore_shapes(
-        integer, target, clock, fixed, uniform_load(integer), lambda share: progress("shapes", 0.6 + 0.4 * share)
+        integer,
+        target,
+        clock,
+        replace(fixed, hidden_parts=parts),
+        uniform_load(integer),
+        lambda share: progress("shapes", 0.6 + 0.4 * share),
     )
     result = front_json(network.name, target, board, precision, clock, found)
     if output is not None:
@@ -342,6 +354,23 @@ def _point_settings(point: str, board: str, precision: str, clock_mhz: float) ->
 
 def _files(models: Path | Sequence[Path]) -> Sequence[Path]:
     return [models] if isinstance(models, Path) else models
+
+
+def _quantised(
+    network: Network,
+    images: FloatArray,
+    precision: Precision,
+    board: Board,
+    settings: Settings,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Network, IntegerNetwork, int]:
+    """The network, its hidden layers in as many parts as the board needs, quantised; and how many parts."""
+    integer = quantize(network, images, precision, progress)
+    parts = hidden_parts(integer, board, settings)
+    if parts > 1:
+        network = split_hidden(network, parts)
+        integer = quantize(network, images, precision, progress)
+    return network, integer, parts
 
 
 def _calibration(network: Network, path: Path | None) -> tuple[FloatArray, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from moehls.boards import Board
-from moehls.errors import MoehlsError
+from moehls.errors import DoesNotFit, MoehlsError
 from moehls.integer.operations import IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles
 from moehls.plan.memory import LIMIT
@@ -66,7 +66,7 @@ def explore(
         if program is None or built != (candidate.token_parallel, candidate.block):
             program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
         for shape in _fitting(program, candidate, board, settings):
-            points.append(_point(program, shape, board, clock_mhz, load))
+            points.append(_point(program, shape, board, clock_mhz, load, settings.hidden_parts))
         progress((number + 1) / len(shapes))
     if not points:
         search(network, board, clock_mhz, settings, load)  # says what would fit
@@ -95,7 +95,7 @@ def _fitting(program: Program, candidate: Shape, board: Board, settings: Setting
     """The candidate with memories that fit, and with smaller FIFOs where the user has not fixed it."""
     try:
         shape = fitted(program, candidate, board, settings)
-    except MoehlsError:
+    except DoesNotFit:
         return
     if plan_resources(shape).lut > LIMIT * board.lut:
         return
@@ -109,13 +109,16 @@ def _least_beats(shape: Shape) -> int:
     return min(shape.fifo_beats, 64 * shape.word_bits // (128 * shape.ports))
 
 
-def _point(program: Program, shape: Shape, board: Board, clock_mhz: float, load: ExpertLoad) -> Point:
+def _point(
+    program: Program, shape: Shape, board: Board, clock_mhz: float, load: ExpertLoad, hidden_parts: int | None
+) -> Point:
     resources = plan_resources(shape)
+    fixed = {name: str(value) for name, value in vars(shape).items() if name in Settings.__dataclass_fields__}
     return Point(
         round(frame_cycles(program, shape, board, clock_mhz, load)),
         resources.dsp,
         resources.bram36,
         resources.uram,
         resources.lut,
-        {name: str(getattr(shape, name)) for name in Settings.__dataclass_fields__},
+        fixed if hidden_parts is None else fixed | {"hidden_parts": str(hidden_parts)},
     )

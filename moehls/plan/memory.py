@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from moehls.boards import Board
-from moehls.errors import MoehlsError
+from moehls.errors import DoesNotFit
 from moehls.integer.precision import Precision
 from moehls.plan.shape import Shape, Storage
 from moehls.plan.steps import Requirements
@@ -103,7 +103,7 @@ def fit_memories(
     (block RAM, URAM), (URAM, URAM) for (activation, residual) that fits is taken.
 
     Raises:
-        MoehlsError: nothing fits; says how much each choice of storage takes and what would help.
+        DoesNotFit: nothing fits; says how much each choice of storage takes and what would help.
     """
     shape = Shape(precision, *parallel, **asdict(requirements), fifo_beats=512)
     tried = []
@@ -114,7 +114,7 @@ def fit_memories(
         if bram <= LIMIT * board.bram36 and uram <= board.uram:
             return trial
         tried.append(f"{activation} and {residual}: {bram:g} BRAM36 and {uram} URAM")
-    raise MoehlsError(_too_large(shape, board, tried))
+    raise DoesNotFit(_too_large(shape, board, tried))
 
 
 def totals(memories: tuple[MemoryUse, ...]) -> tuple[float, int]:

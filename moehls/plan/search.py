@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from moehls.boards import Board
-from moehls.errors import MoehlsError
+from moehls.errors import DoesNotFit, MoehlsError
 from moehls.integer.operations import IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
@@ -38,6 +38,8 @@ class Settings:
     fifo_beats: int | None = None
     activation_storage: Storage | None = None
     residual_storage: Storage | None = None
+    hidden_parts: int | None = None
+    """parts in which hidden layers are computed (`moehls.plan.parts`)"""
 
 
 def parse_settings(settings: Mapping[str, str]) -> Settings:
@@ -68,10 +70,11 @@ def search(
     """The best shape for `network` on `board`, and the program for it.
 
     Raises:
-        MoehlsError: the settings contradict each other, or nothing fits the board; the message says what would.
+        MoehlsError: the settings contradict each other, or nothing fits the board (`DoesNotFit` where that is for the
+            memories); the message says what would.
     """
     best: tuple[tuple[float, int, int], Shape, Program] | None = None
-    failure = math.inf, _no_candidate(network, board, settings)
+    failure: tuple[float, MoehlsError] = math.inf, MoehlsError(_no_candidate(network, board, settings))
     program, built = None, (0, 0)
     for candidate in sorted(candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
         if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
@@ -80,18 +83,19 @@ def search(
             program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
         try:
             shape = fitted(program, candidate, board, settings)
-        except MoehlsError as error:
-            failure = min(failure, (_activation_bits(program, candidate), str(error)))
+        except DoesNotFit as error:
+            failure = min(failure, (_activation_bits(program, candidate), error), key=_first)
             continue
         resources = plan_resources(shape)
         if resources.lut > LIMIT * board.lut:
-            failure = min(failure, (_activation_bits(program, candidate), _too_many_luts(shape, resources.lut, board)))
+            large = MoehlsError(_too_many_luts(shape, resources.lut, board))
+            failure = min(failure, (_activation_bits(program, candidate), large), key=_first)
             continue
         score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, shape.ports)
         if best is None or score < best[0]:
             best = score, shape, program
     if best is None:
-        raise MoehlsError(failure[1])
+        raise failure[1]
     return best[1], best[2]
 
 
@@ -124,6 +128,10 @@ def fitted(program: Program, candidate: Shape, board: Board, settings: Settings)
         activation_storage=settings.activation_storage,
         residual_storage=settings.residual_storage,
     )
+
+
+def _first(pair: tuple[float, MoehlsError]) -> float:
+    return pair[0]
 
 
 def _ideal_cycles(program: Program, shape: Shape, load: ExpertLoad) -> float:

@@ -35,8 +35,13 @@ _BEAT_BYTES = 16
 _TRANSFERS = ("LOAD", "STORE", "END", "GATHER", "INPUT")
 
 
-def first_summary(model: Summary, integer: IntegerNetwork, plan: Plan, calibration: Mapping[str, Any]) -> Json:
-    """What is known after compilation; figures that come later are null."""
+def first_summary(
+    model: Summary, integer: IntegerNetwork, plan: Plan, calibration: Mapping[str, Any], hidden_parts: int = 1
+) -> Json:
+    """What is known after compilation; figures that come later are null.
+
+    `hidden_parts` is in how many parts the hidden layers are computed.
+    """
     planned = {name: float(getattr(plan.resources, name)) for name in RESOURCES}
     summary: Json = {
         "version": __version__,
@@ -62,6 +67,7 @@ def first_summary(model: Summary, integer: IntegerNetwork, plan: Plan, calibrati
         "available": {name: getattr(plan.board, name) for name in RESOURCES},
         "timing": {"vitis_clock_ns": None, "vivado_worst_slack_ns": None, "vivado_power_w": None},
         "calibration": dict(calibration),
+        "hidden_parts": hidden_parts,
         "recognised": model.json(),
         "gelu": gelu_error(integer.precision, integer.activation),
         "verification": None,
