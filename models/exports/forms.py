@@ -439,4 +439,12 @@ class SmallVit(nn.Module):
                 return ((self.head(x[:, 0]) + self.head(x[:, 1])) / 2,)
             case "mean":
                 return (self.head(self.norm(x).mean(1)),)
+            case "mean_then_norm":
+                return (self.head(self.norm(x[:, 1:].mean(dim=1))),)
+            case "mean_of_patches":
+                return (self.head(self.norm(x)[:, 1:].mean(dim=1)),)
+            case "mean_pool":
+                return (self.head(F.adaptive_avg_pool1d(self.norm(x).transpose(1, 2), 1).flatten(1)),)
+            case "mean_of_heads":
+                return (self.head(self.norm(x)).sum(1) / x.shape[1],)
         return (self.head(self.norm(x)[:, 0]),)

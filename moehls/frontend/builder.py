@@ -38,6 +38,7 @@ from moehls.network.operations import (
     FloatArray,
     LayerNorm,
     Linear,
+    MeanTokens,
     Operation,
     Route,
     SelectTokens,
@@ -138,6 +139,15 @@ class Builder:
 
     def gelu(self, base: Base, form: str) -> Base:
         return Base(self.emit(Activation, "gelu", input=base.name, form=form), base.tokens, base.channels)
+
+    def mean(self, base: Base) -> Base:
+        """The mean of all tokens of `base`; of a selection, the mean of those rows of what it selects from."""
+        source, start, stop = base.name, 0, base.tokens
+        maker = next((o for o in self.operations if o.output == source), None)
+        if isinstance(maker, SelectTokens):
+            source, start, stop = maker.input, maker.start, maker.stop
+        name = self.emit(MeanTokens, "mean", input=source, start=start, stop=stop)
+        return Base(name, 1, base.channels)
 
     def attention(self, query: Base, key: Base, value: Base, heads: int, scale: float) -> Base:
         names = {"query": query.name, "key": key.name, "value": value.name}

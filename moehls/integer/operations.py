@@ -93,6 +93,20 @@ class IntegerNorm:
 
 
 @dataclass(frozen=True)
+class IntegerPool:
+    """The sum of the rows `start … stop-1`, requantised: of a residual to a residual, of a fine value to an operand."""
+
+    name: str
+    input: str
+    output: str
+    of_fine: bool
+    """whether the input is a fine value"""
+    start: int
+    stop: int
+    scaling: Scaling
+
+
+@dataclass(frozen=True)
 class IntegerLinear:
     name: str
     input: str
@@ -155,7 +169,9 @@ class IntegerExperts:
     """[experts, channels]"""
 
 
-IntegerOperation = IntegerEmbed | IntegerNorm | IntegerLinear | IntegerAttention | IntegerRoute | IntegerExperts
+IntegerOperation = (
+    IntegerEmbed | IntegerNorm | IntegerPool | IntegerLinear | IntegerAttention | IntegerRoute | IntegerExperts
+)
 
 
 @dataclass(frozen=True)

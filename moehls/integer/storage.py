@@ -23,6 +23,7 @@ _CLASSES = (
     operations.IntegerNetwork,
     operations.IntegerNorm,
     operations.IntegerOutput,
+    operations.IntegerPool,
     operations.IntegerRoute,
     operations.Raw,
     operations.Requantise,

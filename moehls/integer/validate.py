@@ -23,6 +23,7 @@ from moehls.integer.operations import (
     IntegerNetwork,
     IntegerNorm,
     IntegerOperation,
+    IntegerPool,
     IntegerRoute,
     Raw,
     Requantise,
@@ -93,6 +94,8 @@ class _Walk:
                 self.check_embed(operation)
             case IntegerNorm():
                 self.check_norm(operation)
+            case IntegerPool():
+                self.check_pool(operation)
             case IntegerLinear():
                 self.check_linear(operation)
             case IntegerAttention():
@@ -132,6 +135,18 @@ class _Walk:
         rows = operation.stop - operation.start
         self.define(name, operation.fine, _Value("fine", rows, x.columns))
         self.define(name, operation.operand, _Value("operand", rows, x.columns))
+
+    def check_pool(self, operation: IntegerPool) -> None:
+        name, p = operation.name, self.precision
+        kind: TensorKind = "fine" if operation.of_fine else "residual"
+        x = self.read(name, operation.input, kind)
+        if not 0 <= operation.start < operation.stop <= x.rows:
+            self.fail(name, f"tokens {operation.start} to {operation.stop} of {x.rows}")
+        self.check_scaling(name, operation.scaling, (x.columns,))
+        bits = p.residual_bits if kind == "residual" else p.fine_bits
+        rows, bias = operation.stop - operation.start, int(np.abs(operation.scaling.bias).max())
+        self.check_bound(name, "sum of the tokens", (rows << (bits - 1)) + bias)
+        self.define(name, operation.output, _Value("residual" if kind == "residual" else "operand", 1, x.columns))
 
     def check_linear(self, operation: IntegerLinear) -> None:
         name, epilogue = operation.name, operation.epilogue

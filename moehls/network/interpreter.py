@@ -24,6 +24,7 @@ from moehls.network.operations import (
     FloatArray,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
     Operation,
     Route,
@@ -188,6 +189,9 @@ def evaluate(
             return _experts(operation, tensor(operation.input), routing)
         case SelectTokens():
             return tensor(operation.input)[:, operation.start : operation.stop]
+        case MeanTokens():
+            rows = tensor(operation.input)[:, operation.start : operation.stop]
+            return np.asarray(rows.mean(axis=1, keepdims=True))
 
 
 def _linear(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:

@@ -143,7 +143,18 @@ class SelectTokens:
     stop: int
 
 
-Operation = Embed | LayerNorm | Linear | Activation | Add | Attention | Route | Experts | SelectTokens
+@dataclass(frozen=True)
+class MeanTokens:
+    """One row: the mean of the rows `start … stop-1` of the token matrix (mean pooling before a head)."""
+
+    name: str
+    input: str
+    output: str
+    start: int
+    stop: int
+
+
+Operation = Embed | LayerNorm | Linear | Activation | Add | Attention | Route | Experts | SelectTokens | MeanTokens
 
 
 @dataclass(frozen=True)

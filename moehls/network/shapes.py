@@ -12,6 +12,7 @@ from moehls.network.operations import (
     Experts,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
     Route,
     SelectTokens,
@@ -47,5 +48,7 @@ def value_shapes(network: Network) -> dict[str, Shape]:
                 shape = Shape(shapes[operation.input].tokens, operation.second_weight.shape[1])
             case SelectTokens():
                 shape = Shape(operation.stop - operation.start, shapes[operation.input].channels)
+            case MeanTokens():
+                shape = Shape(1, shapes[operation.input].channels)
         shapes[operation.output] = shape
     return shapes

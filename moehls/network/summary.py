@@ -18,6 +18,7 @@ from moehls.network.operations import (
     Experts,
     GateNormalisation,
     Linear,
+    MeanTokens,
     Network,
     Operation,
     Route,
@@ -133,7 +134,7 @@ def _blocks(network: Network, shapes: dict[str, Shape]) -> tuple[BlockSummary, .
         attention = network.operations[start]
         assert isinstance(attention, Attention)
         inside = network.operations[start:stop]
-        selected = next((i for i, o in enumerate(inside) if isinstance(o, SelectTokens)), len(inside))
+        selected = next((i for i, o in enumerate(inside) if isinstance(o, SelectTokens | MeanTokens)), len(inside))
         blocks.append(_block(attention, inside[:selected], shapes))
     return tuple(blocks)
 

@@ -50,6 +50,8 @@ class Builder:
     """the value in the residual memory"""
     input: InputPlace | None = None
     raw_depth: int = 1
+    pools: dict[str, Place] = field(default_factory=dict)
+    """pooled residuals, rows behind the stream's, a token group each"""
 
     def __post_init__(self) -> None:
         self.roles, self.last_use = attention_roles(self.network), last_uses(self.network)
@@ -68,13 +70,14 @@ class Builder:
         residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
         return Requirements(
             activation_depth=self.memory.depth,
-            residual_depth=self.groups(self.network.tokens) * max(residual, default=1),
+            residual_depth=(self.groups(self.network.tokens) + len(self.pools)) * max(residual, default=1),
             raw_depth=self.raw_depth,
             kept_depth=max((m.input_blocks * m.planes for m in streams), default=1),
             norm_depth=max(residual, default=1),
             parameter_depth=max((i.payload_words for i in contexts), default=1),
             max_tokens=self.network.tokens,
             max_experts=max([s.instruction.expert + 1 for s in self.steps if s.instruction.expert != NO_EXPERT] + [1]),
+            pools=any(s.instruction.kind == Kind.POOL for s in self.steps),
         )
 
     def matrix(
@@ -174,6 +177,8 @@ class Builder:
         return place
 
     def current_residual(self, op: IntegerOperation, value: str) -> Place:
+        if value in self.pools:
+            return self.pools[value]
         if value != self.residual:
             self.refuse(op, f"reads the residual {value!r}, which was replaced by {self.residual!r}")
         return self.places[value]

@@ -159,6 +159,12 @@ def _reads(i: Instruction, shape: Shape) -> Iterator[_Words]:
     match i.kind:
         case Kind.NORM:
             yield _token_words("residual", shape, i.rows, 0, i.n2, i.n2, i.w_s0 * shape.token_parallel + i.w_base)
+        case Kind.POOL if i.mode == Source.FINE:
+            planes = 16 // shape.precision.activation_bits
+            first = i.w_s0 * shape.token_parallel + i.w_base
+            yield _token_words("m2", shape, i.rows, i.x_base, planes * i.n2, planes * i.n2, first)
+        case Kind.POOL:
+            yield _token_words("residual", shape, i.rows, 0, i.n2, i.n2, i.w_s0 * shape.token_parallel + i.w_base)
         case Kind.LINEAR:
             x, w, _ = ENGINE[Binding(i.binding)]
             yield _all_lanes(x, shape, _nest(i, i.x_base, (i.x_s0, i.x_s1, i.x_s2)))
@@ -188,6 +194,8 @@ def _writes(i: Instruction, shape: Shape) -> Iterator[_Words]:
             if i.flags & Flag.PLANES:
                 planes = 16 // shape.precision.activation_bits
                 yield _token_words("m2", shape, i.rows, i.x_base, planes * i.n2, planes * i.n2)
+        case Kind.POOL:
+            yield _token_words("m0" if i.mode == Source.FINE else "residual", shape, 1, i.y_base, i.n2, i.n2)
         case Kind.ROUTE:
             yield _Words("queue", np.zeros(1, np.int64), np.zeros(1, np.int64))
         case Kind.GATHER:

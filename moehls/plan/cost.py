@@ -31,6 +31,7 @@ _FEED, _RESCALE, _ACTIVATE, _WRITE = 5, 8, 9, 7
 """of the engine: stages from a process's input to its output, with the cycle in the FIFO behind it (`report/rtl.json`)"""
 _RECIPROCAL = 8
 _NORM = _DISPATCH + 9 + 19 + 9  # moments, root, normalise
+_POOL = _DISPATCH + 10
 _ROUTE = _DISPATCH + 6 + 7 + 13  # rank, exponentials, enqueue
 GATHER_FILL, _LOAD, _STORE, _DRAIN = _DISPATCH + 7, _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
 _RESTART = 3
@@ -222,6 +223,8 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
         case Kind.NORM:  # the first tokens' sums are complete before their first block leaves
             passes = -(-i.rows // shape.norm_tokens) * i.n2
             return passes * (planes if i.flags & Flag.PLANES else 1) + i.n2 + _NORM
+        case Kind.POOL:  # the sums of a block, then its channels one by one
+            return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
         case Kind.ROUTE:  # the values of a token wait for their sum; the ranking is a chain over the experts
             return i.rows * (i.n2 + i.n0) + i.n0 + _ROUTE + 3 * (shape.max_experts - 8) / 4
         case Kind.GATHER:

@@ -26,6 +26,7 @@ class Kind(enum.IntEnum):
     ROUTE = 5
     GATHER = 6
     STORE = 7
+    POOL = 8
 
 
 class Mode(enum.IntEnum):
@@ -41,7 +42,7 @@ class Mode(enum.IntEnum):
 
 
 class Source(enum.IntEnum):
-    """`mode` of a STORE step."""
+    """`mode` of a STORE or POOL step."""
 
     RESIDUAL = 0
     FINE = 1

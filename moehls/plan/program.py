@@ -22,13 +22,14 @@ from moehls.integer.operations import (
     IntegerNetwork,
     IntegerNorm,
     IntegerOperation,
+    IntegerPool,
     IntegerRoute,
     Raw,
     Requantise,
     Scaling,
 )
 from moehls.plan.builder import BINDINGS, Builder
-from moehls.plan.instruction import ANY_TASK, Binding, Flag, Instruction, Kind, Mode
+from moehls.plan.instruction import ANY_TASK, Binding, Flag, Instruction, Kind, Mode, Source
 from moehls.plan.payload import Rows
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
@@ -63,6 +64,8 @@ class _Operations(Builder):
                 self.embed(operation)
             case IntegerNorm():
                 self.norm(operation)
+            case IntegerPool():
+                self.pool(operation)
             case IntegerLinear():
                 self.linear(operation)
             case IntegerAttention():
@@ -112,7 +115,7 @@ class _Operations(Builder):
             channels=x.channels.count,
             epsilon=op.epsilon,
             w_base=op.start % tt,
-            w_s0=op.start // tt,
+            w_s0=x.base // x.stride + op.start // tt,
             x_base=base,
             y_base=y.base,
         )
@@ -124,6 +127,32 @@ class _Operations(Builder):
             self.places[op.fine] = fine
             self.stage(op.fine, "fine", fine)
             self.store(op.fine, "fine", fine)
+
+    def pool(self, op: IntegerPool) -> None:
+        x = self.places.get(op.input) if op.of_fine else self.current_residual(op, op.input)
+        if x is None or (op.of_fine and x.memory != "m2"):
+            self.refuse(op, f"its input {op.input!r} must be the fine value of a LayerNorm")
+        blocks, tt = self.blocks(x.channels), self.shape.token_parallel
+        if op.of_fine:
+            y = self.place_operand("m0", op.output, 1, x.channels)
+        else:
+            group = self.groups(self.network.tokens) + len(self.pools)
+            y = Place("residual", group * blocks, blocks, 1, x.channels)
+            self.pools[op.output] = y
+        instruction = Instruction(
+            Kind.POOL,
+            Source.FINE if op.of_fine else Source.RESIDUAL,
+            n2=blocks,
+            rows=op.stop - op.start,
+            w_base=op.start % tt,
+            w_s0=op.start // tt,
+            x_base=x.base if op.of_fine else 0,
+            y_base=y.base,
+        )
+        parameters = self.parameters(x.channels, op.scaling)
+        reads, writes = (Access(op.input, x),), (Access(op.output, y),)
+        self.step(op.name, op.name, instruction, parameters, reads=reads, writes=writes)
+        self.stage(op.output, "operand" if op.of_fine else "residual", y)
 
     def linear(self, op: IntegerLinear) -> None:
         x = self.operand(op, op.input)

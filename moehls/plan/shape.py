@@ -35,6 +35,8 @@ class Shape:
     activation_storage: Storage = "bram"
     residual_storage: Storage = "bram"
     fifo_storage: Storage = "uram"
+    pools: bool = False
+    """whether the hardware for POOL steps is there"""
 
     @property
     def slices(self) -> int:

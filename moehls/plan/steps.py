@@ -146,6 +146,8 @@ class Requirements:
     parameter_depth: int
     max_tokens: int
     max_experts: int
+    pools: bool = False
+    """whether there are POOL steps"""
 
 
 @dataclass(frozen=True)

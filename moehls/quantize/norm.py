@@ -52,5 +52,5 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
         step.start,
         step.start + builder.data.real(step.output).shape[1],
         Scaling(integer_bias, multiplier, chosen.shift),
-        int(rounded(step.norm.epsilon * channels**2 / builder.residual**2)),
+        int(rounded(step.norm.epsilon * channels**2 / float(builder.grids[step.source].scale[0]) ** 2)),
     )

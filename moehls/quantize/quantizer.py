@@ -18,6 +18,7 @@ from moehls.quantize.experts import convert_experts
 from moehls.quantize.fixed_point import significant
 from moehls.quantize.linear import convert_attention_input, convert_gelu, convert_output, convert_residual
 from moehls.quantize.norm import convert_norm, fine_name
+from moehls.quantize.pool import convert_pool
 from moehls.quantize.route import convert_route
 from moehls.quantize.structure import (
     AttentionInputStep,
@@ -25,6 +26,7 @@ from moehls.quantize.structure import (
     GeluStep,
     NormStep,
     OutputStep,
+    PoolStep,
     ResidualStep,
     Step,
     structure,
@@ -103,6 +105,8 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_embed(step, source, builder)
         case NormStep():
             return convert_norm(step, builder)
+        case PoolStep():
+            return convert_pool(step, builder)
         case AttentionInputStep():
             return convert_attention_input(step, builder)
         case GeluStep():
@@ -130,5 +134,7 @@ def _written(step: Step) -> str:
             return step.linear.output
         case GeluStep():
             return step.gelu.output
+        case PoolStep():
+            return step.mean.output
         case _:
             return step.output

@@ -21,6 +21,7 @@ from moehls.network.operations import (
     Experts,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
     Operation,
     Route,
@@ -38,6 +39,14 @@ class NormStep:
     stop: int | None
     output: str
     """the float value whose rows the integer operation computes"""
+
+
+@dataclass(frozen=True)
+class PoolStep:
+    """The mean of tokens of a residual value or of a LayerNorm's output."""
+
+    mean: MeanTokens
+    of_norm: bool
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,18 @@ class ExpertsStep:
     output: str
 
 
-Step = Embed | NormStep | AttentionInputStep | GeluStep | ResidualStep | OutputStep | Attention | Route | ExpertsStep
+Step = (
+    Embed
+    | NormStep
+    | PoolStep
+    | AttentionInputStep
+    | GeluStep
+    | ResidualStep
+    | OutputStep
+    | Attention
+    | Route
+    | ExpertsStep
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,8 @@ class _Resolver:
         self.residuals: set[str] = set()
         self.operands: set[str] = set()
         self.selections: set[str] = set()
+        self.pooled: set[str] = set()
+        """residual values of one row"""
 
     def resolve(self) -> Structure:
         steps: list[Step] = []
@@ -163,6 +185,8 @@ class _Resolver:
                     raise self._refusal(operation, "its input is not the output of a linear")
                 self.operands.add(operation.output)
                 return []
+            case MeanTokens():
+                return [self._pool(operation)]
             case SelectTokens():
                 if operation.output not in self.operands:  # of a norm: part of that norm's step
                     if operation.input not in self.residuals | self.selections:
@@ -170,6 +194,23 @@ class _Resolver:
                     self.selections.add(operation.output)
                     self._only(operation.output, operation, lambda reader: isinstance(reader, LayerNorm | SelectTokens))
                 return []
+
+    def _pool(self, mean: MeanTokens) -> PoolStep:
+        of_norm = mean.input in self.operands and self._is_norm(mean.input)
+        if of_norm:
+            self.operands.add(mean.output)
+        elif mean.input in self.residuals:
+            self.pooled.add(mean.output)
+            self._only(mean.output, mean, lambda reader: isinstance(reader, LayerNorm))
+        else:
+            raise self._refusal(mean, "its input is neither the residual stream nor the output of a LayerNorm")
+        return PoolStep(mean, of_norm)
+
+    def _is_norm(self, name: str) -> bool:
+        """Whether a value is a LayerNorm's, or rows of one."""
+        while isinstance(maker := self.makers.get(name), SelectTokens):
+            name = maker.input
+        return isinstance(maker, LayerNorm)
 
     def _norms(self, norm: LayerNorm) -> list[Step]:
         """One step for the whole output where anything reads it, one for each selection of rows from it."""
@@ -191,7 +232,7 @@ class _Resolver:
         while isinstance(maker := self.makers.get(name), SelectTokens):
             stop = maker.stop if stop is None else maker.start + stop
             name, start = maker.input, start + maker.start
-        if name not in self.residuals:
+        if name not in self.residuals | self.pooled:
             raise self._refusal(norm, "its input is not the residual stream (post-norm models are not supported)")
         return name, start, stop
 
@@ -270,6 +311,7 @@ class _Resolver:
             "Add": "residual adds",
             "Route": "a router on a LayerNorm over all tokens that feeds experts",
             "Experts": "experts on the LayerNorm that their router reads, added to the residual stream",
+            "MeanTokens": "a mean of tokens of the residual stream before a LayerNorm, or of a LayerNorm's output",
             "SelectTokens": "a selection of rows beside the LayerNorm before a head",
         }
         kind = type(operation).__name__

@@ -20,6 +20,7 @@ from moehls.integer.operations import (
     IntegerNetwork,
     IntegerNorm,
     IntegerOperation,
+    IntegerPool,
     IntegerRoute,
 )
 from moehls.reference.attention import attention
@@ -27,6 +28,7 @@ from moehls.reference.embed import embed
 from moehls.reference.experts import experts
 from moehls.reference.linear import linear
 from moehls.reference.norm import norm
+from moehls.reference.pool import pool
 from moehls.reference.route import Routing, route
 
 
@@ -82,6 +84,8 @@ def execute(
         case IntegerNorm():
             fine, operand = norm(operation, known.array(operation.input), precision)
             return {operation.fine: fine, operation.operand: operand}
+        case IntegerPool():
+            return {operation.output: pool(operation, known.array(operation.input), precision)}
         case IntegerLinear(epilogue=epilogue):
             residual = known.array(epilogue.residual) if isinstance(epilogue, AddResidual) else None
             x = known.array(operation.input)

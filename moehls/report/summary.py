@@ -19,6 +19,7 @@ from moehls.integer.operations import (
     IntegerLinear,
     IntegerNetwork,
     IntegerNorm,
+    IntegerPool,
     IntegerRoute,
 )
 from moehls.network.summary import Summary
@@ -177,7 +178,7 @@ def step_classes(integer: IntegerNetwork) -> dict[str, str]:
         match op:
             case IntegerEmbed():
                 found[op.name] = "embed"
-            case IntegerNorm():
+            case IntegerNorm() | IntegerPool():
                 found[op.name] = "norm"
             case IntegerLinear(epilogue=epilogue):
                 second = isinstance(epilogue, AddResidual) and op.input in hidden

@@ -217,6 +217,27 @@ class Machine:
                 self.queue[expert, self.count[expert]] = lane, group, gates[expert]
                 self.count[expert] += 1
 
+    def pool(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
+        p, tt, planes = self.p, self.shape.token_parallel, 16 // self.p.activation_bits
+        bias, multiplier, shift, _ = self.parameters(payload, h.n2)
+        for block in range(h.n2):
+            total = np.zeros(self.shape.block, np.int64)
+            for row in range(h.rows):
+                lane, group = (h.w_base + row) % tt, h.w_s0 + (h.w_base + row) // tt
+                if h.mode == Source.RESIDUAL:
+                    total += self.residual[lane, group * h.n2 + block]
+                    continue
+                fine = np.zeros(self.shape.block, np.int64)
+                for plane in range(planes):
+                    at = h.x_base + (group * planes + plane) * h.n2 + block
+                    fine = (fine << p.activation_bits) | self.data[2][lane, at]
+                total += (fine ^ (1 << 15)) - (1 << 15)
+            y = requantise(total, bias[block], multiplier[block], shift[block], p)
+            if h.mode == Source.RESIDUAL:
+                self.residual[0, h.y_base + block] = sat(y, p.residual_bits)
+            else:
+                self.write(0, 0, h.y_base + block, sat(y, p.activation_bits))
+
     def gather(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         tt = self.shape.token_parallel
         for i in range(self.count[h.expert]):

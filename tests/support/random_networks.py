@@ -29,6 +29,7 @@ from moehls.integer.operations import (
     IntegerNorm,
     IntegerOperation,
     IntegerOutput,
+    IntegerPool,
     IntegerRoute,
     Raw,
     Requantise,
@@ -61,6 +62,8 @@ class Sizes:
     patch: tuple[int, int] = (3, 5)
     head: int = 7
     """outputs of the raw head on the first token; 0 for none"""
+    pooled: bool = False
+    """heads on means of tokens in place of the first token"""
 
 
 def random_integer_network(
@@ -106,12 +109,32 @@ class _Builder:
             residual = self.attention(f"layer{layer}", residual)
             residual = (self.experts if layer % 2 == 1 and s.experts else self.mlp)(f"layer{layer}", residual)
         outputs = [IntegerOutput("tokens", residual, (1, s.tokens, s.width))]
+        if s.pooled:
+            return self.pooled_heads(residual, outputs)
         fine, operand = self.norm("final", residual, 0, 1 if s.head else s.tokens)
         if s.head:
             self.linear("head", operand, "head.logits", s.head, Raw())
             outputs.append(IntegerOutput("logits", "head.logits", (1, s.head)))
         else:
             outputs.append(IntegerOutput("features", fine, (1, s.tokens, s.width)))
+        return self.network(tuple(outputs))
+
+    def pooled_heads(self, residual: str, outputs: list[IntegerOutput]) -> IntegerNetwork:
+        """A head on the mean of the final norm, another on the norm of the residual's mean."""
+        s, p = self.sizes, self.precision
+        fine, _ = self.norm("final", residual, 1, s.tokens)
+        for name, source, of_fine, start in (("patches", fine, True, 0), ("mean", residual, False, 1)):
+            stop = len(self.known.array(source)) - (1 if of_fine else 0)
+            total = self.known.array(source)[start:stop].sum(axis=0)
+            bits = p.activation_bits if of_fine else p.residual_bits
+            spread = np.full((2, s.width), np.abs(total).max()) * [[1], [-1]]
+            scaling = self.fit(spread, 2.0 ** (bits - 2), bias=of_fine)
+            self.append(
+                IntegerPool(name, source, name, of_fine, start, stop, scaling), "operand" if of_fine else "residual"
+            )
+            operand = name if of_fine else self.norm(f"{name}.norm", name, 0, 1)[1]
+            self.linear(f"{name}.head", operand, f"{name}.logits", s.head, Raw())
+            outputs.append(IntegerOutput(f"{name}.logits", f"{name}.logits", (1, s.head)))
         return self.network(tuple(outputs))
 
     def network(self, outputs: tuple[IntegerOutput, ...]) -> IntegerNetwork:

@@ -30,6 +30,7 @@ UNITS: dict[int, tuple[str, dict[str, str]]] = {
     Kind.INPUT: ("input_pixels", {"memory": "m3"}),
     Kind.LOAD: ("load", {"residual": "residual"}),
     Kind.NORM: ("norm", {"residual": "residual", "operands": "m0", "planes": "m2"}),
+    Kind.POOL: ("pool", {"residual": "residual", "operands": "m0", "planes": "m2"}),
     Kind.ROUTE: ("route", {"raw": "raw", "queue": "queue", "count": "count"}),
     Kind.GATHER: ("gather", {"queue": "queue", "from": "m0", "to": "m1"}),
     Kind.STORE: ("store", {"residual": "residual", "planes": "m2", "raw": "raw"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from moehls.rtl.delay import read_latency
 from moehls.rtl.elaborate import memory_of
 from moehls.rtl.generate import Generated, generate_modules, shim
 from moehls.simulate.rtl_bench import Bench, run_bench
-from tests.tb.projects import write_random_project
+from tests.tb.projects import TINY, write_random_project
 from tests.tb.steps import Trace, bench_data, is_kind, is_mode, trace
 
 UNITS: dict[str, tuple[str, Callable[[Step], bool]]] = {
@@ -29,6 +29,7 @@ UNITS: dict[str, tuple[str, Callable[[Step], bool]]] = {
     "router with queues": ("route", is_kind(Kind.ROUTE)),
     "gather": ("gather", is_kind(Kind.GATHER)),
     "scatter": ("engine", is_mode(Mode.SCATTER)),
+    "mean of tokens": ("pool", is_kind(Kind.POOL)),
     "results": ("store", is_kind(Kind.STORE)),
 }
 
@@ -45,7 +46,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    project = write_random_project(tmp_path_factory.mktemp("units"), 1)
+    project = write_random_project(tmp_path_factory.mktemp("units"), 1, replace(TINY, pooled=True))
     sources = sorted((project.path / "src").glob("*.cpp"))
     generated = generate_modules(sources, [project.path / "include", shim()], project.path / "build/rtl")
     folder = project.path / "rtl"

@@ -22,6 +22,7 @@ from moehls.frontend.recognise import (
     linear,
     moe,
     patch_embedding,
+    pool,
     residual,
     routing,
     sort,
@@ -32,6 +33,7 @@ from moehls.frontend.recognise import (
 _MODULES = (
     patch_embedding,
     attention,
+    pool,
     layer_norm,
     condition,
     assign,

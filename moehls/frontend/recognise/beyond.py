@@ -39,7 +39,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
     (
         "GlobalAveragePool AveragePool MaxPool ReduceMax Resize CumSum",
         "it mixes tokens otherwise than attention does",
-        "take a head of the class token",
+        "take a head of the class token or of the tokens' mean",
     ),
     ("Loop Scan", "a loop in the graph", "export with constant shapes, so that loops are unrolled"),
 )

@@ -187,13 +187,17 @@ def read_slice(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Gather of a feature dimension at constant places."""
     value, indices = inputs[0], inputs[1]
-    if not isinstance(value, TOKENS) or not isinstance(indices, Constant) or indices.array.ndim > 1:
+    if not isinstance(value, TOKENS) or not isinstance(indices, Constant):
         return None
     dim = attribute(node, "axis", 0) % len(value.layout.dims)
     if any(axis.token for axis in value.layout.dims[dim]):
         return None
     places = indices.array.reshape(-1).astype(np.int64) % value.layout.shape[dim]
-    return moved(context, value, lambda layout: take(layout, dim, places, indices.array.ndim == 1))
+    taken = moved(context, value, lambda layout: take(layout, dim, places, indices.array.ndim > 0))
+    if indices.array.ndim < 2 or not isinstance(taken, TOKENS):
+        return taken
+    shape = (*value.layout.shape[:dim], *indices.array.shape, *value.layout.shape[dim + 1 :])
+    return moved(context, taken, lambda layout: reshape(layout, shape))
 
 
 def read_split(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
