@@ -50,7 +50,8 @@ def project_kernel(project: Project) -> Kernel:
     """
     origin = os.environ.get("RTL", "moehls")
     if origin == "vitis":
-        return project_kernel_of(project, vitis_sources(project.path))
+        sources = vitis_sources(project.path)
+        return replace(project_kernel_of(project, sources), data=tuple(sorted(sources[0].parent.glob("*.dat"))))
     if origin != "moehls":
         raise MoehlsError(f"RTL={origin}: the RTL is of moehls or of vitis")
     return replace(project_kernel_of(project, generated_sources(project)), hooks=hooks_of(project))
@@ -112,7 +113,7 @@ def vitis_sources(project: Path) -> tuple[Path, ...]:
     for stage in ("syn", "impl"):
         folders = [found for found in sorted(project.glob(f"build/**/{stage}/verilog")) if any(found.glob("*.v"))]
         if folders:
-            return tuple(sorted(folders[-1].glob("*.v")))
+            return tuple(sorted((*folders[-1].glob("*.v"), *folders[-1].glob("*.sv"))))
     raise MoehlsError(f"RTL=vitis: {project}/build holds no Verilog of Vitis HLS; run make csynth there first")
 
 
@@ -166,7 +167,7 @@ class RtlSimulator:
             threads=threads,
             fast=project.plan.cycles > _SHORT_FRAME,
         )
-        self.bench = FrameBench(program, self.kernel.hooks, dram)
+        self.bench = FrameBench(program, self.kernel, dram)
         self.limit = _SLACK * project.plan.cycles + 100_000
         """cycles after which a frame counts as hung"""
         self.registers = {register["name"]: register for register in project.manifest["registers"]}

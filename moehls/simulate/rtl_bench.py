@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -34,6 +35,7 @@ class Bench:
         parameters: parameters of the top module.
         public: whether the tests look inside the design; else they see the ports of `top` only, and it runs faster.
         paths: folders to import from, besides `tb`.
+        data: files that the design reads when it starts, by name in the current folder.
     """
 
     top: str
@@ -42,6 +44,7 @@ class Bench:
     parameters: tuple[tuple[str, int | str], ...] = ()
     public: bool = False
     paths: tuple[Path, ...] = ()
+    data: tuple[Path, ...] = ()
 
 
 def run_bench(
@@ -74,7 +77,9 @@ def run_bench(
     place.mkdir(exist_ok=True)
     results = place / "results.xml"
     results.unlink(missing_ok=True)
-    arguments = [str(program), *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
+    for path in bench.data:
+        shutil.copyfile(path, place / path.name)
+    arguments = [str(program.absolute()), *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
     environment = _environment(bench, results, tests, seed) | {_VARIABLE: json.dumps(dict(settings or {}))}
     log = place / "log.txt"
     with log.open("w") as file:

@@ -8,6 +8,7 @@ takes memory contents and register values and gives the cycles of a frame and of
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Kernel:
         sources: its files, and waivers.
         bundles: names of its AXI masters, in the order of the ports.
         control_address_bits: width of the control registers' addresses.
+        data: files that the RTL reads when it starts, by name in the current folder.
     """
 
     top: str
@@ -87,6 +89,7 @@ class Kernel:
     bundles: tuple[str, ...]
     control_address_bits: int
     hooks: Hooks = field(default_factory=Hooks)
+    data: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,14 +155,21 @@ def _write(path: Path, text: str) -> None:
 class FrameBench:
     """A running bench. Use it as a context manager, or call `close`."""
 
-    def __init__(self, program: Path, hooks: Hooks, dram: Dram) -> None:
-        """Start the executable that `build_frame` made."""
+    def __init__(self, program: Path, kernel: Kernel, dram: Dram) -> None:
+        """Start the executable that `build_frame` made of `kernel`."""
         self._folder = tempfile.TemporaryDirectory(prefix="moehls-frame-")
         self.folder = Path(self._folder.name)
+        for path in kernel.data:
+            shutil.copyfile(path, self.folder / path.name)
         self._process = subprocess.Popen(
-            [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [str(program.absolute())],
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for name, scopes in hooks.memories:
+        for name, scopes in kernel.hooks.memories:
             for scope in scopes:
                 self.command("memory", name, scope)
         for setting, value in dram.settings().items():

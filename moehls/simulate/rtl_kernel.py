@@ -70,5 +70,5 @@ def run_kernel_bench(
         # RTL of Vitis has no status register
         "status": end if kernel.hooks.memories else None,
     }
-    bench = Bench(kernel.top, kernel.sources, "kernel_bench")
+    bench = Bench(kernel.top, kernel.sources, "kernel_bench", data=kernel.data)
     return run_bench(bench, folder, settings, tests=tests, seed=seed, limit=limit)

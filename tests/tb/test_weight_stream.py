@@ -112,7 +112,7 @@ def test_words_behind_the_dram_model(stream: Stream) -> None:
     size, beats = stream.expected.shape[1], stream.expected.shape[1] // BEAT_BYTES
     program = build_frame(stream.kernel, stream.project.path / "build", output + size + PAGE, fast=False)
     registers = {register["name"]: register for register in stream.project.manifest["registers"]}
-    with FrameBench(program, stream.kernel.hooks, Dram()) as bench:
+    with FrameBench(program, stream.kernel, Dram()) as bench:
         values = {f"weights{port}": port * area for port in range(ports)}
         values |= {"input": ports * area, "output": output, "weight_beats": chunks, "input_beats": 1}
         values |= {"output_beats": beats, "task": WORDS}
