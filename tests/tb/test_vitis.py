@@ -1,4 +1,4 @@
-"""`RTL=vitis`: the benches on the Verilog of a Vitis solution. The solution is a stand-in of the same form (tests/tb/vitis.py)."""
+"""`RTL=vitis`: the benches on the Verilog of a Vitis solution, here a stand-in of the same form (tests/tb/vitis.py)."""
 
 from __future__ import annotations
 

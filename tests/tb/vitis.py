@@ -45,7 +45,10 @@ def _top(name: str, core: str, control_bits: int) -> str:
     bundles = dict.fromkeys(m[1] for _, _, port in ports if (m := _MASTER.match(port)))
     lines = ["`timescale 1 ns / 1 ps", "", f'(* CORE_GENERATION_INFO="{name},hls_ip,{{}}" *)', "", f"module {name} ("]
     lines += [",\n".join(f"        {port}" for _, _, port in ports), ");", ""]
-    lines += ["parameter    C_S_AXI_CONTROL_DATA_WIDTH = 32;", f"parameter    C_S_AXI_CONTROL_ADDR_WIDTH = {control_bits};"]
+    lines += [
+        "parameter    C_S_AXI_CONTROL_DATA_WIDTH = 32;",
+        f"parameter    C_S_AXI_CONTROL_ADDR_WIDTH = {control_bits};",
+    ]
     lines += [
         f"parameter    C_M_AXI_{bundle.upper()}_{kind}_WIDTH = {width};"
         for bundle in bundles
@@ -61,7 +64,12 @@ def _top(name: str, core: str, control_bits: int) -> str:
             value = f"{{{{{high + 1 - control_bits}{{1'b0}}}}, {port}}}" if high + 1 > control_bits else port
         connections.append(f"    .{port}({value})")
     lines += ["", "reg    held;", "reg [7:0] go[0:1];", "wire [7:0] go_q = go[1];", ""]
-    lines += ["// power-on initialization", "initial begin", "#0 held = 1'b0;", f'$readmemh("./{name}_go_ROM_AUTO_1R.dat", go);']
+    lines += [
+        "// power-on initialization",
+        "initial begin",
+        "#0 held = 1'b0;",
+        f'$readmemh("./{name}_go_ROM_AUTO_1R.dat", go);',
+    ]
     return "\n".join([*lines, "end", "", f"{name}_core core(", ",\n".join(connections), ");", "", "endmodule", ""])
 
 
