@@ -17,6 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +26,7 @@ from moehls import zoo
 from moehls.errors import MoehlsError
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits"
-ZOO = ("m3vit-nano", "vit-tiny", "m3vit-tiny", "m3vit-small")
+ZOO = ("m3vit-nano", "vit-tiny", "m3vit-tiny", "m3vit-small", "vit-base-moe")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def main(arguments: list[str]) -> None:
             chosen = [(Path(a).stem, Path(a), Path(b) if b else None) for a, _, b in pairs]
         else:
             chosen = models(folder)
+        sizes: list[tuple[float, float, float]] = []
         table = Table(title="compile and C simulation")
         for heading in ("model", "M parameters", "compile, s", "s / M", "peak, MB", "MB / M", "csim, s an image"):
             table.add_column(heading, justify="left" if heading == "model" else "right")
@@ -101,4 +104,21 @@ def main(arguments: list[str]) -> None:
                 f"{cost.megabytes / millions:.0f}",
                 f"{csim['seconds'] / csim['samples']:.2f}",
             )
-        Console().print(table)
+            sizes.append((millions, cost.seconds, cost.megabytes))
+        console = Console()
+        console.print(table)
+        if len(sizes) > 1:
+            console.print(slopes(np.array(sizes)))
+
+
+def slopes(sizes: npt.NDArray[np.float64]) -> str:
+    """Least-squares lines through `[models, (M parameters, seconds, MB)]`, and the power of the parameters at the large end."""
+    millions, seconds, megabytes = sizes.T
+    (a_second, b_second), (a_byte, b_byte) = (np.polyfit(millions, y, 1) for y in (seconds, megabytes))
+    large = sizes[np.argsort(millions)[-3:]]
+    power = np.polyfit(np.log(large[:, 0]), np.log(large[:, 1]), 1)[0]
+    return (
+        f"compile: {b_second:.1f} s + {a_second:.2f} s a million parameters; "
+        f"memory: {b_byte:.0f} MB + {a_byte:.0f} MB a million; time grows with power {power:.2f} of the parameters "
+        f"over the {len(large)} largest"
+    )

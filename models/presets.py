@@ -41,6 +41,20 @@ PRESETS: dict[str, Preset] = {
         ),
         "digits/weights.npz",
     ),
+    "vit-base-moe": Preset(
+        "ViT-Base/16 with 8 experts of 3,072 in half of its layers, top-2, 224×224, 197 tokens, 768 wide, 12 layers",
+        VitConfig(
+            width=768, heads=12, mlp_hidden=3072, experts=8, expert_hidden=3072, k=2, final_norm=True,
+            outputs=(("logits", 1000),),
+        ),
+    ),
+    "vit-tiny-64e": Preset(
+        "ViT-Tiny/16 at 112×112, 50 tokens, with 64 experts of 384 in half of its layers, top-1: experts by far outnumber use",
+        VitConfig(
+            image_height=112, image_width=112, experts=64, expert_hidden=384, k=1, final_norm=True,
+            outputs=(("logits", 1000),),
+        ),
+    ),
     "vit-tiny": Preset("ViT-Tiny/16 classifier, 224×224, 197 tokens, 192 wide, 12 layers", _CLASSIFIER),
     "deit-tiny": Preset(
         "DeiT-Tiny/16 with class and distillation token, a head each, 224×224, 198 tokens, 192 wide, 12 layers",
