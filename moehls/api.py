@@ -396,7 +396,7 @@ def _expert_load(integer: IntegerNetwork, runs: Sequence[reference.Execution]) -
             counts = [
                 np.bincount(run.routing(op.routing).chosen.ravel(), minlength=len(op.first_weight)) for run in runs
             ]
-            load[op.name] = [float(tokens) for tokens in np.mean(counts, axis=0)]
+            load[op.name] = [float(tokens) for tokens in np.mean(counts, axis=0)[: len(op.first_weight)]]
     return load
 
 

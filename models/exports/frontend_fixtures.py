@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form, SmallVit
+from models.exports.gated import GatedForm, GatedVit
 from models.exports.library_vits import HEADS as LIBRARY_HEADS
 from models.exports.library_vits import LIBRARY_VITS, TOKEN_VITS, build
 from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
@@ -93,6 +94,26 @@ FORMS: dict[str, Form] = {
     "task_only0": Form(task="only0", experts="loop"),
     "task_only1": Form(task="only1", experts="dense"),
 }
+GATED: dict[str, GatedForm] = {
+    "activation_silu": GatedForm(mlp="plain"),
+    "activation_silu_written": GatedForm(mlp="plain", activation="silu_written"),
+    "activation_relu": GatedForm(mlp="plain", activation="relu"),
+    "activation_quick": GatedForm(mlp="plain", activation="quick"),
+    "gated_silu": GatedForm(norm="rms_product"),
+    "gated_fused": GatedForm(mlp="fused"),
+    "gated_gelu": GatedForm(norm="rms_divide", activation="gelu"),
+    "gated_relu": GatedForm(activation="relu", mlp="fused"),
+    "norm_rms": GatedForm(norm="rms", mlp="plain"),
+    "norm_rms_cast": GatedForm(norm="rms_cast", mlp="plain"),
+    "norm_rms_product": GatedForm(norm="rms_product", mlp="plain"),
+    "norm_rms_divide": GatedForm(norm="rms_divide", mlp="plain"),
+    "gated_experts_index_add": GatedForm(norm="rms_cast", experts="index_add", gate="chosen"),
+    "gated_experts_loop": GatedForm(norm="rms_product", experts="loop"),
+    "gated_experts_dense": GatedForm(norm="rms_product", experts="dense"),
+    "gated_experts_gather": GatedForm(norm="rms_product", experts="gather"),
+    "shared_sum": GatedForm(norm="rms_cast", experts="loop", shared="sum", factor=2.5),
+    "shared_gated": GatedForm(norm="rms_cast", experts="index_add", shared="gated"),
+}
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "plain": (
         *(("ts", opset) for opset in range(11, 24)),
@@ -109,6 +130,8 @@ OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "timm_unfused": (("ts", 11), ("ts", 13), ("ts", 17), ("dynamo", 20)),
     "transformers_vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "transformers_unfused": (("ts", 11), ("ts", 13), ("ts", 17), ("dynamo", 20)),
+    "gated_silu": (("ts", 17), ("dynamo", 20), ("dynamo", 23)),
+    "norm_rms": (("dynamo", 20), ("dynamo", 23)),
     "task_stacked": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
 }
 DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
@@ -146,10 +169,12 @@ DYNAMIC: tuple[str, ...] = ("plain", "experts_dense", "timm_vit", "transformers_
 
 
 def export_form(
-    form: Form, exporter: Exporter, opset: int, dynamic: bool = False, kind: torch.dtype = torch.float32
+    form: Form | GatedForm, exporter: Exporter, opset: int, dynamic: bool = False, kind: torch.dtype = torch.float32
 ) -> bytes:
-    """One ONNX file of a `SmallVit`."""
+    """One ONNX file of a `SmallVit` or a `GatedVit`."""
     inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH),)
+    if isinstance(form, GatedForm):
+        return export_module(GatedVit(form).eval(), inputs, exporter, opset, dynamic, kind)
     if form.task in ("stacked", "some", "vector", "joined"):
         inputs += (torch.eye(TASKS)[:1] if form.task == "vector" else torch.tensor(0),)
     return export_module(SmallVit(form).eval(), inputs, exporter, opset, dynamic, kind)
@@ -189,11 +214,11 @@ def main(folder: Path, *only: str) -> None:
     """Write the fixtures whose names begin with one of `only`, or all, to `folder`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [name for name in (*FORMS, *LIBRARY_VITS, *TOKEN_VITS) if name.startswith(only or "")]
+    chosen = [name for name in (*FORMS, *GATED, *LIBRARY_VITS, *TOKEN_VITS) if name.startswith(only or "")]
 
     def write(name: str, file: str, exporter: Exporter, opset: int, **options: Any) -> None:
-        if name in FORMS:
-            content = export_form(FORMS[name], exporter, opset, **options)
+        if name in FORMS | GATED:
+            content = export_form((FORMS | GATED)[name], exporter, opset, **options)
         else:
             model, example = build(name)
             content = export_module(model, (example,), exporter, opset, **options)

@@ -37,7 +37,7 @@ def tables_of(precision: Precision, activation: ActivationForm) -> tuple[Table, 
         _table(
             "LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)
         ),
-        _table("DELTA", f"ReLU - GELU ({activation}) at multiples of 2^-{precision.delta_step}", delta),
+        _table("DELTA", f"ReLU - activation ({activation}) at multiples of 2^-{precision.delta_step}", delta),
         Table(
             "DELTA_SLOPE",
             "differences of DELTA",
@@ -49,4 +49,4 @@ def tables_of(precision: Precision, activation: ActivationForm) -> tuple[Table, 
 
 
 def _table(name: str, comment: str, values: IntArray) -> Table:
-    return Table(name, comment, tuple(values.tolist()), int(values.max()).bit_length())
+    return Table(name, comment, tuple(values.tolist()), max(int(values.max()).bit_length(), 1))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from moehls.frontend.activations import match_activation
 from moehls.frontend.gates import match_experts
-from moehls.frontend.gelu import match_gelu
 from moehls.frontend.layout import Array, Layout, LayoutError
 from moehls.frontend.values import (
     Affine,
@@ -26,6 +26,7 @@ from moehls.frontend.values import (
     Patches,
     Pointwise,
     RouteSource,
+    Shared,
     Sum,
     Tokens,
 )
@@ -39,6 +40,7 @@ from moehls.network.operations import (
     LayerNorm,
     Linear,
     MeanTokens,
+    Multiply,
     Operation,
     Route,
     SelectTokens,
@@ -137,8 +139,14 @@ class Builder:
         name = self.emit(SelectTokens, "select", input=base.name, start=start, stop=stop)
         return Base(name, stop - start, base.channels)
 
-    def gelu(self, base: Base, form: str) -> Base:
-        return Base(self.emit(Activation, "gelu", input=base.name, form=form), base.tokens, base.channels)
+    def hidden(self, value: Hidden) -> Base:
+        """The activation, and its product with the other branch of a gated MLP."""
+        up = None if value.up is None else self.linear(value.up)
+        base = self.linear(value.pre)
+        name = self.emit(Activation, "gelu", input=base.name, form=value.form)
+        if up is not None:
+            name = self.emit(Multiply, "gated", left=name, right=up.name)
+        return Base(name, base.tokens, base.channels)
 
     def mean(self, base: Base) -> Base:
         """The mean of all tokens of `base`; of a selection, the mean of those rows of what it selects from."""
@@ -211,25 +219,37 @@ class Builder:
 
     def layer_norm(self, value: Normalised) -> Base:
         arrays = {"weight": _own(value.weight), "bias": _own(value.bias)}
-        name = self.emit(LayerNorm, "norm", input=value.base.name, **arrays, epsilon=value.epsilon)
+        fields = {"epsilon": value.epsilon, "centred": value.centred}
+        name = self.emit(LayerNorm, "norm", input=value.base.name, **arrays, **fields)
         return Base(name, value.base.tokens, value.base.channels)
 
     def feed_forward(self, value: FeedForward) -> Base:
-        """A plain two-layer network: Linear, Activation, Linear."""
-        if value.coefficient is not None or value.selector is not None:
-            raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")
-        free = len(value.layout.axes)
-        first, bias = value.first, value.first_bias
-        if first.shape[: free + 1] != (1,) * (free + 1) or bias.shape[: free + 1] != (1,) * (free + 1):
-            raise LayoutError("several networks run side by side without a router that weighs them")
-        hidden, channels = first.shape[-2:]
-        arrays = {"weight": _own(first.reshape(hidden, channels)), "bias": _own(bias.reshape(hidden))}
-        middle = self.emit(Linear, "linear", input=value.base.name, **arrays)
-        middle = self.emit(Activation, "gelu", input=middle, form=value.form)
-        weight = full_features(value.layout, value.second)[:, 0]
-        second_bias = full_features(value.layout, value.second_bias)[:, 0]
-        output = self.emit(Linear, "linear", input=middle, weight=_own(weight), bias=_own(second_bias))
-        return Base(output, value.base.tokens, value.layout.features)
+        """A plain two-layer network: Linear, Activation, Linear; a gated one has a second Linear and a Multiply."""
+        layers = _layers(value)
+
+        def linear(role: str, source: str) -> str:
+            arrays = {"weight": layers[f"{role}_weight"], "bias": layers[f"{role}_bias"]}
+            return self.emit(Linear, "linear", input=source, **arrays)
+
+        up = linear("up", value.base.name) if "up_weight" in layers else None
+        middle = self.emit(Activation, "gelu", input=linear("first", value.base.name), form=value.form)
+        if up is not None:
+            middle = self.emit(Multiply, "gated", left=middle, right=up)
+        return Base(linear("second", middle), value.base.tokens, value.layout.features)
+
+    def shared(self, value: Shared) -> Base:
+        """An expert that all tokens choose; a sigmoid is the softmax of the logit and a zero, a column without expert."""
+        dense = with_weight(folded(value.gate))
+        if dense.selector is not None or dense.weight is None:
+            raise LayoutError("the gate of a shared expert depends on the task or on another router")
+        weight = np.zeros((self._tasks, 2, dense.base.channels), np.float32)
+        bias = np.zeros((self._tasks, 2), np.float32)
+        weight[:, 0], bias[:, 0] = dense.weight.reshape(-1), dense.bias.reshape(-1)
+        gate = {"weight": weight, "bias": bias, "k": 2, "normalisation": "all"}
+        routing = self.emit(Route, "route", input=dense.base.name, **gate)
+        network = value.network
+        arrays = {name: array[None] for name, array in _layers(network).items()}
+        return self.expert_layer(network.base, routing, arrays, network.form)
 
     def _base(self, value: Tokens) -> Base:
         if isinstance(value, Affine):
@@ -241,7 +261,7 @@ class Builder:
         if isinstance(value, FeedForward):
             return self.feed_forward(value)
         if isinstance(value, Hidden):
-            return self.gelu(self.linear(value.pre), value.form)
+            return self.hidden(value)
         if isinstance(value, Sum):
             left, right = self.materialise(value.left).base, self.materialise(value.right).base
             order = {operation.output: place for place, operation in enumerate(self.operations)}
@@ -249,6 +269,8 @@ class Builder:
             return Base(self.emit(Add, "add", left=first, right=second), left.tokens, left.channels)
         if isinstance(value, Pointwise):
             return self._base(self.activation(value))
+        if isinstance(value, Shared):
+            return self.shared(value)
         matched = match_experts(value)
         routing = self.route(value.source.logits, matched.k, matched.normalisation)
         self.routers[routing] = value.source
@@ -256,9 +278,9 @@ class Builder:
 
     def activation(self, value: Pointwise) -> Hidden:
         """The activation a pointwise function is."""
-        form = match_gelu(value.function)
+        form = match_activation(value.function)
         if form is None:
-            raise LayoutError("the activation is not GELU, neither its exact nor its tanh form")
+            raise LayoutError("the activation is none of GELU (exact, tanh or x·sigmoid(1.702 x)), SiLU and ReLU")
         return Hidden(value.operand, form)
 
     def materialise(self, value: Tokens) -> Affine:
@@ -272,6 +294,24 @@ class Builder:
             known = (value, rows(self._base(value), value.layout))
             self._materialised[id(value)] = known
         return known[1]
+
+
+def _layers(value: FeedForward) -> dict[str, FloatArray]:
+    """Weights and biases of a network that no router weighs, by the names that `Experts` has for them."""
+    if value.coefficient is not None or value.selector is not None:
+        raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")
+    free = len(value.layout.axes)
+    given = {"first": (value.first, value.first_bias), "up": (value.up, value.up_bias)}
+    layers: dict[str, FloatArray] = {}
+    for role, (weight, bias) in given.items():
+        if weight is None or bias is None:
+            continue
+        if any(part.shape[: free + 1] != (1,) * (free + 1) for part in (weight, bias)):
+            raise LayoutError("several networks run side by side without a router that weighs them")
+        layers |= {f"{role}_weight": _own(weight.reshape(weight.shape[-2:])), f"{role}_bias": _own(bias.reshape(-1))}
+    layers["second_weight"] = _own(full_features(value.layout, value.second)[:, 0])
+    layers["second_bias"] = _own(full_features(value.layout, value.second_bias)[:, 0])
+    return layers
 
 
 def _own(array: Array) -> FloatArray:

@@ -107,6 +107,12 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
                 "second_weight": np.stack([term.second for term in terms]),
                 "second_bias": np.stack([term.second_bias for term in terms]),
             }
+            gated = [(term.up, term.up_bias) for term in terms if term.up is not None and term.up_bias is not None]
+            if gated and len(gated) == len(terms):
+                arrays["up_weight"] = np.stack([weight for weight, _ in gated])
+                arrays["up_bias"] = np.stack([bias for _, bias in gated])
+            elif gated:
+                raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
             return MatchedExperts(used, normalisation, arrays)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
@@ -126,8 +132,9 @@ def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:
     """Terms with the same weights (the same expert in several slots) as one term with the sum of their coefficients."""
     known: dict[tuple[bytes, ...], ExpertTerm] = {}
     for term in terms:
-        arrays = (term.first, term.first_bias, term.second, term.second_bias)
-        key = tuple(hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest() for array in arrays)
+        arrays = (term.first, term.first_bias, term.second, term.second_bias, term.up, term.up_bias)
+        given = (np.ascontiguousarray(array) for array in arrays if array is not None)
+        key = tuple(hashlib.blake2b(array.data, digest_size=16).digest() for array in given)
         same = known.get(key)
         known[key] = term if same is None else replace(same, coefficient=same.coefficient + term.coefficient)
     return tuple(known.values())

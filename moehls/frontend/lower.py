@@ -27,6 +27,7 @@ from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
+from moehls.frontend.residuals import chained
 from moehls.frontend.values import (
     Affine,
     Base,
@@ -114,10 +115,11 @@ class _Reader:
         outputs = [self._output(value) for value in self._graph.outputs]
         if self._refusals:
             return Reading(None, tuple(self._refusals), {})
+        shown = {output.value for output in outputs if output}
         network = Network(
             name=self._name,
             input=NetworkInput(self._inputs.image, self._inputs.image_shape),
-            operations=_used(self._context.builder.operations, {output.value for output in outputs if output}),
+            operations=chained(_used(self._context.builder.operations, set(shown)), shown),
             outputs=tuple(output for output in outputs if output),
             tasks=self._context.tasks,
             task_input=self._inputs.task if self._context.tasks > 1 else None,
@@ -310,6 +312,7 @@ _KINDS: dict[str, str] = {
     "Hidden": "GELU outputs",
     "FeedForward": "MLP or expert outputs",
     "Mixture": "a sum of experts",
+    "Shared": "the output of a shared expert",
     "Sum": "tokens",
     "Normalised": "normalised tokens",
     "Statistic": "a statistic of tokens",

@@ -133,10 +133,11 @@ class Pointwise:
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """`gelu(pre)`."""
+    """`activation(pre)`, times `up` in a gated MLP; both are maps of one base in one layout."""
 
     pre: Affine
     form: ActivationForm
+    up: Affine | None = None
 
     @property
     def layout(self) -> Layout:
@@ -145,7 +146,10 @@ class Hidden:
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """`coefficient · (second · gelu(first · base[token] + first_bias) + second_bias)` for each element."""
+    """`coefficient · (second · hidden + second_bias)` for each element.
+
+    `hidden = activation(first · base[token] + first_bias)`, times `up · base[token] + up_bias` in a gated MLP.
+    """
 
     layout: Layout
     base: Base
@@ -162,6 +166,10 @@ class FeedForward:
     coefficient: tuple[Array, ...] | None = None
     """[*axes] for each sample of the routing"""
     source: RouteSource | None = None
+    up: FloatArray | None = None
+    """[*axes, variants, hidden, channels of base]"""
+    up_bias: FloatArray | None = None
+    """[*axes, variants, hidden]"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +184,9 @@ class ExpertTerm:
     second_bias: FloatArray
     coefficient: Array
     """[samples · tokens]"""
+    up: FloatArray | None = None
+    """[hidden, channels]"""
+    up_bias: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +198,15 @@ class Mixture:
     form: ActivationForm
     terms: tuple[ExpertTerm, ...]
     source: RouteSource
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """`sigmoid(gate) · network` for each token; the gate has one element a token."""
+
+    layout: Layout
+    network: FeedForward
+    gate: Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,16 +231,19 @@ class Normalised:
     weight: FloatArray
     """[channels]"""
     bias: FloatArray
+    centred: bool = True
+    """False: root mean square normalisation"""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A piece of a decomposed layer normalisation of the matrix `rows`."""
+    """A piece of a decomposed layer normalisation of the matrix `rows`; not of `x - mean` but of x without `centred`."""
 
     kind: Literal["mean", "centred", "square", "variance", "deviation", "inverse"]
     rows: Affine
     layout: Layout
     epsilon: float = 0.0
+    centred: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,14 +328,14 @@ class Unknown:
     shape: tuple[int, ...] | None = None
 
 
-Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Sum | Normalised | Patches
+Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Shared | Sum | Normalised | Patches
 Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
 Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Unknown
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
     Affine: ("weight", "index", "bias"),
-    FeedForward: ("first", "first_bias", "second", "second_bias"),
+    FeedForward: ("first", "first_bias", "second", "second_bias", "up", "up_bias"),
     Patches: ("weight", "bias", "prefix", "position"),
 }
 
@@ -325,6 +348,7 @@ def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
         return replace(value, **changes)
     if isinstance(value, Hidden):
         changes["pre"] = restructure(value.pre, layout, move)
+        changes["up"] = None if value.up is None else restructure(value.up, layout, move)
         return replace(value, **changes)
     changes["layout"] = layout
     changes |= {

@@ -95,7 +95,7 @@ def halved(value: IntArray, times: IntArray) -> IntArray:
 
 
 def gelu(g: IntArray, precision: Precision, form: ActivationForm) -> IntArray:
-    """GELU of g (gelu_fraction bits) as `ReLU(g) - δ(|g|)` with delta_fraction bits."""
+    """The activation of g (gelu_fraction bits) as `ReLU(g) - δ(|g|)` with delta_fraction bits."""
     table = delta_table(form, precision.delta_fraction, precision.delta_step)
     step = precision.gelu_fraction - precision.delta_step
     u = np.abs(g)
@@ -106,7 +106,7 @@ def gelu(g: IntArray, precision: Precision, form: ActivationForm) -> IntArray:
 
 
 def gelu_error(precision: Precision, form: ActivationForm) -> float:
-    """Largest `|integer GELU - exact GELU|` over every representable input, in units of the real GELU.
+    """Largest `|integer - exact activation|` over every representable input, in units of the real activation.
 
     Both signs have the same error, as ReLU is exact; so |g| is all there is to search.
     """
@@ -117,8 +117,16 @@ def gelu_error(precision: Precision, form: ActivationForm) -> float:
 
 
 def _gelu_real(x: float, form: ActivationForm) -> float:
-    """The real GELU at x in double precision, without cancellation for negative x."""
-    if form == "exact":
-        return x * math.erfc(-x / math.sqrt(2)) / 2
-    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return x / (1 + math.exp(-2 * u)) if u > -300 else 0.0
+    """The real activation at x in double precision, without cancellation for negative x."""
+    match form:
+        case "exact":
+            return x * math.erfc(-x / math.sqrt(2)) / 2
+        case "relu":
+            return max(x, 0.0)
+        case "tanh":
+            exponent = 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        case "quick":
+            exponent = 1.702 * x
+        case "silu":
+            exponent = x
+    return x / (1 + math.exp(-exponent)) if exponent > -600 else 0.0

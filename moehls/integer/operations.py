@@ -37,13 +37,23 @@ class Requantise:
 
 @dataclass(frozen=True)
 class GeluRequantise:
-    """Epilogue: GELU, then `usat(rs((gelu + offset) · multiplier, shift), AB)`, an unsigned operand."""
+    """Epilogue: activation, then `usat(rs((gelu + offset) · multiplier, shift), AB)`, an unsigned operand."""
 
     multiplier: IntArray
     """[out] (Linear) or [experts, hidden] (Experts), 0 … 255"""
     shift: int
     offset: int
     """delta_fraction fraction bits"""
+
+
+@dataclass(frozen=True)
+class GatedRequantise:
+    """Epilogue: activation times the operand `up`, then `sat(rs(activation · (up · multiplier), shift), AB)`, signed."""
+
+    up: str
+    multiplier: IntArray
+    """[out], 0 … 255"""
+    shift: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Raw:
     """Epilogue: accumulator plus bias."""
 
 
-Epilogue = Requantise | GeluRequantise | AddResidual | Raw
+Epilogue = Requantise | GeluRequantise | GatedRequantise | AddResidual | Raw
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class IntegerEmbed:
 
 @dataclass(frozen=True)
 class IntegerNorm:
-    """LayerNorm of the tokens `start … stop-1`; writes a fine value and its narrowed operand.
+    """LayerNorm, or RMSNorm where not `centred`, of the tokens `start … stop-1`; writes a fine value and its narrowed operand.
 
     Rows outside the range are not computed; the outputs have `stop - start` rows.
     """
@@ -90,6 +100,7 @@ class IntegerNorm:
     scaling: Scaling
     """multiplier holds the signed gain"""
     epsilon: int
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,10 +174,15 @@ class IntegerExperts:
     first_scaling: Scaling
     """[experts, hidden]"""
     gelu: GeluRequantise
+    """multiplier and shift of gated experts too; their offset is 0"""
     second_weight: WeightArray
     """[experts, channels, hidden]"""
     second_scaling: Scaling
     """[experts, channels]"""
+    up_weight: WeightArray | None = None
+    """[experts, hidden, channels] of gated experts"""
+    up_scaling: Scaling | None = None
+    """[experts, hidden]"""
 
 
 IntegerOperation = (

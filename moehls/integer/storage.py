@@ -14,6 +14,7 @@ from moehls.integer.validate import check
 _CLASSES = (
     operations.AddResidual,
     operations.Format,
+    operations.GatedRequantise,
     operations.GeluRequantise,
     operations.IntegerAttention,
     operations.IntegerEmbed,

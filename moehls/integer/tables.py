@@ -8,7 +8,7 @@ remaining error could turn it stops with an error instead of being guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_FLOOR, Context, Decimal, localcontext
 from functools import cache
 
@@ -32,10 +32,10 @@ def exp2_table(fraction: int, top: int) -> IntArray:
 
 @cache
 def delta_table(form: ActivationForm, delta_fraction: int, delta_step: int) -> IntArray:
-    """`[n]`: `round_half_up(2^delta_fraction · δ(i · 2^-delta_step))`, δ = ReLU - GELU; only the last entry after the
-    maximum is zero."""
+    """`[n]`: `round_half_up(2^delta_fraction · δ(i · 2^-delta_step))`, δ = ReLU - activation; only the last entry after
+    the maximum is zero."""
     with localcontext(_CONTEXT):
-        delta = _delta_exact if form == "exact" else _delta_tanh
+        delta = _DELTAS[form]
         entries = [0]
         while len(entries) == 1 or entries[-1] > 0:
             x = Decimal(len(entries)) / (1 << delta_step)
@@ -99,3 +99,17 @@ def _pi() -> Decimal:
         return total
 
     return 16 * arctan_inverse(5) - 4 * arctan_inverse(239)
+
+
+def _delta_sigmoid(x: Decimal, slope: Decimal) -> Decimal:
+    """`x · (1 - sigmoid(slope · x)) = x / (1 + exp(slope · x))`."""
+    return x / (1 + (slope * x).exp())
+
+
+_DELTAS: dict[ActivationForm, Callable[[Decimal], Decimal]] = {
+    "exact": _delta_exact,
+    "tanh": _delta_tanh,
+    "quick": lambda x: _delta_sigmoid(x, Decimal("1.702")),
+    "silu": lambda x: _delta_sigmoid(x, Decimal(1)),
+    "relu": lambda x: Decimal(0),
+}

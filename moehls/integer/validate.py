@@ -7,7 +7,7 @@ parameter, and that no accumulator can overflow whatever the image is.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     GeluRequantise,
     IntegerAttention,
     IntegerEmbed,
@@ -31,6 +32,7 @@ from moehls.integer.operations import (
     TensorKind,
 )
 from moehls.integer.precision import Precision
+from moehls.network.operations import ActivationForm
 
 _MAXIMUM_SHIFT = 63
 _EPSILON_BITS = 48
@@ -85,8 +87,8 @@ class _Walk:
         self.check_real(source.name, source.scale, source.offset, source.shape[0])
         if network.tasks < 1 or (network.task_input is None) != (network.tasks == 1):
             self.fail("tasks", f"{network.tasks} tasks with task input {network.task_input!r}")
-        if network.activation not in ("exact", "tanh"):
-            self.fail("activation", f"found {network.activation!r}; exact and tanh are defined")
+        if network.activation not in get_args(ActivationForm):
+            self.fail("activation", f"found {network.activation!r}; defined: {', '.join(get_args(ActivationForm))}")
 
     def check_operation(self, operation: IntegerOperation) -> None:
         match operation:
@@ -163,6 +165,14 @@ class _Walk:
             case GeluRequantise():
                 self.check_gelu(name, epilogue, (out,))
                 value = _Value("operand", x.rows, out, signed=False)
+            case GatedRequantise():
+                up = self.read(name, epilogue.up, "operand")
+                if up != _Value("operand", x.rows, out):
+                    self.fail(
+                        name, f"multiplies {up} with its own [{x.rows}, {out}], which must be signed and of one shape"
+                    )
+                self.check_gelu(name, GeluRequantise(epilogue.multiplier, epilogue.shift, 0), (out,))
+                value = _Value("operand", x.rows, out)
             case AddResidual():
                 self.overwrite(name, epilogue.residual, operation.output, x.rows, out)
                 value = _Value("residual", x.rows, out)
@@ -212,7 +222,7 @@ class _Walk:
         if operation.first_weight.ndim != 3:
             self.fail(name, f"first_weight has shape {operation.first_weight.shape}, not [experts, hidden, channels]")
         experts, hidden, _ = operation.first_weight.shape
-        if (routing.rows, routing.columns) != (x.rows, experts):
+        if routing.rows != x.rows or routing.columns < experts:
             self.fail(
                 name, f"routing of {routing.rows} tokens to {routing.columns} experts, {x.rows} to {experts} here"
             )
@@ -221,9 +231,16 @@ class _Walk:
         self.check_scaling(name, operation.first_scaling, (experts, hidden))
         self.check_accumulator(name, operation.first_weight, operation.first_scaling.bias, self.largest(x))
         self.check_gelu(name, operation.gelu, (experts, hidden))
+        gated = operation.up_weight is not None
+        if operation.up_weight is not None:
+            if operation.up_scaling is None or operation.gelu.offset:
+                self.fail(name, "gated experts need an up_scaling and the offset 0")
+            self.check_weight(name, operation.up_weight, (experts, hidden, x.columns))
+            self.check_scaling(name, operation.up_scaling, (experts, hidden))
+            self.check_accumulator(name, operation.up_weight, operation.up_scaling.bias, self.largest(x))
         self.check_weight(name, operation.second_weight, (experts, out, hidden))
         self.check_scaling(name, operation.second_scaling, (experts, out))
-        largest = (1 << self.precision.activation_bits) - 1
+        largest = self.largest(_Value("operand", x.rows, hidden, signed=gated))
         self.check_accumulator(name, operation.second_weight, operation.second_scaling.bias, largest)
         self.overwrite(name, operation.residual, operation.output, x.rows, out)
         self.define(name, operation.output, _Value("residual", x.rows, out))

@@ -25,6 +25,7 @@ from moehls.network.operations import (
     LayerNorm,
     Linear,
     MeanTokens,
+    Multiply,
     Network,
     Operation,
     Route,
@@ -105,8 +106,13 @@ def top_k(logits: FloatArray, k: int) -> IndexArray:
     return np.argsort(-logits, axis=-1, kind="stable")[..., :k]
 
 
-def gelu(x: FloatArray, form: ActivationForm) -> FloatArray:
-    """GELU of every element."""
+def activation(x: FloatArray, form: ActivationForm) -> FloatArray:
+    """The activation `form` of every element."""
+    if form == "relu":
+        return np.maximum(x, np.float32(0))
+    if form in ("silu", "quick"):
+        slope = np.float32(1 if form == "silu" else 1.702)
+        return np.asarray(x / (1 + np.exp(-slope * np.maximum(x, np.float32(-50)))))
     if form == "tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
         return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
@@ -148,7 +154,7 @@ def _last_use(network: Network) -> dict[int, list[str]]:
 def reads(operation: Operation) -> tuple[str, ...]:
     """Names of the values an operation reads, in the order of its fields."""
     match operation:
-        case Add():
+        case Add() | Multiply():
             return operation.left, operation.right
         case Attention():
             return operation.query, operation.key, operation.value
@@ -176,9 +182,11 @@ def evaluate(
         case Linear():
             return _linear(tensor(operation.input), operation.weight, operation.bias)
         case Activation():
-            return gelu(tensor(operation.input), operation.form)
+            return activation(tensor(operation.input), operation.form)
         case Add():
             return tensor(operation.left) + tensor(operation.right)
+        case Multiply():
+            return tensor(operation.left) * tensor(operation.right)
         case Attention():
             return _attention(operation, tensor(operation.query), tensor(operation.key), tensor(operation.value))
         case Route():
@@ -210,7 +218,7 @@ def _embed(operation: Embed, images: FloatArray) -> FloatArray:
 
 
 def _layer_norm(operation: LayerNorm, x: FloatArray) -> FloatArray:
-    centred = x - x.mean(axis=-1, keepdims=True)
+    centred = x - x.mean(axis=-1, keepdims=True) if operation.centred else x
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     normalised = centred / np.sqrt(variance + np.float32(operation.epsilon))
     return np.asarray(normalised * operation.weight + operation.bias)
@@ -256,7 +264,10 @@ def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:
         if not len(token):
             continue
         hidden = _linear(tokens[token], operation.first_weight[expert], operation.first_bias[expert])
-        result = _linear(gelu(hidden, operation.form), operation.second_weight[expert], operation.second_bias[expert])
+        hidden = activation(hidden, operation.form)
+        if operation.up_weight is not None and operation.up_bias is not None:
+            hidden = hidden * _linear(tokens[token], operation.up_weight[expert], operation.up_bias[expert])
+        result = _linear(hidden, operation.second_weight[expert], operation.second_bias[expert])
         output[token] += gates[token, slot, None] * result
     return output.reshape(*x.shape[:-1], -1)
 

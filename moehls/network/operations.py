@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-ActivationForm = Literal["exact", "tanh"]
+ActivationForm = Literal["exact", "tanh", "quick", "silu", "relu"]
+"""GELU exact, by tanh, by `x · sigmoid(1.702 x)`; SiLU `x · sigmoid(x)`; ReLU"""
 GateNormalisation = Literal["all", "chosen"]
 
 
@@ -40,7 +41,7 @@ class Embed:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Layer normalisation over the channels of each token."""
+    """Layer normalisation over the channels of each token; without `centred` the mean is not taken off (RMSNorm)."""
 
     name: str
     input: str
@@ -48,6 +49,7 @@ class LayerNorm:
     weight: FloatArray
     bias: FloatArray
     epsilon: float
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Activation:
     input: str
     output: str
     form: ActivationForm
+
+
+@dataclass(frozen=True)
+class Multiply:
+    """`output = left · right`, element by element: the gate of a gated MLP (SwiGLU, GEGLU) and its other branch."""
+
+    name: str
+    left: str
+    right: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,11 @@ class Route:
 
 @dataclass(frozen=True)
 class Experts:
-    """`output[n] = Σ_chosen gate[n, e] · (second[e] · gelu(first[e] · input[n] + first_bias[e]) + second_bias[e])`."""
+    """`output[n] = Σ_chosen gate[n, e] · (second[e] · h[e] + second_bias[e])`.
+
+    `h[e] = activation(first[e] · input[n] + first_bias[e])`, multiplied by `up[e] · input[n] + up_bias[e]` where the experts
+    are gated. A router may have more columns than there are experts: the columns behind them have none.
+    """
 
     name: str
     input: str
@@ -130,6 +146,10 @@ class Experts:
     second_bias: FloatArray
     """[experts, channels]"""
     form: ActivationForm
+    up_weight: FloatArray | None = None
+    """[experts, hidden, channels]"""
+    up_bias: FloatArray | None = None
+    """[experts, hidden]"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +174,9 @@ class MeanTokens:
     stop: int
 
 
-Operation = Embed | LayerNorm | Linear | Activation | Add | Attention | Route | Experts | SelectTokens | MeanTokens
+Operation = (
+    Embed | LayerNorm | Linear | Activation | Multiply | Add | Attention | Route | Experts | SelectTokens | MeanTokens
+)
 
 
 @dataclass(frozen=True)

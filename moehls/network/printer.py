@@ -31,7 +31,7 @@ def _line(operation: Operation, shapes: dict[str, Shape]) -> str:
         value = getattr(operation, field.name)
         if isinstance(value, np.ndarray):
             details.append(f"{field.name} {_sizes(value.shape)}")
-        elif field.name not in links:
+        elif field.name not in links and value is not None:
             details.append(f"{field.name} {value:g}" if isinstance(value, float) else f"{field.name} {value}")
     kind = type(operation).__name__
     text = f"  {operation.output} [{shape.tokens}, {shape.channels}] = {kind}({', '.join(reads(operation))})"

@@ -13,6 +13,7 @@ from moehls.network.operations import (
     LayerNorm,
     Linear,
     MeanTokens,
+    Multiply,
     Network,
     Route,
     SelectTokens,
@@ -38,7 +39,7 @@ def value_shapes(network: Network) -> dict[str, Shape]:
                 shape = shapes[operation.input]
             case Linear():
                 shape = Shape(shapes[operation.input].tokens, operation.weight.shape[0])
-            case Add():
+            case Add() | Multiply():
                 shape = shapes[operation.left]
             case Attention():
                 shape = Shape(shapes[operation.query].tokens, shapes[operation.value].channels)

@@ -8,12 +8,24 @@ In goes a network, out comes one of the same function, up to the rounding of flo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moehls.network.interpreter import reads
-from moehls.network.operations import Activation, Add, Experts, Linear, Network, Operation
+from moehls.network.interpreter import IndexArray, reads
+from moehls.network.operations import Activation, Add, Experts, Linear, Multiply, Network, Operation
+
+
+@dataclass(frozen=True)
+class _Mlp:
+    """Linear → Activation → Linear → Add, or with a product of the activation and a linear `up` (a gated MLP)."""
+
+    first: Linear
+    activation: Activation
+    up: Linear | None
+    product: Multiply | None
+    second: Linear
+    add: Add
 
 
 def split_hidden(network: Network, parts: int) -> Network:
@@ -21,12 +33,12 @@ def split_hidden(network: Network, parts: int) -> Network:
     if parts == 1:
         return network
     mlps = _mlps(network)
-    pieces = {id(op) for mlp in mlps.values() for op in mlp}
+    pieces = {id(op) for mlp in mlps.values() for op in vars(mlp).values()}
     adds = _expert_adds(network)
     operations: list[Operation] = []
     for op in network.operations:
         if isinstance(op, Add) and op.output in mlps:
-            operations += _mlp_parts(*mlps[op.output], parts)
+            operations += _mlp_parts(mlps[op.output], parts)
         elif isinstance(op, Add) and op.output in adds:
             operations += _expert_parts(adds[op.output], op, parts)
         elif id(op) not in pieces and not (isinstance(op, Experts) and any(op is e for e in adds.values())):
@@ -34,12 +46,13 @@ def split_hidden(network: Network, parts: int) -> Network:
     return replace(network, operations=tuple(operations))
 
 
-def _mlps(network: Network) -> dict[str, tuple[Linear, Activation, Linear, Add]]:
-    """Every Linear → Activation → Linear → Add whose inner values nobody else reads, by the output of the Add."""
+def _mlps(network: Network) -> dict[str, _Mlp]:
+    """Every MLP whose inner values nobody else reads, by the output of its Add."""
     readers: dict[str, list[Operation]] = {}
     for op in network.operations:
         for name in reads(op):
             readers.setdefault(name, []).append(op)
+    makers = {op.output: op for op in network.operations}
     shown = {output.value for output in network.outputs}
 
     def only_reader(name: str) -> Operation | None:
@@ -47,14 +60,20 @@ def _mlps(network: Network) -> dict[str, tuple[Linear, Activation, Linear, Add]]
         return found[0] if len(found) == 1 and name not in shown else None
 
     found = {}
-    for first in network.operations:
-        if not isinstance(first, Linear):
+    for activation in network.operations:
+        if not isinstance(activation, Activation) or only_reader(activation.input) is not activation:
             continue
-        activation = only_reader(first.output)
-        second = only_reader(activation.output) if isinstance(activation, Activation) else None
-        add = only_reader(second.output) if isinstance(second, Linear) else None
-        if isinstance(activation, Activation) and isinstance(second, Linear) and isinstance(add, Add):
-            found[add.output] = first, activation, second, add
+        first, after, up = makers.get(activation.input), only_reader(activation.output), None
+        product = after if isinstance(after, Multiply) else None
+        if product is not None:
+            other = makers.get(product.right if product.left == activation.output else product.left)
+            if not isinstance(other, Linear) or only_reader(other.output) is not product:
+                continue
+            up = other
+            after = only_reader(product.output)
+        add = only_reader(after.output) if isinstance(after, Linear) else None
+        if isinstance(first, Linear) and isinstance(after, Linear) and isinstance(add, Add):
+            found[add.output] = _Mlp(first, activation, up, product, after, add)
     return found
 
 
@@ -73,16 +92,26 @@ def _expert_adds(network: Network) -> dict[str, Experts]:
     }
 
 
-def _mlp_parts(first: Linear, activation: Activation, second: Linear, add: Add, parts: int) -> Iterator[Operation]:
+def _mlp_parts(mlp: _Mlp, parts: int) -> Iterator[Operation]:
+    second, add = mlp.second, mlp.add
     residual = add.left if add.right == second.output else add.right
-    for n, channels in enumerate(np.array_split(np.arange(len(first.weight)), parts)):
+    for n, channels in enumerate(np.array_split(np.arange(len(mlp.first.weight)), parts)):
         tag = f".part{n}"
-        inner, hidden, value = first.output + tag, activation.output + tag, second.output + tag
-        yield replace(
-            first, name=first.name + tag, output=inner, weight=first.weight[channels], bias=first.bias[channels]
-        )
-        yield replace(activation, name=activation.name + tag, input=inner, output=hidden)
-        bias = second.bias if n == 0 else np.zeros_like(second.bias)
+
+        def rows(op: Linear, tag: str = tag, channels: IndexArray = channels) -> Linear:
+            weight, bias = op.weight[channels], op.bias[channels]
+            return replace(op, name=op.name + tag, output=op.output + tag, weight=weight, bias=bias)
+
+        hidden = mlp.activation.output + tag
+        if mlp.up is not None:
+            yield rows(mlp.up)
+        yield rows(mlp.first)
+        yield replace(mlp.activation, name=mlp.activation.name + tag, input=mlp.activation.input + tag, output=hidden)
+        if mlp.up is not None and mlp.product is not None:
+            product = mlp.product.output + tag
+            yield Multiply(mlp.product.name + tag, hidden, mlp.up.output + tag, product)
+            hidden = product
+        value, bias = second.output + tag, second.bias if n == 0 else np.zeros_like(second.bias)
         weight = np.ascontiguousarray(second.weight[:, channels])
         yield replace(second, name=second.name + tag, input=hidden, output=value, weight=weight, bias=bias)
         total = add.output if n + 1 == parts else add.output + tag
@@ -102,6 +131,8 @@ def _expert_parts(experts: Experts, add: Add, parts: int) -> Iterator[Operation]
             first_bias=np.ascontiguousarray(experts.first_bias[:, channels]),
             second_weight=np.ascontiguousarray(experts.second_weight[:, :, channels]),
             second_bias=experts.second_bias if n == 0 else np.zeros_like(experts.second_bias),
+            up_weight=None if experts.up_weight is None else np.ascontiguousarray(experts.up_weight[:, channels]),
+            up_bias=None if experts.up_bias is None else np.ascontiguousarray(experts.up_bias[:, channels]),
         )
         total = add.output if n + 1 == parts else add.output + tag
         yield Add(add.name + tag, residual, experts.output + tag, total)

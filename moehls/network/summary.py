@@ -121,7 +121,8 @@ def macs(operation: Operation, network: Network, shapes: dict[str, Shape]) -> in
             return shapes[operation.input].tokens * int(operation.weight[0].size)
         case Experts():
             k = next(o.k for o in network.operations if isinstance(o, Route) and o.output == operation.routing)
-            expert = int(operation.first_weight[0].size + operation.second_weight[0].size)
+            matrices = operation.first_weight, operation.second_weight, operation.up_weight
+            expert = sum(int(matrix[0].size) for matrix in matrices if matrix is not None)
             return shapes[operation.input].tokens * k * expert
         case _:
             return 0

@@ -23,7 +23,7 @@ from moehls.plan.instruction import ANY_TASK, NO_EXPERT, NO_SPLIT, Binding, Flag
 from moehls.plan.payload import Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, OutputPlace, Place, Requirements, Stage, Step
-from moehls.plan.uses import attention_roles, last_uses
+from moehls.plan.uses import attention_roles, factors, last_uses
 
 BINDINGS: dict[tuple[Memory, Memory], Binding] = {
     ("m0", "m1"): Binding.QUERY_VALUE,
@@ -32,6 +32,7 @@ BINDINGS: dict[tuple[Memory, Memory], Binding] = {
     ("m3", "m0"): Binding.CONTEXT,
     ("m0", "m3"): Binding.PROJECT,
     ("m2", "m3"): Binding.ROUTER,
+    ("m1", "m2"): Binding.UP,
 }
 """(X, Y) of a LINEAR step; a mode that writes elsewhere takes any binding with its X."""
 _WITHOUT_Y = {"m0": Binding.PROJECT, "m1": Binding.SCORES, "m2": Binding.ROUTER, "m3": Binding.CONTEXT}
@@ -55,6 +56,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         self.roles, self.last_use = attention_roles(self.network), last_uses(self.network)
+        self.factors = factors(self.network)
         self.shown = {output.value for output in self.network.outputs}
 
     def release(self, index: int) -> None:
@@ -76,16 +78,17 @@ class Builder:
             norm_depth=max(residual, default=1),
             parameter_depth=max((i.payload_words for i in contexts), default=1),
             max_tokens=self.network.tokens,
-            max_experts=max([s.instruction.expert + 1 for s in self.steps if s.instruction.expert != NO_EXPERT] + [1]),
+            max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),
+            gated=any(s.instruction.mode == Mode.GATED for s in self.steps if s.instruction.kind == Kind.LINEAR),
             pools=any(s.instruction.kind == Kind.POOL for s in self.steps),
         )
 
     def matrix(
         self, name: str, operation: str, mode: Mode, source: Access, weight: WeightArray, scaling: Scaling,
         target: Access, *, also_reads: tuple[Access, ...] = (), gelu: GeluRequantise | None = None,
-        task: int = ANY_TASK, expert: int = NO_EXPERT, tokens: int | None = None,
+        task: int = ANY_TASK, expert: int = NO_EXPERT, tokens: int | None = None, factor: Access | None = None,
     ) -> None:  # fmt: skip
-        """A LINEAR step in stream order, over `tokens` real rows of `source` (all by default)."""
+        """A LINEAR step in stream order, over `tokens` real rows of `source` (all by default); GATED multiplies with `factor`."""
         x, y = source.place, target.place
         if weight.shape[1] != x.channels.count:
             raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {source.value!r} has {x.channels.count}")
@@ -93,7 +96,7 @@ class Builder:
         parameters = self.parameters(y.channels, scaling, gelu)
         matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), planes)
         y_s0, y_s1 = (0, 0) if mode == Mode.SCATTER else (1, y.stride)
-        writes_memory = mode in (Mode.REQUANTISE, Mode.GELU)
+        writes_memory = mode in (Mode.REQUANTISE, Mode.GELU, Mode.GATED)
         instruction = Instruction(
             Kind.LINEAR,
             mode,
@@ -115,6 +118,9 @@ class Builder:
             shift=gelu.shift if gelu else 0,
             offset=gelu.offset if gelu else 0,
         )
+        if factor is not None:
+            instruction = replace(instruction, w_base=factor.place.base, w_s0=1, w_s1=factor.place.stride)
+            also_reads += (factor,)
         macs = weight.size * (1 if expert != NO_EXPERT else tokens or x.rows)
         self.step(name, operation, instruction, matrix, reads=(source, *also_reads), writes=(target,), macs=macs)
 

@@ -24,6 +24,7 @@ ENGINE: dict[Binding, tuple[Memory, Memory, Memory]] = {
     Binding.CONTEXT: ("m3", "m1", "m0"),
     Binding.PROJECT: ("m0", "m1", "m3"),
     Binding.ROUTER: ("m2", "m1", "m3"),
+    Binding.UP: ("m1", "m3", "m2"),
 }
 """(X, W, Y)"""
 ADDRESS_BITS = 16
@@ -170,6 +171,8 @@ def _reads(i: Instruction, shape: Shape) -> Iterator[_Words]:
             yield _all_lanes(x, shape, _nest(i, i.x_base, (i.x_s0, i.x_s1, i.x_s2)))
             if i.flags & Flag.W_MEMORY:
                 yield _all_lanes(w, shape, _nest(i, i.w_base, (i.w_s0, i.w_s1, i.w_s2)))
+            elif i.mode == Mode.GATED:
+                yield _all_lanes(w, shape, _nest(i, i.w_base, (i.w_s0, i.w_s1, 0)))
         case Kind.ROUTE:
             yield _Words("raw", np.zeros(1, np.int64), i.y_base + np.arange(i.rows * i.n2))
         case Kind.GATHER:

@@ -82,10 +82,10 @@ def pixel_beats_a_cycle(shape: Shape, board: Board, clock_mhz: float) -> float:
 
 
 def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
-    """Every expert gets `tokens · k / experts`."""
-    chosen = {op.output: op.k for op in network.operations if isinstance(op, IntegerRoute)}
+    """Every expert gets `tokens · k / columns of its router`."""
+    share = {op.output: op.k / op.weight.shape[1] for op in network.operations if isinstance(op, IntegerRoute)}
     return {
-        op.name: [network.tokens * chosen[op.routing] / len(op.first_weight)] * len(op.first_weight)
+        op.name: [network.tokens * share[op.routing]] * len(op.first_weight)
         for op in network.operations
         if isinstance(op, IntegerExperts)
     }

@@ -39,6 +39,7 @@ class Mode(enum.IntEnum):
     SOFTMAX = 4
     CONTEXT = 5
     SCATTER = 6
+    GATED = 7
 
 
 class Source(enum.IntEnum):
@@ -55,6 +56,7 @@ class Flag(enum.IntFlag):
     X_UNSIGNED = 4
     PLANES = 8
     CHOSEN = 16
+    RMS = 32
 
 
 class Binding(enum.IntEnum):
@@ -66,6 +68,7 @@ class Binding(enum.IntEnum):
     CONTEXT = 3
     PROJECT = 4
     ROUTER = 5
+    UP = 6
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from moehls.boards import Board
 from moehls.errors import DoesNotFit
 from moehls.integer.operations import (
+    GatedRequantise,
     GeluRequantise,
     IntegerExperts,
     IntegerLinear,
@@ -21,6 +22,7 @@ from moehls.integer.operations import (
 from moehls.plan.program import build_program
 from moehls.plan.search import Settings, candidates, fitted
 from moehls.plan.steps import Program
+from moehls.plan.uses import factors
 
 PARTS = (1, 2, 4, 8, 16)
 
@@ -50,19 +52,22 @@ def _first_part(network: IntegerNetwork, parts: int) -> IntegerNetwork:
     """`network` with the first part of each hidden layer: of the split network's memories, not of its function."""
     if parts == 1:
         return network
+    others = factors(network)
     hidden = {
         op.output: -(-len(op.weight) // parts)
         for op in network.operations
-        if isinstance(op, IntegerLinear) and isinstance(op.epilogue, GeluRequantise)
+        if isinstance(op, IntegerLinear)
+        if isinstance(op.epilogue, GeluRequantise | GatedRequantise) or op.output in others
     }
     return replace(network, operations=tuple(_narrowed(op, hidden, parts) for op in network.operations))
 
 
 def _narrowed(op: IntegerOperation, hidden: dict[str, int], parts: int) -> IntegerOperation:
-    if isinstance(op, IntegerLinear) and isinstance(op.epilogue, GeluRequantise):
-        kept = slice(hidden[op.output])
-        gelu = replace(op.epilogue, multiplier=op.epilogue.multiplier[kept])
-        return replace(op, weight=op.weight[kept], scaling=_part(op.scaling, kept), epilogue=gelu)
+    if isinstance(op, IntegerLinear) and op.output in hidden:
+        kept, epilogue = slice(hidden[op.output]), op.epilogue
+        if isinstance(epilogue, GeluRequantise | GatedRequantise):
+            epilogue = replace(epilogue, multiplier=epilogue.multiplier[kept])
+        return replace(op, weight=op.weight[kept], scaling=_part(op.scaling, kept), epilogue=epilogue)
     if isinstance(op, IntegerLinear) and op.input in hidden:
         return replace(op, weight=op.weight[:, : hidden[op.input]])
     if isinstance(op, IntegerExperts):
@@ -73,6 +78,8 @@ def _narrowed(op: IntegerOperation, hidden: dict[str, int], parts: int) -> Integ
             first_scaling=_part(op.first_scaling, (slice(None), kept)),
             gelu=replace(op.gelu, multiplier=op.gelu.multiplier[:, kept]),
             second_weight=op.second_weight[:, :, kept],
+            up_weight=None if op.up_weight is None else op.up_weight[:, kept],
+            up_scaling=None if op.up_scaling is None else _part(op.up_scaling, (slice(None), kept)),
         )
     return op
 

@@ -13,6 +13,7 @@ import numpy as np
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     GeluRequantise,
     IntArray,
     IntegerAttention,
@@ -109,7 +110,7 @@ class _Operations(Builder):
         fine = Place("m2", base, planes * blocks, rows, x.channels, planes=planes)
         instruction = Instruction(
             Kind.NORM,
-            flags=Flag.PLANES if fine_is_read else 0,
+            flags=(Flag.PLANES if fine_is_read else 0) | (0 if op.centred else Flag.RMS),
             n2=blocks,
             rows=rows,
             channels=x.channels.count,
@@ -173,20 +174,36 @@ class _Operations(Builder):
                 self.requantise(op, x, out, None)
             case GeluRequantise() as gelu:
                 self.requantise(op, x, out, gelu)
+            case GatedRequantise() as gated:
+                self.gated(op, x, out, gated)
 
     def requantise(self, op: IntegerLinear, x: Place, out: Channels, gelu: GeluRequantise | None) -> None:
         memory: Memory = "m0" if x.memory == "m3" else "m3"
+        if op.output in self.factors:
+            memory = "m1"
         if op.output in self.roles:
             memory, heads = self.roles[op.output]
             out = Channels(out.count, heads)
             if gelu:
                 self.refuse(op, "query, key and value are signed; GELU cannot come before attention")
         if (x.memory, memory) not in BINDINGS:
-            self.refuse(op, "query, key and value must be computed from the output of a LayerNorm")
+            self.refuse(op, "query, key, value and gated MLPs must be computed from the output of a LayerNorm")
         y = self.place_operand(memory, op.output, x.rows, out, signed=gelu is None)
         mode = Mode.GELU if gelu else Mode.REQUANTISE
         source, target = Access(op.input, x), Access(op.output, y)
         self.matrix(op.name, op.name, mode, source, op.weight, op.scaling, target, gelu=gelu)
+        self.stage(op.output, "operand", y)
+
+    def gated(self, op: IntegerLinear, x: Place, out: Channels, epilogue: GatedRequantise) -> None:
+        """The other branch lies in M1, which is memory W of the binding from M0 to M3."""
+        up = self.operand(op, epilogue.up)
+        if x.memory != "m0" or up.memory != "m1" or (up.rows, up.channels) != (x.rows, out):
+            self.refuse(op, "a gated MLP must be computed from the output of a LayerNorm")
+        y = self.place_operand("m3", op.output, x.rows, out)
+        self.matrix(
+            op.name, op.name, Mode.GATED, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
+            gelu=GeluRequantise(epilogue.multiplier, epilogue.shift, 0), factor=Access(epilogue.up, up),
+        )  # fmt: skip
         self.stage(op.output, "operand", y)
 
     def raw(self, op: IntegerLinear, x: Place, out: Channels) -> None:
@@ -265,7 +282,10 @@ class _Operations(Builder):
         blocks, hidden = self.blocks(x.channels), Channels(op.first_weight.shape[1])
         g_name, h_name = f"{op.name} (gathered)", f"{op.name} (hidden)"
         g = self.place_operand("m1", g_name, x.rows, x.channels)
-        h = self.place_operand("m3", h_name, x.rows, hidden, signed=False)
+        gated = op.up_weight is not None
+        h = self.place_operand("m3", h_name, x.rows, hidden, signed=gated)
+        u_name = f"{op.name} (up)"
+        u = self.place_operand("m2", u_name, x.rows, hidden) if gated else None
         queue, residual = Access(op.routing, routing), Access(op.residual, y)
         for e in range(len(op.first_weight)):
             name = f"{op.name}.expert{e}"
@@ -275,9 +295,13 @@ class _Operations(Builder):
             self.step(f"{name}.gather", op.name, gather, None, reads=(Access(op.input, x), queue), writes=(gathered,))
             gelu = replace(op.gelu, multiplier=op.gelu.multiplier[e])
             first, second = _part(op.first_scaling, e), _part(op.second_scaling, e)
+            factor = None
+            if u is not None and op.up_weight is not None and op.up_scaling is not None:
+                factor, up = Access(f"{u_name} {e}", u), _part(op.up_scaling, e)
+                self.matrix(f"{name}.up", op.name, Mode.REQUANTISE, gathered, op.up_weight[e], up, factor, expert=e)
             self.matrix(
-                f"{name}.first", op.name, Mode.GELU, gathered, op.first_weight[e], first, activated,
-                gelu=gelu, expert=e,
+                f"{name}.first", op.name, Mode.GATED if gated else Mode.GELU, gathered, op.first_weight[e], first, activated,
+                gelu=gelu, expert=e, factor=factor,
             )  # fmt: skip
             self.matrix(
                 f"{name}.second", op.name, Mode.SCATTER, activated, op.second_weight[e], second, updated,
@@ -286,6 +310,7 @@ class _Operations(Builder):
             residual = updated
         self.memory.release(g_name)
         self.memory.release(h_name)
+        self.memory.release(u_name)
         self.update(op.residual, op.output, y)
 
 

@@ -38,7 +38,7 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
     return {
         "multiply": pairs * b * b * (1 if two_a_dsp else 2),
         "rescale": 2 * lanes,
-        "activate": 4 * lanes,  # GELU slope, second multiplier, second requantisation (two)
+        "activate": (5 if shape.gated else 4) * lanes,  # slope, second requantisation (two), its multiplier; gate · up
         "write": b,  # z · gate
         "norm": shape.norm_tokens * b * (1 + _products(_scale_bits(shape))) + 12,  # x·(D·r), n·g a channel; a root
         "reciprocals": 3,

@@ -37,6 +37,8 @@ class Shape:
     fifo_storage: Storage = "uram"
     pools: bool = False
     """whether the hardware for POOL steps is there"""
+    gated: bool = False
+    """whether `activate` can multiply with an operand of memory W"""
 
     @property
     def slices(self) -> int:

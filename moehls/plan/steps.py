@@ -148,6 +148,7 @@ class Requirements:
     max_experts: int
     pools: bool = False
     """whether there are POOL steps"""
+    gated: bool = False
 
 
 @dataclass(frozen=True)

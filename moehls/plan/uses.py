@@ -5,6 +5,7 @@ from __future__ import annotations
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     IntegerAttention,
     IntegerExperts,
     IntegerLinear,
@@ -23,6 +24,8 @@ def reads(operation: IntegerOperation) -> tuple[str, ...]:
             return operation.input, operation.routing, operation.residual
         case IntegerLinear(epilogue=AddResidual(residual=residual)):
             return operation.input, residual
+        case IntegerLinear(epilogue=GatedRequantise(up=up)):
+            return operation.input, up
         case _:
             return (operation.input,)
 
@@ -30,6 +33,12 @@ def reads(operation: IntegerOperation) -> tuple[str, ...]:
 def last_uses(network: IntegerNetwork) -> dict[str, int]:
     """Index of the last operation that reads a value; values that none reads are missing."""
     return {value: index for index, operation in enumerate(network.operations) for value in reads(operation)}
+
+
+def factors(network: IntegerNetwork) -> frozenset[str]:
+    """The operands that gated linears multiply with."""
+    epilogues = (op.epilogue for op in network.operations if isinstance(op, IntegerLinear))
+    return frozenset(epilogue.up for epilogue in epilogues if isinstance(epilogue, GatedRequantise))
 
 
 def attention_roles(network: IntegerNetwork) -> dict[str, tuple[Memory, int]]:

@@ -65,7 +65,9 @@ class Builder:
             if isinstance(operation, Linear):
                 found.append(self.weight(operation))
             elif isinstance(operation, Experts):
-                found.append(operation.first_weight.reshape(-1, operation.first_weight.shape[-1]).astype(np.float64))
+                for weight in (operation.first_weight, operation.up_weight):
+                    if weight is not None:
+                        found.append(weight.reshape(-1, weight.shape[-1]).astype(np.float64))
         return found
 
     def weight(self, linear: Linear) -> RealArray:

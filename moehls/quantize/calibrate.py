@@ -113,9 +113,9 @@ def _last_reader(network: Network) -> dict[str, int]:
     return {name: index for index, operation in enumerate(network.operations) for name in reads(operation)}
 
 
-def gelu(x: RealArray, form: ActivationForm) -> RealArray:
-    """GELU in double precision."""
-    return cast(RealArray, interpreter.gelu(cast(FloatArray, x), form))
+def activation(x: RealArray, form: ActivationForm) -> RealArray:
+    """The activation `form` in double precision."""
+    return cast(RealArray, interpreter.activation(cast(FloatArray, x), form))
 
 
 def _double(images: FloatArray) -> FloatArray:

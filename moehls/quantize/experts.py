@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, RealArray, Scaling
+from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, RealArray, Scaling, WeightArray
+from moehls.integer.precision import Precision
+from moehls.network.operations import Experts, FloatArray
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
-from moehls.quantize.calibrate import gelu as gelu_real
+from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid
-from moehls.quantize.linear import gelu_grid, gelu_steps
+from moehls.quantize.linear import gated_grid, gated_steps, gelu_grid, gelu_steps, up_steps
 from moehls.quantize.structure import ExpertsStep
-from moehls.reference.linear import gelu_requantise
+from moehls.reference.linear import gated_requantise, gelu_requantise, requantised
 from moehls.reference.product import product
 
 _FEW = 64
@@ -19,39 +23,79 @@ _SAMPLE = 256
 """tokens that stand for all of them"""
 
 
+@dataclass(frozen=True)
+class _Inner:
+    """The matrices of one expert before the activation, quantised."""
+
+    first: Rows
+    up: Rows | None
+    steps: RealArray
+    """[hidden], wanted for the operand behind them"""
+    hidden: RealArray
+    """[rows, hidden], its real values"""
+
+
 def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
     """Each expert is quantised by itself; the hidden grids of all share one shift, so they come between the matrices."""
     precision, experts, data = builder.precision, step.experts, builder.data
     real, integer = flat(data.real(experts.input)), flat(data.integer(experts.input))
     chosen = np.concatenate([routing.chosen for routing in data.routing(experts.routing)])
     tokens = [_tokens(chosen, e) for e in range(len(experts.first_weight))]
-    unit = np.full(experts.first_weight.shape[1], 2.0**-precision.gelu_fraction)
-    first, steps = [], []
-    for e, (rows, own) in enumerate(tokens):
-        weight, bias = experts.first_weight[e].astype(np.float64), experts.first_bias[e].astype(np.float64)
-        hidden = real[rows] @ weight.T + bias
-        trust = own / (own + _FEW)
-        grid, largest = builder.grids[experts.input], (1 << precision.activation_bits) - 1
-        first.append(quantise_rows(weight, bias, grid, integer[rows], unit, largest, precision, 0.0, hidden, trust))
-        steps.append(gelu_steps(hidden, [experts.second_weight[e].astype(np.float64)], experts.form, precision))
-    epilogue, grids = gelu_grid(np.stack(steps), experts.form, precision)
+    inner = [_inner(experts, e, rows, own, real, integer, builder) for e, (rows, own) in enumerate(tokens)]
+    steps, ups = np.stack([each.steps for each in inner]), [each.up for each in inner if each.up is not None]
+    if ups:
+        multiplier, shift, scale = gated_grid(steps, np.stack([_up_scale(up) for up in ups]), precision)
+        epilogue, grids = GeluRequantise(multiplier, shift, 0), Grid(scale, np.zeros_like(scale))
+    else:
+        epilogue, grids = gelu_grid(steps, experts.form, precision)
     second = [
-        _second(step, e, rows, own, first[e], epilogue, Grid(grids.scale[e], grids.offset[e]), real, integer, builder)
+        _second(step, e, rows, own, inner[e], epilogue, Grid(grids.scale[e], grids.offset[e]), integer, builder)
         for e, (rows, own) in enumerate(tokens)
     ]
     builder.add_residual(step.output, experts.second_weight.shape[1])
+    first = [each.first for each in inner]
     return IntegerExperts(
         experts.name,
         experts.input,
         experts.routing,
         step.residual,
         step.output,
-        narrow(np.stack([rows.weight for rows in first]), precision),
+        _weights(first, precision),
         _stacked(first),
         epilogue,
-        narrow(np.stack([rows.weight for rows in second]), precision),
+        _weights(second, precision),
         _stacked(second),
+        _weights(ups, precision) if ups else None,
+        _stacked(ups) if ups else None,
     )
+
+
+def _inner(
+    experts: Experts, e: int, rows: IntArray, own: int, real: RealArray, integer: IntArray, builder: Builder
+) -> _Inner:
+    """What expert e does before the activation, calibrated on `rows`, `own` of which chose it."""
+    precision, grid, trust = builder.precision, builder.grids[experts.input], own / (own + _FEW)
+    largest, second = (1 << precision.activation_bits) - 1, [experts.second_weight[e].astype(np.float64)]
+
+    def layer(weight: FloatArray, bias: FloatArray) -> tuple[RealArray, RealArray, RealArray]:
+        wide, offset = weight.astype(np.float64), bias.astype(np.float64)
+        return wide, offset, real[rows] @ wide.T + offset
+
+    weight, bias, before = layer(experts.first_weight[e], experts.first_bias[e])
+    unit = np.full(len(bias), 2.0**-precision.gelu_fraction)
+    first = quantise_rows(weight, bias, grid, integer[rows], unit, largest, precision, 0.0, before, trust)
+    hidden = activation_real(before, experts.form)
+    if experts.up_weight is None or experts.up_bias is None:
+        return _Inner(first, None, gelu_steps(before, second, experts.form, precision), hidden)
+    weight, bias, other = layer(experts.up_weight[e], experts.up_bias[e])
+    scale = up_steps(other, precision)
+    up = quantise_rows(weight, bias, grid, integer[rows], scale, largest, precision, 0.0, other, trust)
+    return _Inner(first, up, gated_steps(before, other, second, experts.form, precision), hidden * other)
+
+
+def _up_scale(up: Rows) -> RealArray:
+    """The step of the operand that the rows of an up matrix are requantised to."""
+    return up.step / np.ldexp(up.scaling.multiplier.astype(np.float64), -up.scaling.shift)
 
 
 def _second(
@@ -59,25 +103,32 @@ def _second(
     e: int,
     rows: IntArray,
     own: int,
-    first: Rows,
+    inner: _Inner,
     epilogue: GeluRequantise,
     grid: Grid,
-    real: RealArray,
     integer: IntArray,
     builder: Builder,
 ) -> Rows:
-    """The second matrix of expert e, on the hidden integers that its first matrix really gives."""
+    """The second matrix of expert e, on the hidden integers that the matrices before it really give."""
     precision, experts = builder.precision, step.experts
     weight, bias = experts.second_weight[e].astype(np.float64), experts.second_bias[e].astype(np.float64)
     of_expert = GeluRequantise(epilogue.multiplier[e], epilogue.shift, epilogue.offset)
-    accumulator = product(integer[rows], first.weight)
-    hidden = gelu_requantise(accumulator, first.scaling, of_expert, precision, experts.form)
-    exact = gelu_real(real[rows] @ experts.first_weight[e].T.astype(np.float64) + experts.first_bias[e], experts.form)
-    target = exact @ weight.T + bias
+    accumulator, scaling = product(integer[rows], inner.first.weight), inner.first.scaling
+    if inner.up is None:
+        hidden = gelu_requantise(accumulator, scaling, of_expert, precision, experts.form)
+    else:
+        up = requantised(product(integer[rows], inner.up.weight), inner.up.scaling, precision)
+        multiplier, shift = of_expert.multiplier, of_expert.shift
+        hidden = gated_requantise(accumulator, scaling, up, multiplier, shift, precision, experts.form)
+    target = inner.hidden @ weight.T + bias
     unit = np.full(len(bias), builder.residual * 2.0**-precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
     trust = own / (own + _FEW)
     return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)
+
+
+def _weights(rows: list[Rows], precision: Precision) -> WeightArray:
+    return narrow(np.stack([each.weight for each in rows]), precision)
 
 
 def _tokens(chosen: IntArray, e: int) -> tuple[IntArray, int]:

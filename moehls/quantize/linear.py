@@ -7,6 +7,7 @@ import numpy as np
 from moehls.integer.operations import (
     AddResidual,
     Epilogue,
+    GatedRequantise,
     GeluRequantise,
     IntArray,
     IntegerLinear,
@@ -20,10 +21,13 @@ from moehls.integer.tables import delta_table
 from moehls.network.operations import ActivationForm, Linear
 from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
-from moehls.quantize.calibrate import gelu as gelu_real
-from moehls.quantize.fixed_point import Grid
-from moehls.quantize.ranges import ACTIVATED, balanced_steps, clipped_range
-from moehls.quantize.structure import AttentionInputStep, GeluStep, OutputStep, ResidualStep
+from moehls.quantize.calibrate import activation as activation_real
+from moehls.quantize.fixed_point import Grid, significant
+from moehls.quantize.ranges import ACTIVATED, PROJECTED, balanced_steps, clipped_range
+from moehls.quantize.structure import AttentionInputStep, GatedStep, GeluStep, OutputStep, ResidualStep, UpStep
+
+_LEAST_STEP = 1e-3
+"""of a channel of the other branch of a gated MLP, as a share of the largest of its tensor"""
 
 
 def convert_attention_input(step: AttentionInputStep, builder: Builder) -> IntegerLinear:
@@ -65,13 +69,64 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
     return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
 
 
+def convert_up(step: UpStep, builder: Builder) -> IntegerLinear:
+    """The other branch of a gated MLP: zero is zero, so that products need no correction."""
+    name = step.linear.output
+    scale = up_steps(builder.target(name), builder.precision)
+    builder.add(name, "operand", builder.precision.activation_bits, True, Grid(scale, np.zeros_like(scale)))
+    rows = _rows(step.linear, builder, scale, builder.target(name))
+    return _integer(step.linear, name, rows, Requantise(), builder)
+
+
+def convert_gated(step: GatedStep, builder: Builder) -> IntegerLinear:
+    """As for GELU, the second multiplier puts each channel on its own grid."""
+    precision = builder.precision
+    unit = np.full(len(step.linear.bias), 2.0**-precision.gelu_fraction)
+    hidden, up = builder.target(step.linear.output), builder.target(step.up)
+    rows = _rows(step.linear, builder, unit, hidden)
+    wanted = gated_steps(hidden, up, builder.readers(step.output), step.activation.form, precision)
+    multiplier, shift, scale = gated_grid(wanted, builder.grids[step.up].scale, precision)
+    builder.add(step.output, "operand", precision.activation_bits, True, Grid(scale, np.zeros_like(scale)))
+    return _integer(step.linear, step.output, rows, GatedRequantise(step.up, multiplier, shift), builder)
+
+
+def up_steps(up: RealArray, precision: Precision) -> RealArray:
+    """Steps `[channels]` of the signed operand for values `[rows, channels]` around zero."""
+    levels = (1 << precision.activation_bits) - 1
+    _, high = clipped_range(PROJECTED.of(np.concatenate([up, -up])), PROJECTED.shares, levels)
+    steps = 2 * high / levels
+    return significant(np.maximum(steps, max(float(steps.max()) * _LEAST_STEP, 1e-9)))
+
+
+def gated_steps(
+    hidden: RealArray, up: RealArray, matrices: list[RealArray], form: ActivationForm, precision: Precision
+) -> RealArray:
+    """Steps `[channels]` of the signed product of the activation of `hidden` `[rows, channels]` and `up`."""
+    levels = (1 << precision.activation_bits) - 1
+    futures = [
+        np.concatenate([product, -product])
+        for product in (
+            activation_real(x, form) * y for x, y in zip(ACTIVATED.of(hidden), ACTIVATED.of(up), strict=True)
+        )
+    ]
+    _, high = clipped_range(futures, ACTIVATED.shares, levels)
+    deviation = futures[0].std(axis=0)
+    return balanced_steps(2 * high / levels, deviation, matrices, (1 << (precision.weight_bits - 1)) - 1)
+
+
+def gated_grid(steps: RealArray, up: RealArray, precision: Precision) -> tuple[IntArray, int, RealArray]:
+    """Second multipliers and shift nearest to `steps` `[…, channels]`, `up` the steps of the other operand, and the scale."""
+    multiplier, shift = _second_multipliers(np.ldexp(steps / up, precision.delta_fraction), precision)
+    return multiplier, shift, up * 2.0 ** (shift - precision.delta_fraction) / multiplier
+
+
 def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: ActivationForm, precision: Precision) -> RealArray:
     """Steps `[channels]` of the unsigned operand for GELU inputs `[rows, channels]`."""
     levels = (1 << precision.activation_bits) - 1
     lowest = (
         float(delta_table(form, precision.delta_fraction, precision.delta_step).max()) / 2**precision.delta_fraction
     )
-    futures = [gelu_real(x, form) for x in ACTIVATED.of(hidden)]
+    futures = [activation_real(x, form) for x in ACTIVATED.of(hidden)]
     _, high = clipped_range(futures, ACTIVATED.shares, levels)
     least = np.maximum(high + lowest, lowest / 2) / levels
     return balanced_steps(least, futures[0].std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
@@ -84,13 +139,19 @@ def gelu_grid(steps: RealArray, form: ActivationForm, precision: Precision) -> t
     """
     offset = int(delta_table(form, precision.delta_fraction, precision.delta_step).max())
     ratio = np.ldexp(steps, precision.delta_fraction)
+    multiplier, shift = _second_multipliers(ratio, precision)
+    scale = 2.0 ** (shift - precision.delta_fraction) / multiplier
+    grid = Grid(scale, offset / 2.0**precision.delta_fraction / scale)
+    return GeluRequantise(multiplier, shift, offset), grid
+
+
+def _second_multipliers(ratio: RealArray, precision: Precision) -> tuple[IntArray, int]:
+    """`multiplier · 2^-shift ≤ 1 / ratio`, with one shift."""
     _, exponent = np.frexp(float(ratio.max()))
     shift = int(exponent) + 4
     largest = (1 << precision.second_multiplier_bits) - 1
     multiplier: IntArray = np.clip(np.floor(np.ldexp(1 / ratio, shift)), 1, largest).astype(np.int64)
-    scale = 2.0 ** (shift - precision.delta_fraction) / multiplier
-    grid = Grid(scale, offset / 2.0**precision.delta_fraction / scale)
-    return GeluRequantise(multiplier, shift, offset), grid
+    return multiplier, shift
 
 
 def _rows(

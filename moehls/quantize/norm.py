@@ -1,4 +1,4 @@
-"""LayerNorm: gain and bias a channel that put the operand, and the fine value behind it, on their grids."""
+"""LayerNorm and RMSNorm: gain and bias a channel that put the operand, and the fine value behind it, on their grids."""
 
 from __future__ import annotations
 
@@ -53,4 +53,5 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
         step.start + builder.data.real(step.output).shape[1],
         Scaling(integer_bias, multiplier, chosen.shift),
         int(rounded(step.norm.epsilon * channels**2 / float(builder.grids[step.source].scale[0]) ** 2)),
+        step.norm.centred,
     )

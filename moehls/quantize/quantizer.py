@@ -16,19 +16,28 @@ from moehls.quantize.calibrate import Trajectories, checked, residual_range
 from moehls.quantize.embed import constant_range, convert_embed, integer_input
 from moehls.quantize.experts import convert_experts
 from moehls.quantize.fixed_point import significant
-from moehls.quantize.linear import convert_attention_input, convert_gelu, convert_output, convert_residual
+from moehls.quantize.linear import (
+    convert_attention_input,
+    convert_gated,
+    convert_gelu,
+    convert_output,
+    convert_residual,
+    convert_up,
+)
 from moehls.quantize.norm import convert_norm, fine_name
 from moehls.quantize.pool import convert_pool
 from moehls.quantize.route import convert_route
 from moehls.quantize.structure import (
     AttentionInputStep,
     ExpertsStep,
+    GatedStep,
     GeluStep,
     NormStep,
     OutputStep,
     PoolStep,
     ResidualStep,
     Step,
+    UpStep,
     structure,
 )
 
@@ -111,6 +120,10 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_attention_input(step, builder)
         case GeluStep():
             return convert_gelu(step, builder)
+        case UpStep():
+            return convert_up(step, builder)
+        case GatedStep():
+            return convert_gated(step, builder)
         case ResidualStep():
             return convert_residual(step, builder)
         case OutputStep():
@@ -130,7 +143,7 @@ def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
 def _written(step: Step) -> str:
     """Name of the last float value that a step computes."""
     match step:
-        case AttentionInputStep() | OutputStep():
+        case AttentionInputStep() | OutputStep() | UpStep():
             return step.linear.output
         case GeluStep():
             return step.gelu.output

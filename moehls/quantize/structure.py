@@ -22,6 +22,7 @@ from moehls.network.operations import (
     LayerNorm,
     Linear,
     MeanTokens,
+    Multiply,
     Network,
     Operation,
     Route,
@@ -64,6 +65,23 @@ class GeluStep:
 
 
 @dataclass(frozen=True)
+class UpStep:
+    """A linear that the activation of a gated MLP is multiplied with."""
+
+    linear: Linear
+
+
+@dataclass(frozen=True)
+class GatedStep:
+    """A linear, its activation, and the product with the value `up`; the product is called `output`."""
+
+    linear: Linear
+    activation: Activation
+    up: str
+    output: str
+
+
+@dataclass(frozen=True)
 class ResidualStep:
     """A linear added to the residual value `residual`; the sum is called `output`."""
 
@@ -86,18 +104,8 @@ class ExpertsStep:
     output: str
 
 
-Step = (
-    Embed
-    | NormStep
-    | PoolStep
-    | AttentionInputStep
-    | GeluStep
-    | ResidualStep
-    | OutputStep
-    | Attention
-    | Route
-    | ExpertsStep
-)
+LinearStep = AttentionInputStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
+Step = Embed | NormStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,8 @@ class _Resolver:
         self.selections: set[str] = set()
         self.pooled: set[str] = set()
         """residual values of one row"""
+        self.ups: set[str] = set()
+        """linears that an activation is multiplied with"""
 
     def resolve(self) -> Structure:
         steps: list[Step] = []
@@ -166,7 +176,8 @@ class _Resolver:
             case LayerNorm():
                 return self._norms(operation)
             case Linear():
-                return [self._linear(operation)]
+                step = self._linear(operation)
+                return [] if step is None else [step]
             case Attention():
                 self.operands.add(operation.output)
                 return [operation]
@@ -183,10 +194,15 @@ class _Resolver:
             case Activation():
                 if not isinstance(self.makers.get(operation.input), Linear):
                     raise self._refusal(operation, "its input is not the output of a linear")
-                self.operands.add(operation.output)
+                if any(isinstance(reader, Multiply) for reader in self.readers[operation.output]):
+                    self._only(operation.output, operation, lambda reader: isinstance(reader, Multiply))
+                else:
+                    self.operands.add(operation.output)
                 return []
             case MeanTokens():
                 return [self._pool(operation)]
+            case Multiply():
+                return [self._gated(operation)]
             case SelectTokens():
                 if operation.output not in self.operands:  # of a norm: part of that norm's step
                     if operation.input not in self.residuals | self.selections:
@@ -236,7 +252,19 @@ class _Resolver:
             raise self._refusal(norm, "its input is not the residual stream (post-norm models are not supported)")
         return name, start, stop
 
-    def _linear(self, linear: Linear) -> Step:
+    def _gated(self, product: Multiply) -> GatedStep:
+        for gate, up in ((product.left, product.right), (product.right, product.left)):
+            activation = self.makers.get(gate)
+            if not isinstance(activation, Activation) or up not in self.ups:
+                continue
+            linear = self.makers.get(activation.input)
+            if isinstance(linear, Linear) and len(self.readers[gate]) == 1:
+                self.operands.add(product.output)
+                return GatedStep(linear, activation, up, product.output)
+        raise self._refusal(product, "its operands are not an activation and a linear that comes before the gate's")
+
+    def _linear(self, linear: Linear) -> LinearStep | None:
+        """The step of a linear; None for the gate of a gated MLP, whose step stands where the product does."""
         self._maker(linear.input, self.operands, linear)
         readers = self.readers[linear.output]
         if linear.output in self.shown:
@@ -251,7 +279,12 @@ class _Resolver:
                     raise self._refusal(linear, "it gives the attention more than one of query, key and value")
                 return AttentionInputStep(linear, attention)
             case Activation() as gelu:
+                if any(isinstance(reader, Multiply) for reader in self.readers[gelu.output]):
+                    return None
                 return GeluStep(linear, gelu)
+            case Multiply():
+                self.ups.add(linear.output)
+                return UpStep(linear)
             case Add() as add:
                 return ResidualStep(linear, self._residual(add, linear.output), add.output)
             case other:
@@ -296,8 +329,9 @@ class _Resolver:
     def _activation_form(self) -> ActivationForm:
         forms = {o.form: o.name for o in self.network.operations if isinstance(o, Activation | Experts)}
         if len(forms) > 1:
+            found = ", ".join(f"{form} in {name}" for form, name in forms.items())
             raise MoehlsError(
-                f"GELU in two forms: exact in {forms['exact']}, tanh in {forms['tanh']}; supported: one form a network; "
+                f"several activations: {found}; supported: one a network (the accelerator has one table); "
                 "export the model with one"
             )
         return next(iter(forms), "exact")
@@ -305,9 +339,10 @@ class _Resolver:
     def _refusal(self, operation: Operation, why: str) -> MoehlsError:
         supported = {
             "LayerNorm": "a LayerNorm of the residual stream",
-            "Linear": "linears that read a LayerNorm, an attention or a GELU, and whose output goes to one attention, "
-            "GELU or residual add or is an output of the network",
+            "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
+            "activation, product or residual add or is an output of the network",
             "Activation": "an activation after a linear",
+            "Multiply": "the product of an activation and a linear of the same tokens, as in SwiGLU",
             "Add": "residual adds",
             "Route": "a router on a LayerNorm over all tokens that feeds experts",
             "Experts": "experts on the LayerNorm that their router reads, added to the residual stream",

@@ -12,6 +12,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     IntArray,
     IntegerAttention,
     IntegerEmbed,
@@ -87,9 +88,12 @@ def execute(
         case IntegerPool():
             return {operation.output: pool(operation, known.array(operation.input), precision)}
         case IntegerLinear(epilogue=epilogue):
-            residual = known.array(epilogue.residual) if isinstance(epilogue, AddResidual) else None
-            x = known.array(operation.input)
-            return {operation.output: linear(operation, x, residual, precision, form)}
+            x, other = known.array(operation.input), None
+            if isinstance(epilogue, AddResidual):
+                other = known.array(epilogue.residual)
+            elif isinstance(epilogue, GatedRequantise):
+                other = known.array(epilogue.up)
+            return {operation.output: linear(operation, x, other, precision, form)}
         case IntegerAttention():
             q, k, v = (known.array(name) for name in (operation.query, operation.key, operation.value))
             return {operation.output: attention(operation, q, k, v, precision)}

@@ -8,7 +8,7 @@ from moehls.integer.arithmetic import requantise, rs, sat
 from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, Scaling
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm
-from moehls.reference.linear import gelu_requantise
+from moehls.reference.linear import gated_requantise, gelu_requantise, requantised
 from moehls.reference.product import product
 from moehls.reference.route import Routing
 
@@ -25,9 +25,15 @@ def experts(
     result = residual.copy()
     for e in range(len(operation.first_weight)):
         tokens, rank = np.nonzero(routing.chosen == e)
-        epilogue = GeluRequantise(operation.gelu.multiplier[e], operation.gelu.shift, operation.gelu.offset)
         first, second = _of_expert(operation.first_scaling, e), _of_expert(operation.second_scaling, e)
-        h = gelu_requantise(product(x[tokens], operation.first_weight[e]), first, epilogue, precision, form)
+        multiplier, shift = operation.gelu.multiplier[e], operation.gelu.shift
+        accumulator = product(x[tokens], operation.first_weight[e])
+        if operation.up_weight is not None and operation.up_scaling is not None:
+            up = requantised(product(x[tokens], operation.up_weight[e]), _of_expert(operation.up_scaling, e), precision)
+            h = gated_requantise(accumulator, first, up, multiplier, shift, precision, form)
+        else:
+            epilogue = GeluRequantise(multiplier, shift, operation.gelu.offset)
+            h = gelu_requantise(accumulator, first, epilogue, precision, form)
         z = requantise(product(h, operation.second_weight[e]), second.bias, second.multiplier, second.shift, precision)
         scaled = rs(z * routing.gates[tokens, rank, None], precision.gate_fraction + precision.expert_fraction)
         result[tokens] = sat(result[tokens] + scaled, precision.residual_bits)

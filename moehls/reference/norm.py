@@ -1,4 +1,4 @@
-"""Norm: LayerNorm with exact sums, a reciprocal square root by table and a gain and bias a channel."""
+"""Norm: LayerNorm, or RMSNorm (without the mean): exact sums, a reciprocal root by table, gain and bias a channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def norm(operation: IntegerNorm, residual: IntArray, precision: Precision) -> tu
     """Residual `[tokens, channels]` to (fine, operand), both `[stop - start, channels]`."""
     x = residual[operation.start : operation.stop]
     channels = x.shape[1]
-    s1 = x.sum(axis=1, keepdims=True)
+    s1 = x.sum(axis=1, keepdims=True) if operation.centred else np.zeros((len(x), 1), np.int64)
     s2 = (x * x).sum(axis=1, keepdims=True)
     r, e = rsqrt(np.maximum(channels * s2 - s1 * s1 + operation.epsilon, 1))
     n = sat(rs((channels * x - s1) * r, e // 2 + 16 - precision.norm_fraction), precision.norm_bits)

@@ -1,4 +1,4 @@
-"""The error of the integer GELU: in go a precision and a form, out come the largest error and a curve."""
+"""The error of the integer activation: in go a precision and a form, out come the largest error and a curve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPAN = 6.0
 def gelu_error(precision: Precision, form: ActivationForm) -> dict[str, Any]:
     """Largest error over the whole input range (at most 2^16 inputs, evenly spaced) and the error over -6 … 6.
 
-    The error is the integer result without its output scale against GELU of the same input, in real units.
+    The error is the integer result without its output scale against the activation of the same input, in real units.
     """
     limit = 1 << (precision.gelu_bits - 1)
     step = max(2 * limit // _EXAMINED, 1)
@@ -40,6 +40,14 @@ def gelu_error(precision: Precision, form: ActivationForm) -> dict[str, Any]:
 
 
 def _exact(x: np.ndarray[Any, np.dtype[np.float64]], form: ActivationForm) -> np.ndarray[Any, np.dtype[np.float64]]:
-    if form == "tanh":
-        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-    return np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x])
+    match form:
+        case "exact":
+            return np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x])
+        case "tanh":
+            return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+        case "quick":
+            return np.asarray(0.5 * x * (1 + np.tanh(0.851 * x)))
+        case "silu":
+            return np.asarray(0.5 * x * (1 + np.tanh(0.5 * x)))
+        case "relu":
+            return np.asarray(np.maximum(x, 0))

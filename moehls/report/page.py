@@ -61,7 +61,7 @@ def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
             "timeline": figures.timeline(steps),
             "shares": figures.shares(steps),
             "resources": figures.resources(summary, _NAMES),
-            "gelu": figures.curve(summary["gelu"]["curve"], "Error of the integer GELU over its input"),
+            "gelu": figures.curve(summary["gelu"]["curve"], "Error of the integer activation over its input"),
         },
     )
 

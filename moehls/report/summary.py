@@ -12,6 +12,7 @@ from typing import Any
 from moehls import __version__
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     GeluRequantise,
     IntegerAttention,
     IntegerEmbed,
@@ -25,6 +26,7 @@ from moehls.integer.operations import (
 from moehls.network.summary import Summary
 from moehls.plan import Plan
 from moehls.plan.cost import StepCost
+from moehls.plan.uses import factors
 from moehls.report.gelu import gelu_error
 from moehls.report.vendor import RESOURCES, VendorReports
 from moehls.simulate.verify import Verification
@@ -171,8 +173,8 @@ def step_classes(integer: IntegerNetwork) -> dict[str, str]:
     hidden = {
         op.output
         for op in integer.operations
-        if isinstance(op, IntegerLinear) and isinstance(op.epilogue, GeluRequantise)
-    }
+        if isinstance(op, IntegerLinear) and isinstance(op.epilogue, GeluRequantise | GatedRequantise)
+    } | factors(integer)
     found: dict[str, str] = {}
     for op in integer.operations:
         match op:

@@ -78,6 +78,16 @@ def test_every_value_equals_the_reference(
     assert_equals_reference(accelerators[precision.name], network, task)
 
 
+@pytest.mark.parametrize("name", ["odd", "w16a16"])
+@pytest.mark.parametrize("task", [0, 1])
+def test_gated_mlps_and_experts_shared_experts_and_rms_norms(
+    accelerators: dict[str, Accelerator], name: str, task: int
+) -> None:
+    accelerator = accelerators[name]
+    network = random_integer_network(8, accelerator.shape.precision, Sizes(tokens=9, gated=True, centred=False))
+    assert_equals_reference(accelerator, network, task)
+
+
 def test_frames_follow_each_other_with_another_task(accelerators: dict[str, Accelerator]) -> None:
     network = random_integer_network(5, W8A8, Sizes(tokens=9, prefix=0, head=0, tasks=2))
     for task in (0, 1, 0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moehls.plan.instruction import NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
 from tests.csim.bench import Bench, BenchStep, assert_steps_equal
-from tests.csim.conftest import Accelerator
+from tests.csim.conftest import SHAPES, Accelerator
 
 random_data = settings(
     max_examples=15,
@@ -61,7 +61,7 @@ def test_norm(accelerator: Accelerator, data: st.DataObject) -> None:
     first = some(data, 0, rows - 1)
     norm = Instruction(
         Kind.NORM,
-        flags=data.draw(st.sampled_from([0, Flag.PLANES])),
+        flags=data.draw(st.sampled_from([0, Flag.PLANES])) | data.draw(st.sampled_from([0, Flag.RMS])),
         rows=rows - first,
         n2=blocks,
         channels=blocks * shape.block,
@@ -95,7 +95,7 @@ def test_stream_product(accelerator: Accelerator, mode: Mode, data: st.DataObjec
     linear = Instruction(
         Kind.LINEAR,
         mode,
-        data.draw(st.sampled_from(list(Binding))),
+        data.draw(st.sampled_from([b for b in Binding if b != Binding.UP or shape.gated])),
         flags=data.draw(st.sampled_from([0, Flag.X_UNSIGNED])),
         n0=outputs,
         n1=groups,
@@ -116,6 +116,29 @@ def test_stream_product(accelerator: Accelerator, mode: Mode, data: st.DataObjec
     if mode == Mode.RAW:
         store = Instruction(Kind.STORE, Source.RAW, rows=rows, n2=outputs)
         steps.append(BenchStep(store))
+    assert_steps_equal(accelerator.library, bench, steps)
+
+
+@random_data
+@given(data=draws)
+def test_gated_product(accelerators: dict[str, Accelerator], data: st.DataObject) -> None:
+    """The other operand lies in M1 (binding PROJECT) or M2 (SCORES, as experts have it), its rows `stride` apart."""
+    accelerator = accelerators[data.draw(st.sampled_from([name for name, shape in SHAPES.items() if shape.gated]))]
+    bench, shape = bench_of(accelerator, data), accelerator.shape
+    rows, inputs, outputs, stride = some(data, 1, 14), some(data, 1, 6), some(data, 1, 4), some(data, 4, 6)
+    groups = -(-rows // shape.token_parallel)
+    linear = Instruction(
+        Kind.LINEAR, Mode.GATED, data.draw(st.sampled_from([Binding.PROJECT, Binding.SCORES])),
+        n0=outputs, n1=groups, n2=inputs, rows=rows, x_base=some(data, 0, 5), x_s1=inputs, x_s2=1,
+        w_base=some(data, 0, 3), w_s0=1, w_s1=stride, y_base=some(data, 0, 5), y_s0=1, y_s1=outputs,
+        shift=some(data, 12, 30),
+    )  # fmt: skip
+    other = Instruction(
+        Kind.LINEAR, Mode.REQUANTISE, Binding.UP, n0=stride, n1=groups, n2=inputs, rows=rows, x_s1=inputs, x_s2=1,
+        y_s0=1, y_s1=stride,
+    )  # fmt: skip
+    shifts = (4, 24) if shape.precision.activation_bits == 8 else (20, 40)
+    steps = [*filled(bench, rows, 6), bench.linear(other, shifts), bench.linear(linear, shifts)]
     assert_steps_equal(accelerator.library, bench, steps)
 
 

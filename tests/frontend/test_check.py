@@ -49,6 +49,10 @@ def swap_experts(o: Experts) -> Experts:
     return replace(o, first_weight=o.first_weight[order], first_bias=o.first_bias[order])
 
 
+def swap_branches(o: Experts) -> Experts:
+    return replace(o, first_weight=o.up_weight, up_weight=o.first_weight)
+
+
 WRONG: dict[str, tuple[type, Change]] = {
     "patches in column order": (Embed, lambda o: replace(o, weight=o.weight.transpose(0, 1, 3, 2))),
     "positions shifted": (Embed, lambda o: replace(o, position=np.roll(o.position, 1, axis=0))),
@@ -81,6 +85,28 @@ def test_a_planted_error_is_caught(wrong: str) -> None:
     check_network(found.network, path, found.routers, 0)
     with pytest.raises(MoehlsError, match="does not compute what the file does"):
         check_network(planted(found.network, kind, change), path, found.routers, 0)
+
+
+GATED: dict[str, tuple[type, Change, int]] = {
+    "gate and other branch swapped": (Experts, swap_branches, 0),
+    "other branch of another expert": (Experts, lambda o: replace(o, up_weight=o.up_weight[[1, 0, 2, 3]]), 0),
+    "GELU in place of SiLU": (Activation, lambda o: replace(o, form="exact"), 0),
+    "quick GELU in place of SiLU": (Experts, lambda o: replace(o, form="quick"), 0),
+    "LayerNorm in place of RMSNorm": (LayerNorm, lambda o: replace(o, centred=True), 1),
+    "another sigmoid beside the routed experts": (Route, lambda o: replace(o, weight=-o.weight), 1),
+    "shared expert without its gate": (Route, lambda o: replace(o, weight=o.weight * 0), 1),
+}
+
+
+@pytest.mark.parametrize("wrong", GATED)
+def test_a_planted_error_in_gated_and_shared_experts_is_caught(wrong: str) -> None:
+    kind, change, number = GATED[wrong]
+    found = reading("shared_gated-dynamo20")
+    assert found.network is not None
+    path = fixture("shared_gated-dynamo20")
+    check_network(found.network, path, found.routers, 0)
+    with pytest.raises(MoehlsError, match="does not compute what the file does"):
+        check_network(planted(found.network, kind, change, number), path, found.routers, 0)
 
 
 def test_a_near_tie_is_decided_as_onnxruntime_decides_it() -> None:

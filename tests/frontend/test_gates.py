@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from moehls.frontend.activations import gelu_exact, gelu_tanh, match_activation
 from moehls.frontend.gates import flat_logits, gate_weights, match_experts, sample_logits
-from moehls.frontend.gelu import gelu_exact, gelu_tanh, match_gelu
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.values import Affine, Base, ExpertTerm, Mixture, RouteSource
 from moehls.network.operations import GateNormalisation
@@ -98,22 +98,25 @@ def test_equal_logits_go_to_the_lower_index() -> None:
     assert gates.tolist() == [[0.5, 0.5, 0, 0]]
 
 
-def test_gelu_forms_are_told_apart() -> None:
-    assert match_gelu(gelu_exact) == "exact"
-    assert match_gelu(gelu_tanh) == "tanh"
+def test_activations_are_told_apart() -> None:
+    assert match_activation(gelu_exact) == "exact"
+    assert match_activation(gelu_tanh) == "tanh"
+    assert match_activation(lambda x: x / (1 + np.exp(-1.702 * x))) == "quick"
+    assert match_activation(lambda x: x / (1 + np.exp(-x))) == "silu"
+    assert match_activation(lambda x: np.maximum(x, 0)) == "relu"
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x / (1 + np.exp(-1.702 * x)),
-        lambda x: x / (1 + np.exp(-x)),
-        lambda x: np.maximum(x, 0),
+        lambda x: x / (1 + np.exp(-1.7 * x)),
+        lambda x: 1 / (1 + np.exp(-x)),
+        lambda x: np.clip(x, 0, 6),
         lambda x: 1.0001 * gelu_exact(x),
         lambda x: gelu_exact(x + 1e-4),
         lambda x: np.full_like(x, np.nan),
     ],
-    ids=["quick gelu", "silu", "relu", "scaled", "shifted", "nan"],
+    ids=["another slope", "sigmoid", "relu6", "scaled", "shifted", "nan"],
 )
-def test_other_activations_are_not_gelu(function: Callable[[Array], Array]) -> None:
-    assert match_gelu(function) is None
+def test_other_functions_are_no_activation(function: Callable[[Array], Array]) -> None:
+    assert match_activation(function) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moehls.errors import MoehlsError
-from moehls.network.interpreter import Routing, erf, evaluate, gelu, outputs, run, top_k
+from moehls.network.interpreter import Routing, activation, erf, evaluate, outputs, run, top_k
 from moehls.network.operations import (
     Activation,
     Add,
@@ -100,7 +100,7 @@ def test_experts_of_one_token_weigh_the_two_largest_logits_of_the_task() -> None
     gates = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     expected = np.zeros(CHANNELS)
     for e in np.argsort(-logits)[:2]:
-        hidden = gelu(experts.first_weight[e] @ x + experts.first_bias[e], "exact")
+        hidden = activation(experts.first_weight[e] @ x + experts.first_bias[e], "exact")
         expected += gates[e] * (experts.second_weight[e] @ hidden + experts.second_bias[e])
     np.testing.assert_allclose(value("experts0")[2, 4], expected, rtol=1e-4, atol=1e-5)
 
@@ -166,5 +166,5 @@ def test_erf_and_gelu_to_float32_accuracy() -> None:
     exact = np.array([math.erf(float(each)) for each in x])
     assert np.abs(erf(x) - exact).max() < 2e-7
     wanted = [0.5 * float(each) * (1 + math.erf(float(each) / math.sqrt(2))) for each in x]
-    assert np.abs(gelu(x, "exact") - wanted).max() < 1e-6
-    assert 1e-4 < np.abs(gelu(x, "tanh") - gelu(x, "exact")).max() < 1e-3
+    assert np.abs(activation(x, "exact") - wanted).max() < 1e-6
+    assert 1e-4 < np.abs(activation(x, "tanh") - activation(x, "exact")).max() < 1e-3

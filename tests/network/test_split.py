@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from moehls.frontend import read_network
 from moehls.network.interpreter import run
 from moehls.network.operations import Activation, Add, Experts, Linear, Network
 from moehls.network.split import split_hidden
 from moehls.project import Project
+from moehls.quantize.structure import structure
+from tests.frontend.support import fixture
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,18 @@ def test_a_split_network_is_the_same_function(network: Network, parts: int, task
     whole, split = run(network, image, task), run(split_hidden(network, parts), image, task)
     for output in network.outputs:
         np.testing.assert_allclose(split[output.value], whole[output.value], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gated_fused-ts17", "shared_gated-dynamo20"])
+def test_gated_mlps_and_experts_in_parts_are_the_same_function(name: str) -> None:
+    whole = read_network(fixture(name), {})
+    split = split_hidden(whole, 3)
+    structure(split)
+    assert len(split.operations) > len(whole.operations)
+    image = np.random.default_rng(0).random((1, *whole.input.shape), np.float32)
+    expected, found = run(whole, image), run(split, image)
+    for output in whole.outputs:
+        np.testing.assert_allclose(found[output.value], expected[output.value], rtol=1e-4, atol=1e-5)
 
 
 def test_every_hidden_layer_is_narrower(network: Network) -> None:

@@ -17,7 +17,7 @@ from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 
-BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3))
+BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2))
 Trace = Callable[[int, "Machine"], None]
 
 
@@ -82,7 +82,7 @@ class Machine:
         for row in range(h.rows):
             lane, group = (h.w_base + row) % tt, h.w_s0 + (h.w_base + row) // tt
             x = self.residual[lane, group * h.n2 : (group + 1) * h.n2].ravel()
-            s1, s2 = x.sum(), (x * x).sum()
+            s1, s2 = 0 if h.flags & Flag.RMS else x.sum(), (x * x).sum()
             r, e = rsqrt(np.maximum(h.channels * s2 - s1 * s1 + h.epsilon, 1))
             n = sat(rs((h.channels * x - s1) * r, e // 2 + 16 - p.norm_fraction), p.norm_bits)
             fine = sat(rs(n * gain + bias, shift), p.fine_bits)
@@ -103,9 +103,9 @@ class Machine:
         elif h.mode == Mode.CONTEXT:
             self.context(h, x, w, y, payload)
         else:
-            self.stream_linear(h, x, y, payload)
+            self.stream_linear(h, x, w, y, payload)
 
-    def stream_linear(self, h: Instruction, x: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
+    def stream_linear(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
         b, tt, group = self.shape.block, self.shape.token_parallel, self.shape.blocks_per_parameter_word
         rows = self.count[h.expert] if h.expert != NO_EXPERT else h.rows
         groups = -(-rows // tt) if h.expert != NO_EXPERT else h.n1
@@ -122,11 +122,12 @@ class Machine:
                     address = h.x_base + i1 * h.x_s1 + i2 * h.x_s2
                     is_unsigned = bool(h.flags & Flag.X_UNSIGNED) or i2 >= h.split
                     acc = acc + self.operands(x, address, is_unsigned) @ kept[i2].T
-                tile = self.epilogue(h, acc, *(field[i0 % group] for field in parameters))
+                factor = self.operands(w, h.w_base + i0 * h.w_s0 + i1 * h.w_s1, False) if h.mode == Mode.GATED else None
+                tile = self.epilogue(h, acc, factor, *(field[i0 % group] for field in parameters))
                 self.write_tile(h, y, i0, i1, tile, int(rows))
         assert next(words, None) is None, "payload left over"
 
-    def epilogue(self, h: Instruction, acc: IntArray, *parameters: IntArray) -> IntArray:
+    def epilogue(self, h: Instruction, acc: IntArray, factor: IntArray | None, *parameters: IntArray) -> IntArray:
         p = self.p
         bias, m, s, m2 = parameters
         if h.mode == Mode.RAW:
@@ -137,13 +138,16 @@ class Machine:
         if h.mode == Mode.GELU:
             activated = gelu(sat(z, p.gelu_bits), p, self.form) + h.offset
             return usat(rs(activated * m2, h.shift), p.activation_bits)
+        if factor is not None:
+            activated = gelu(sat(z, p.gelu_bits), p, self.form)
+            return sat(rs(activated * (factor * m2), h.shift), p.activation_bits)
         return z
 
     def write_tile(self, h: Instruction, y: int, i0: int, i1: int, tile: IntArray, rows: int) -> None:
         p, tt, address = self.p, self.shape.token_parallel, h.y_base + i0 * h.y_s0 + i1 * h.y_s1
         for lane in range(tt):
             row = i1 * tt + lane
-            if h.mode in (Mode.REQUANTISE, Mode.GELU):
+            if h.mode in (Mode.REQUANTISE, Mode.GELU, Mode.GATED):
                 self.write(y, lane, address, tile[lane])
             elif h.mode == Mode.RESIDUAL:
                 self.residual[lane, address] = sat(self.residual[lane, address] + tile[lane], p.residual_bits)

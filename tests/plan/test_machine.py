@@ -96,6 +96,15 @@ def test_every_value_equals_the_reference(precision: Precision, token_parallel: 
     assert_equals_reference(network, token_parallel, block, task)
 
 
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+@pytest.mark.parametrize(("token_parallel", "block", "task"), [(4, 8, 0), (3, 16, 1)])
+def test_gated_mlps_and_experts_shared_experts_and_rms_norms(
+    precision: Precision, token_parallel: int, block: int, task: int
+) -> None:
+    network = random_integer_network(8, precision, Sizes(gated=True, centred=False), activation="silu")
+    assert_equals_reference(network, token_parallel, block, task)
+
+
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))

@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         shared,
         r"l0\.q \(Linear\).*more than one of query, key and value",
     ),
-    "two forms of GELU": ("l0.gelu", other_form, "exact in l1.experts, tanh in l0.gelu"),
+    "two forms of GELU": ("l0.gelu", other_form, "tanh in l0.gelu, exact in l1.experts"),
     "a router on another norm": (
         "l1.gate",
         with_input("l1.n1"),

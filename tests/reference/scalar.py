@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     GeluRequantise,
     IntegerAttention,
     IntegerEmbed,
@@ -104,7 +105,7 @@ def norm(op: IntegerNorm, residual: Matrix, p: Precision) -> tuple[Matrix, Matri
     fine, operand = [], []
     for x in residual[op.start : op.stop]:
         d = len(x)
-        s1, s2 = sum(x), sum(v * v for v in x)
+        s1, s2 = sum(x) if op.centred else 0, sum(v * v for v in x)
         r, e = rsqrt(max(d * s2 - s1 * s1 + op.epsilon, 1))
         n = [sat(rs((d * v - s1) * r, e // 2 + 16 - p.norm_fraction), p.norm_bits) for v in x]
         row = [sat(rs(n[c] * g[c] + b[c], s[c]), p.fine_bits) for c in range(d)]
@@ -113,7 +114,7 @@ def norm(op: IntegerNorm, residual: Matrix, p: Precision) -> tuple[Matrix, Matri
     return fine, operand
 
 
-def linear(op: IntegerLinear, x: Matrix, residual: Matrix | None, p: Precision, form: ActivationForm) -> Matrix:
+def linear(op: IntegerLinear, x: Matrix, other: Matrix | None, p: Precision, form: ActivationForm) -> Matrix:
     weight = op.weight.tolist()
     b, m, s = op.scaling.bias.tolist(), op.scaling.multiplier.tolist(), op.scaling.shift.tolist()
     result = []
@@ -127,11 +128,15 @@ def linear(op: IntegerLinear, x: Matrix, residual: Matrix | None, p: Precision, 
                 case Requantise():
                     row.append(sat(requantise(acc, b[o], m[o], s[o], p), p.activation_bits))
                 case AddResidual():
-                    assert residual is not None
-                    row.append(sat(residual[n][o] + requantise(acc, b[o], m[o], s[o], p), p.residual_bits))
+                    assert other is not None
+                    row.append(sat(other[n][o] + requantise(acc, b[o], m[o], s[o], p), p.residual_bits))
                 case GeluRequantise(multiplier=m2, shift=s2, offset=offset):
                     g = sat(requantise(acc, b[o], m[o], s[o], p), p.gelu_bits)
                     row.append(usat(rs((gelu(g, p, form) + offset) * int(m2[o]), s2), p.activation_bits))
+                case GatedRequantise(multiplier=m2, shift=s2):
+                    assert other is not None
+                    g = sat(requantise(acc, b[o], m[o], s[o], p), p.gelu_bits)
+                    row.append(sat(rs(gelu(g, p, form) * other[n][o] * int(m2[o]), s2), p.activation_bits))
         result.append(row)
     return result
 
@@ -192,8 +197,15 @@ def experts(
             for o, w in enumerate(first[e]):
                 parameters = (int(one.bias[e, o]), int(one.multiplier[e, o]), int(one.shift[e, o]))
                 g = sat(requantise(dot(x[n], w), *parameters, p), p.gelu_bits)
-                y = (gelu(g, p, form) + op.gelu.offset) * int(op.gelu.multiplier[e, o])
-                h.append(usat(rs(y, op.gelu.shift), p.activation_bits))
+                if op.up_weight is None or op.up_scaling is None:
+                    y = (gelu(g, p, form) + op.gelu.offset) * int(op.gelu.multiplier[e, o])
+                    h.append(usat(rs(y, op.gelu.shift), p.activation_bits))
+                    continue
+                up = op.up_scaling
+                parameters = (int(up.bias[e, o]), int(up.multiplier[e, o]), int(up.shift[e, o]))
+                u = sat(requantise(dot(x[n], op.up_weight[e, o].tolist()), *parameters, p), p.activation_bits)
+                y = gelu(g, p, form) * u * int(op.gelu.multiplier[e, o])
+                h.append(sat(rs(y, op.gelu.shift), p.activation_bits))
             for c, w in enumerate(second[e]):
                 parameters = (int(two.bias[e, c]), int(two.multiplier[e, c]), int(two.shift[e, c]))
                 z = requantise(dot(h, w), *parameters, p)

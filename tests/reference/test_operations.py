@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from moehls.integer.operations import (
     AddResidual,
     Epilogue,
+    GatedRequantise,
     GeluRequantise,
     IntArray,
     IntegerAttention,
@@ -85,6 +87,12 @@ class Draw:
         shift = int(self.rng.integers(0, 64)) if self.rng.random() < 0.5 else p.delta_fraction + 8 - p.activation_bits
         return GeluRequantise(self.values(8, shape, signed=False), shift, offset)
 
+    def gated(self, *shape: int) -> GatedRequantise:
+        p = self.precision
+        usual = p.delta_fraction + 8 + int(self.rng.integers(0, 4))
+        shift = int(self.rng.integers(0, 64)) if self.rng.random() < 0.3 else usual
+        return GatedRequantise("u", self.values(8, shape, signed=False), shift)
+
     def accumulator(self, terms: int) -> float:
         """Usual size of a sum of products."""
         return math.sqrt(terms) * 2.0 ** (self.precision.weight_bits + self.precision.activation_bits - 3)
@@ -96,7 +104,7 @@ def draws(test: Callable[..., None]) -> Callable[..., None]:
         lambda seed, precision, form: Draw(np.random.default_rng(seed), precision, form),
         st.integers(0, 2**32 - 1),
         st.sampled_from(list(PRECISIONS.values())),
-        st.sampled_from(["exact", "tanh"]),
+        st.sampled_from(get_args(ActivationForm)),
     )
     return settings(max_examples=60, deadline=None)(given(draw=drawn, n=SIZE, d=SIZE, out=SIZE)(test))
 
@@ -117,19 +125,21 @@ def test_norm(draw: Draw, n: int, d: int, out: int) -> None:
     shift = draw.rng.choice([draw.rng.integers(0, 64, d), draw.rng.integers(8, 16, d)])
     scaling = Scaling(draw.values(30, (d,)), draw.values(16, (d,)), shift)
     epsilon = int(draw.rng.choice([0, 1, 10**6]))
-    operation = IntegerNorm("norm", "x", "fine", "operand", start, n, scaling, epsilon)
+    centred = bool(draw.rng.integers(2))
+    operation = IntegerNorm("norm", "x", "fine", "operand", start, n, scaling, epsilon, centred)
     x = draw.values(16, (n, d)) // int(draw.rng.choice([1, 100, 65536]))
     fine, operand = norm(operation, x, draw.precision)
     assert (fine.tolist(), operand.tolist()) == scalar.norm(operation, x.tolist(), draw.precision)
 
 
-@pytest.mark.parametrize("epilogue", ["requantise", "gelu", "add", "raw"])
+@pytest.mark.parametrize("epilogue", ["requantise", "gelu", "gated", "add", "raw"])
 @draws
 def test_linear(epilogue: str, draw: Draw, n: int, d: int, out: int) -> None:
     p = draw.precision
     kinds: dict[str, tuple[float, Epilogue]] = {
         "requantise": (2.0**p.activation_bits, Requantise()),
         "gelu": (2.0**p.gelu_fraction, draw.gelu(out)),
+        "gated": (2.0**p.gelu_fraction, draw.gated(out)),
         "add": (2.0**p.residual_bits, AddResidual("r")),
         "raw": (1.0, Raw()),
     }
@@ -137,9 +147,10 @@ def test_linear(epilogue: str, draw: Draw, n: int, d: int, out: int) -> None:
     scaling = draw.scaling(draw.accumulator(d), target, out)
     operation = IntegerLinear("linear", "x", "y", draw.weight(out, d), scaling, kind)
     x = draw.operand(n, d, signed=bool(draw.rng.integers(2)))
-    residual = draw.values(p.residual_bits, (n, out)) if epilogue == "add" else None
-    expected = scalar.linear(operation, x.tolist(), None if residual is None else residual.tolist(), p, draw.form)
-    assert linear(operation, x, residual, p, draw.form).tolist() == expected
+    bits = {"add": p.residual_bits, "gated": p.activation_bits}.get(epilogue)
+    other = None if bits is None else draw.values(bits, (n, out))
+    expected = scalar.linear(operation, x.tolist(), None if other is None else other.tolist(), p, draw.form)
+    assert linear(operation, x, other, p, draw.form).tolist() == expected
 
 
 @draws
@@ -173,8 +184,9 @@ def test_route(normalisation: GateNormalisation, draw: Draw, n: int, d: int, out
         assert found == scalar.route(operation, fine.tolist(), task, p)
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @draws
-def test_experts(draw: Draw, n: int, d: int, out: int) -> None:
+def test_experts(gated: bool, draw: Draw, n: int, d: int, out: int) -> None:
     p, hidden = draw.precision, out
     count = int(draw.rng.integers(1, 6))
     k = int(draw.rng.integers(1, count, endpoint=True))
@@ -190,8 +202,13 @@ def test_experts(draw: Draw, n: int, d: int, out: int) -> None:
         draw.weight(count, d, hidden),
         draw.scaling(draw.accumulator(hidden), 2.0**23, count, d),
     )
+    if gated:
+        up_scaling = draw.scaling(draw.accumulator(d), 2.0**p.activation_bits, count, hidden)
+        second = replace(draw.gelu(count, hidden), offset=0)
+        operation = replace(operation, gelu=second, up_weight=draw.weight(count, hidden, d), up_scaling=up_scaling)
     x, residual = draw.operand(n, d), draw.values(p.residual_bits, (n, d))
-    chosen = np.argsort(draw.rng.random((n, count)), axis=1)[:, :k]
+    columns = count + int(draw.rng.integers(0, 2))  # the last may have no expert
+    chosen = np.argsort(draw.rng.random((n, columns)), axis=1)[:, :k]
     gates = draw.rng.integers(0, 2**15, (n, k), endpoint=True)
     routing = Routing(np.zeros((n, count), np.int64), chosen, gates)
     expected = scalar.experts(operation, x.tolist(), chosen.tolist(), gates.tolist(), residual.tolist(), p, draw.form)

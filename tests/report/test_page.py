@@ -71,7 +71,7 @@ def test_after_verification_everything_is_drawn(digits: Project, verification: V
         "Cycles and utilisation",
         "Which experts",
         "memory map",
-        "GELU",
+        "Approximation of the activation",
     )
     assert all(title in page for title in titles)
     assert "equal in every bit" in page

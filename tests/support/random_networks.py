@@ -10,7 +10,7 @@ plain residual output.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from moehls.integer.arithmetic import gelu, requantise, sat
 from moehls.integer.operations import (
     AddResidual,
     Format,
+    GatedRequantise,
     GeluRequantise,
     IntArray,
     IntegerAttention,
@@ -40,6 +41,7 @@ from moehls.integer.operations import (
 from moehls.integer.precision import W8A8, Precision
 from moehls.network.operations import ActivationForm, GateNormalisation
 from moehls.reference.execute import Execution, execute
+from moehls.reference.linear import requantised
 from moehls.reference.product import product
 from moehls.reference.route import Routing
 
@@ -64,6 +66,10 @@ class Sizes:
     """outputs of the raw head on the first token; 0 for none"""
     pooled: bool = False
     """heads on means of tokens in place of the first token"""
+    gated: bool = False
+    """MLPs and experts multiply the activation with another linear, and layers with experts have a shared one"""
+    centred: bool = True
+    """LayerNorm, not RMSNorm"""
 
 
 def random_integer_network(
@@ -108,6 +114,8 @@ class _Builder:
         for layer in range(s.layers):
             residual = self.attention(f"layer{layer}", residual)
             residual = (self.experts if layer % 2 == 1 and s.experts else self.mlp)(f"layer{layer}", residual)
+            if layer % 2 == 1 and s.experts and s.gated:
+                residual = self.shared(f"layer{layer}.shared", residual)
         outputs = [IntegerOutput("tokens", residual, (1, s.tokens, s.width))]
         if s.pooled:
             return self.pooled_heads(residual, outputs)
@@ -190,19 +198,55 @@ class _Builder:
     def mlp(self, layer: str, residual: str) -> str:
         s = self.sizes
         _, x = self.norm(f"{layer}.norm2", residual, 0, s.tokens)
-        hidden = self.linear(f"{layer}.first", x, f"{layer}.hidden", s.mlp, None)
+        hidden = self.gated(layer, x) if s.gated else self.linear(f"{layer}.first", x, f"{layer}.hidden", s.mlp, None)
         return self.linear(f"{layer}.second", hidden, f"{layer}.out", s.width, AddResidual(residual))
 
+    def gated(self, layer: str, x: str) -> str:
+        up = self.linear(f"{layer}.up", x, f"{layer}.other", self.sizes.mlp, Requantise())
+        weight = self.weights(self.sizes.mlp, self.sizes.width)
+        accumulator = product(self.known.array(x), weight)
+        scaling = self.fit(accumulator, self.gelu_target(self.sizes.mlp))
+        multiplier, shift = self.fit_gated(self.activate(accumulator, scaling) * self.known.array(up))
+        epilogue = GatedRequantise(up, multiplier, shift)
+        self.append(IntegerLinear(f"{layer}.first", x, f"{layer}.hidden", weight, scaling, epilogue), "operand")
+        return f"{layer}.hidden"
+
+    def shared(self, layer: str, residual: str) -> str:
+        """An expert of all tokens: a router of two columns, the second zero and without expert."""
+        p = self.precision
+        fine, _ = self.norm(f"{layer}.norm2", residual, 0, self.sizes.tokens)
+        weight = self.weights(self.sizes.tasks, 2, self.sizes.width)
+        weight[:, 1] = 0
+        scaling = self.fit(np.abs(product(self.known.array(fine), weight[0])), 2.0**p.logit_fraction, bias=False)
+        columns = np.ones(self.sizes.tasks, np.int64)
+        route = IntegerRoute(
+            f"{layer}.route", fine, f"{layer}.routing", weight, np.zeros((self.sizes.tasks, 2), np.int64),
+            scaling.multiplier[0] * columns, scaling.shift[0] * columns, 2, "all",
+        )  # fmt: skip
+        self.append(route, "routing")
+        return self.chosen_experts(layer, f"{layer}.norm2.operand", f"{layer}.routing", residual, 1)
+
     def experts(self, layer: str, residual: str) -> str:
-        s, p = self.sizes, self.precision
-        fine, operand = self.norm(f"{layer}.norm2", residual, 0, s.tokens)
-        routing = self.route(layer, fine)
+        fine, operand = self.norm(f"{layer}.norm2", residual, 0, self.sizes.tokens)
+        return self.chosen_experts(layer, operand, self.route(layer, fine), residual, self.sizes.experts)
+
+    def chosen_experts(self, layer: str, operand: str, routing: str, residual: str, count: int) -> str:
+        s, p = replace(self.sizes, experts=count), self.precision
         x = self.known.array(operand)
         first_weight = self.weights(s.experts, s.hidden, s.width)
         accumulators = [product(x, w) for w in first_weight]
         first = [self.fit(a, self.gelu_target(s.hidden)) for a in accumulators]
         activated = [self.activate(a, f) for a, f in zip(accumulators, first, strict=True)]
-        epilogues = self.fit_gelu(np.stack(activated))
+        up_weight, up_scaling = None, None
+        if s.gated:
+            up_weight = self.weights(s.experts, s.hidden, s.width)
+            others = [product(x, w) for w in up_weight]
+            ups = [self.fit(a, 2.0 ** (p.activation_bits - 2)) for a in others]
+            factors = [requantised(a, u, p) for a, u in zip(others, ups, strict=True)]
+            multiplier, shift = self.fit_gated(np.stack(activated) * np.stack(factors))
+            up_scaling, epilogues = _stack(ups), GeluRequantise(multiplier, shift, 0)
+        else:
+            epilogues = self.fit_gelu(np.stack(activated))
         second_weight = self.weights(s.experts, s.width, s.hidden)
         unsigned = self.rng.integers(0, 1 << p.activation_bits, (s.tokens, s.hidden))
         gate = 1 << p.expert_fraction
@@ -218,6 +262,8 @@ class _Builder:
             epilogues,
             second_weight,
             _stack(second),
+            up_weight,
+            up_scaling,
         )
         self.append(operation, "residual")
         return operation.output
@@ -252,7 +298,9 @@ class _Builder:
         limit = (1 << (p.accumulator_bits - 1)) - 1
         scaling = Scaling(np.clip(bias, -limit, limit).astype(np.int64), multiplier, shift.astype(np.int64))
         epsilon = int(self.rng.integers(0, 1 << 12))
-        operation = IntegerNorm(name, residual, f"{name}.fine", f"{name}.operand", start, stop, scaling, epsilon)
+        operation = IntegerNorm(
+            name, residual, f"{name}.fine", f"{name}.operand", start, stop, scaling, epsilon, self.sizes.centred
+        )
         self.append(operation, "fine", width)
         return operation.fine, operation.operand
 
@@ -341,6 +389,15 @@ class _Builder:
         ratio = (1 << p.activation_bits) / largest
         shift = math.floor(math.log2(255 / np.quantile(ratio, 0.9)))
         return GeluRequantise(np.clip(np.rint(ratio * 2.0**shift), 0, 255).astype(np.int64), max(shift, 0), offset)
+
+    def fit_gated(self, products: IntArray) -> tuple[IntArray, int]:
+        """Second multipliers over the last axis (and experts) that fill the signed range with some saturation."""
+        largest = np.maximum(np.abs(products).max(axis=-2), 1) * self.rng.uniform(
+            0.7, 1.5, products.shape[:-2] + products.shape[-1:]
+        )
+        ratio = (1 << (self.precision.activation_bits - 1)) / largest
+        shift = math.floor(math.log2(255 / np.quantile(ratio, 0.9)))
+        return np.clip(np.rint(ratio * 2.0**shift), 0, 255).astype(np.int64), max(shift, 0)
 
 
 def encode(ratio: np.ndarray, bits: int) -> tuple[IntArray, IntArray]:

@@ -1,4 +1,4 @@
-"""GELU in every form: the operator, or any composition of scalar functions that has its values."""
+"""Activations in every form: an operator, or any composition of scalar functions that has its values; gated ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from moehls.frontend.activations import erf, match_activation
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
-from moehls.frontend.gelu import erf
+from moehls.frontend.contraction import joint_selector
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.values import Affine, Constant, Hidden, Pointwise, RealFunction, Value
 
@@ -57,6 +58,25 @@ def same_operand(left: Affine, right: Affine) -> bool:
     return left.base == right.base and all(getattr(left, name) is getattr(right, name) for name in names)
 
 
+def read_gated(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The product of an activation and a linear map of the same tokens, as in SwiGLU, GEGLU and ReGLU."""
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        if not isinstance(value, (Pointwise, Hidden)) or not isinstance(other, Affine):
+            continue
+        if isinstance(value, Pointwise):
+            if same_operand(value.operand, other) or match_activation(value.function) is None:
+                continue
+            value = context.builder.activation(value)
+        if value.up is not None or value.pre.layout != other.layout or value.pre.base != other.base:
+            raise UnsupportedError(
+                "an activation is multiplied with something else than a linear map of the same tokens",
+                "write a gated MLP as activation(gate(x)) * up(x)",
+            )
+        joint_selector(value.pre.selector, other.selector)
+        return replace(value, up=other)
+    return None
+
+
 def read_unary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     value = inputs[0]
     operand = as_pointwise(value) or as_pointwise(as_affine(context, value) or value)
@@ -80,8 +100,8 @@ def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             if node.op_type != "Mul":
                 return None
             raise UnsupportedError(
-                "two functions of tokens are multiplied, as gated activations (SwiGLU, GEGLU) do",
-                "use experts and MLPs of two layers with GELU",
+                "two functions of tokens are multiplied that are not an activation and a linear map",
+                "gate with GELU, SiLU or ReLU: activation(gate(x)) * up(x)",
             )
         first, second = left.function, right.function
         return replace(left, function=lambda x: combine(first(x), second(x)))
@@ -101,6 +121,7 @@ def _scalar(value: Value) -> float | None:
 
 RULES: Rules = (
     ("Gelu", read_gelu),
+    ("Mul", read_gated),
     (" ".join(_UNARY), read_unary),
     (" ".join(_BINARY), read_binary),
 )

@@ -10,17 +10,16 @@ from moehls.frontend.values import Pixels, Value
 
 _REASONS: tuple[tuple[str, str, str], ...] = (
     (
-        "RMSNormalization SimplifiedLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization",
-        "RMS normalisation; the network has layer normalisation only",
-        "train with nn.LayerNorm",
-    ),
-    (
         "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul MatMulInteger "
         "com.microsoft::QAttention com.microsoft::MatMulNBits com.microsoft::QMoE",
         "the graph is quantised already; its scales are not taken over",
         "export the float model: moehls quantises it itself",
     ),
-    ("com.microsoft::QuickGelu HardSwish Swish", "an activation that is not GELU", "train with nn.GELU, exact or tanh"),
+    (
+        "HardSwish Elu Selu LeakyRelu Mish HardSigmoid",
+        "an activation without a table",
+        "train with nn.GELU, nn.SiLU or nn.ReLU",
+    ),
     (
         "RotaryEmbedding com.microsoft::RotaryEmbedding com.microsoft::GroupQueryAttention",
         "rotary positions or grouped queries",

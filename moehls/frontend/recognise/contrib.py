@@ -28,6 +28,13 @@ def read_gelu(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return apply(context, "Gelu", [value], approximate="tanh" if node.op_type == "FastGelu" else "none")
 
 
+def read_swish(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Swish (opset 24) and QuickGelu: `x · sigmoid(alpha · x)`."""
+    alpha = float(attribute(node, "alpha", 1.702 if node.op_type == "QuickGelu" else 1.0))
+    scaled = apply(context, "Mul", [inputs[0], Constant(np.array(alpha, np.float32))])
+    return apply(context, "Mul", [inputs[0], *apply(context, "Sigmoid", scaled)])
+
+
 def read_matmul(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """FusedMatMul: a product of transposed operands, times a factor."""
     if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
@@ -48,13 +55,17 @@ def _is_branch(value: Value) -> bool:
 
 
 def read_skip_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """SkipLayerNormalization: a residual add with bias, then normalisation; the fourth output is the sum."""
+    """A residual add with bias, then normalisation, without mean if Simplified; the fourth output is the sum."""
+    simplified = node.op_type == "SkipSimplifiedLayerNormalization"
+    bias, offset = (3, None) if simplified else (4, 3)
     branch = 1 if _is_branch(inputs[1]) and not _is_branch(inputs[0]) else 0
-    biased = _plus(context, inputs[branch], _given(node, inputs, 4))
+    biased = _plus(context, inputs[branch], _given(node, inputs, bias))
     total = apply(context, "Add", [biased, inputs[1 - branch]])[0]
-    parameters = [inputs[2], *(value for value in [_given(node, inputs, 3)] if value is not None)]
+    given = None if offset is None else _given(node, inputs, offset)
+    parameters = [inputs[2], *([] if given is None else [given])]
     epsilon = float(attribute(node, "epsilon", 1e-12))
-    normalised = apply(context, "LayerNormalization", [total, *parameters], axis=-1, epsilon=epsilon)
+    operator = "RMSNormalization" if simplified else "LayerNormalization"
+    normalised = apply(context, operator, [total, *parameters], axis=-1, epsilon=epsilon)
     return [*normalised, Unknown(), Unknown(), total][: len(node.outputs)]
 
 
@@ -107,7 +118,8 @@ def read_multi_head(context: Context, node: ir.Node, inputs: list[Value]) -> Res
 RULES: Rules = (
     ("com.microsoft::Gelu com.microsoft::BiasGelu com.microsoft::FastGelu", read_gelu),
     ("com.microsoft::FusedMatMul", read_matmul),
-    ("com.microsoft::SkipLayerNormalization", read_skip_norm),
+    ("com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization", read_skip_norm),
+    ("com.microsoft::QuickGelu Swish", read_swish),
     ("com.microsoft::Attention", read_attention),
     ("com.microsoft::MultiHeadAttention", read_multi_head),
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, attribute
+from moehls.frontend.context import Context, Result, Rules, attribute, integers
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.linear import as_affine
@@ -111,6 +111,14 @@ def read_expand(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return value
 
 
+def read_reshape(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A Reshape to as many rows of the same channels."""
+    value, shape = inputs[0], integers(inputs[1])
+    if not isinstance(value, Dispatched) or shape is None:
+        return None
+    return value if shape == (-1, *value.rows.layout.shape[1:]) else None
+
+
 def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Rows added back to their tokens: one more term of the sum. Written into zeros, once a token, is the same."""
     total, index, rows = inputs
@@ -159,5 +167,6 @@ RULES: Rules = (
     ("Mul", read_weigh),
     ("Shape", read_shape),
     ("Expand", read_expand),
+    ("Reshape", read_reshape),
     ("ScatterND ScatterElements", read_scatter),
 )

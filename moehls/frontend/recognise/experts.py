@@ -101,7 +101,8 @@ def sum_dims(value: FeedForward, dims: list[int], keep: bool) -> Mixture:
 
 def _terms(value: FeedForward, positions: list[int], layout: Layout, count: int) -> Iterator[ExpertTerm]:
     """One term for each expert: each place along the summed axes, each variant of gathered weights."""
-    arrays = (value.first, value.first_bias, value.second, value.second_bias)
+    gated = () if value.up is None or value.up_bias is None else (value.up, value.up_bias)
+    arrays = (value.first, value.first_bias, value.second, value.second_bias, *gated)
     ones = np.ones([1] * len(value.layout.axes), np.float32)
     coefficient = value.coefficient or (ones,) * count
     selector = value.selector.samples if value.selector is not None else None
@@ -117,10 +118,8 @@ def _terms(value: FeedForward, positions: list[int], layout: Layout, count: int)
                 full = [value.layout.axes[p].size if p in shared else extent for p, extent in enumerate(sample.shape)]
                 sample = np.broadcast_to(sample, full).sum(axis=tuple(shared), keepdims=True)
                 weighed.append(_cut(sample, varying, place, positions))
-            first, first_bias, second, second_bias = (
-                _variant(_cut(array, varying, place, positions), len(layout.axes), variant) for array in arrays
-            )
-            yield _term(layout, first, first_bias, second, second_bias, weighed)
+            own = (_variant(_cut(array, varying, place, positions), len(layout.axes), variant) for array in arrays)
+            yield _term(layout, weighed, *own)
 
 
 def _cut(array: Array, varying: list[int], place: tuple[int, ...], positions: list[int]) -> Array:
@@ -135,11 +134,19 @@ def _variant(array: Array, position: int, variant: int) -> Array:
 
 
 def _term(
-    layout: Layout, first: Array, first_bias: Array, second: Array, second_bias: Array, coefficient: list[Array]
+    layout: Layout,
+    coefficient: list[Array],
+    first: Array,
+    first_bias: Array,
+    second: Array,
+    second_bias: Array,
+    up: Array | None = None,
+    up_bias: Array | None = None,
 ) -> ExpertTerm:
     """A term from components `[*axes, …]` of the sum's layout."""
     count = len(layout.axes)
-    if any(extent != 1 for array in (first, first_bias) for extent in array.shape[:count]):
+    inner = [array for array in (first, first_bias, up, up_bias) if array is not None]
+    if any(extent != 1 for array in inner for extent in array.shape[:count]):
         raise LayoutError("an expert's hidden layer differs from output to output")
     if any(sample.shape[p] != 1 for sample in coefficient for p in layout.feature_positions):
         raise LayoutError("an expert's weight differs from channel to channel")
@@ -152,6 +159,8 @@ def _term(
         full_features(layout, second),
         full_features(layout, second_bias),
         np.concatenate(rows),
+        None if up is None else np.ascontiguousarray(up.reshape(hidden, channels)),
+        None if up_bias is None else np.broadcast_to(up_bias.reshape(-1), (hidden,)),
     )
 
 
@@ -231,6 +240,8 @@ def read_choice(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         first_bias=choose(value.first_bias),
         second=choose(value.second),
         second_bias=choose(value.second_bias),
+        up=None if value.up is None else choose(value.up),
+        up_bias=None if value.up_bias is None else choose(value.up_bias),
         selector=Selector(index.source, samples),
     )
 

@@ -27,7 +27,7 @@ from moehls.frontend.values import FeedForward, Gathered, Hidden, Pointwise, Val
 
 
 def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward:
-    """`weights · gelu(pre)` for each element of the result; kept axes of the hidden tensor are experts or slots."""
+    """`weights · hidden` for each element of the result; kept axes of the hidden tensor are experts or slots."""
     pre = with_weight(folded(value.pre))
     assert pre.weight is not None
     p = plan(pre.layout, weights, labels)
@@ -46,6 +46,12 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
     left = list(p.left)
     first = along_hidden(pre.weight, [*left, VARIANT, CHANNEL], [CHANNEL])
     first_bias = along_hidden(pre.bias, [*left, VARIANT], [])
+    up, up_bias = None, None
+    if value.up is not None:
+        other = with_weight(folded(value.up))
+        assert other.weight is not None
+        up = along_hidden(other.weight, [*left, VARIANT, CHANNEL], [CHANNEL])
+        up_bias = along_hidden(other.bias, [*left, VARIANT], [])
     second = along_hidden(p.array, [VARIANT, *p.right], [])
     selector = pre.selector
     if selector is not None and selector.samples:
@@ -62,6 +68,8 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
         second,
         np.zeros([1] * (len(p.out) + 1), np.float32),
         joint_selector(selector, p.selector),
+        up=up,
+        up_bias=up_bias,
     )
 
 

@@ -1,4 +1,7 @@
-"""Layer normalisation: the operator, or the decomposition mean, centre, square, mean, epsilon, root, divide."""
+"""Layer normalisation: the operator, or the decomposition mean, centre, square, mean, epsilon, root, divide.
+
+RMS normalisation is the same without the first two.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from moehls.frontend.context import Context, Result, Rules, UnsupportedError, at
 from moehls.frontend.layout import Layout, LayoutError, drop_dims
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Affine, Constant, Normalised, Pointwise, Statistic, Value
+from moehls.frontend.values import Affine, Constant, Normalised, Pointwise, RealFunction, Statistic, Value
 
 
 def token_rows(context: Context, value: Value) -> Affine | None:
@@ -37,7 +40,8 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     bias = (
         np.broadcast_to(parameters[1].astype(np.float32), (channels,)) if len(parameters) > 1 else np.zeros_like(weight)
     )
-    return Normalised(rows.layout, rows.base, float(attribute(node, "epsilon", 1e-5)), weight, bias)
+    epsilon, centred = float(attribute(node, "epsilon", 1e-5)), node.op_type == "LayerNormalization"
+    return Normalised(rows.layout, rows.base, epsilon, weight, bias, centred)
 
 
 def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -53,9 +57,13 @@ def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         raise LayoutError("it averages over something else than the channels of a token, as mean pooling does")
     keep = bool(attribute(node, "keepdims", 1))
     if isinstance(value, Pointwise):
-        raise UnsupportedError(
-            "a mean over channels that are not centred, as RMS normalisation has", "train with nn.LayerNorm"
-        )
+        if not _is_square(value.function):
+            raise UnsupportedError(
+                "a mean over channels of a function that is not the square", "use nn.LayerNorm or nn.RMSNorm"
+            )
+        rows = token_rows(context, value.operand)
+        assert rows is not None
+        return Statistic("variance", rows, drop_dims(rows.layout, [rank - 1], keep), centred=False)
     if isinstance(value, Statistic):
         return (
             replace(value, kind="variance", layout=drop_dims(layout, [rank - 1], keep))
@@ -69,6 +77,14 @@ def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     left, right = inputs[:2]
     op = node.op_type
+    squared = (op == "Pow" and _is(right, Constant(np.full(1, 2.0)))) or (op == "Mul" and left is right)
+    if squared and isinstance(left, TOKENS) and not isinstance(left, (Affine, Pointwise)):
+        return Pointwise(context.builder.materialise(left), np.square)
+    for value, other in ((left, right), (right, left)) if op == "Mul" else ((left, right),):
+        wanted = "inverse" if op == "Mul" else "deviation"
+        scales = isinstance(other, Statistic) and not other.centred and other.kind == wanted and op in ("Mul", "Div")
+        if scales and isinstance(other, Statistic) and isinstance(value, TOKENS):
+            return _root_mean_square(context, value, other)
     if isinstance(right, Statistic) and right.kind == "mean" and op == "Sub" and isinstance(left, TOKENS):
         plain = context.builder.materialise(left)
         if plain.base == right.rows.base and len(right.layout.dims) == len(plain.layout.dims):
@@ -80,7 +96,15 @@ def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         return replace(right, kind="inverse")
     if not isinstance(left, Statistic):
         return None
-    if op in ("Mul", "Div") and isinstance(right, Statistic) and right.rows.base == left.rows.base:
+    if (
+        op in ("Mul", "Div")
+        and isinstance(right, Statistic)
+        and (right.rows.base, right.centred)
+        == (
+            left.rows.base,
+            left.centred,
+        )
+    ):
         kinds = {left.kind, right.kind}
         if op == "Mul" and kinds == {"centred"}:
             return replace(left, kind="square")
@@ -100,6 +124,22 @@ def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 def _is(value: Value, constant: Constant) -> bool:
     return isinstance(value, Constant) and value.array.size == 1 and value.array.reshape(-1)[0] == constant.array[0]
+
+
+def _is_square(function: RealFunction) -> bool:
+    x = np.linspace(-4, 4, 65)
+    return bool(np.allclose(function(x), x * x, rtol=1e-6, atol=0))
+
+
+def _root_mean_square(context: Context, value: Value, statistic: Statistic) -> Normalised | None:
+    """Rows times the inverse of their own root mean square."""
+    plain = token_rows(context, value)
+    if plain is None or plain.base != statistic.rows.base or plain.layout != statistic.rows.layout:
+        raise LayoutError("rows are divided by the root mean square of other rows")
+    if len(statistic.layout.dims) != len(plain.layout.dims):
+        return None
+    ones = np.ones(plain.base.channels, np.float32)
+    return Normalised(plain.layout, plain.base, statistic.epsilon, ones, np.zeros_like(ones), False)
 
 
 def _normalised(centred: Statistic, epsilon: float) -> Normalised:
@@ -139,7 +179,7 @@ def _over_channels(layout: Layout, shape: tuple[int, ...]) -> bool:
 
 
 RULES: Rules = (
-    ("LayerNormalization", read_operator),
+    ("LayerNormalization RMSNormalization SimplifiedLayerNormalization", read_operator),
     ("ReduceMean", read_mean),
     ("Sub Mul Div Pow Add", read_binary),
     ("Sqrt Reciprocal", read_unary),

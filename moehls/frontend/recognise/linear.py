@@ -21,6 +21,7 @@ from moehls.frontend.values import (
     PerTask,
     Pointwise,
     Selector,
+    Shared,
     Sum,
     Value,
     restructure,
@@ -32,7 +33,7 @@ def as_affine(context: Context, value: Value) -> Affine | None:
     """The value as an affine map, materialised where it is not one; None for anything but tokens."""
     if isinstance(value, Affine):
         return value
-    if isinstance(value, (FeedForward, Mixture, Normalised, Patches, Pointwise, Sum)):
+    if isinstance(value, (FeedForward, Mixture, Normalised, Patches, Pointwise, Shared, Sum)):
         return context.builder.materialise(value)
     return None
 

@@ -38,6 +38,7 @@ from moehls.frontend.values import (
     Pointwise,
     Scores,
     Selector,
+    Shared,
     Statistic,
     Sum,
     Tokens,
@@ -46,13 +47,13 @@ from moehls.frontend.values import (
     shape_of,
 )
 
-TOKENS = (Affine, Pointwise, Hidden, FeedForward, Mixture, Sum, Normalised, Patches)
+TOKENS = (Affine, Pointwise, Hidden, FeedForward, Mixture, Shared, Sum, Normalised, Patches)
 _NEGATIVE_OPSET = "give the shape as constants at export"
 
 
 def moved(context: Context, value: Tokens, change: Callable[[Layout], tuple[Layout, Move]]) -> Value:
     """`value` after a data movement of its layout."""
-    if isinstance(value, (Sum, Mixture, Normalised)):
+    if isinstance(value, (Sum, Shared, Mixture, Normalised)):
         value = context.builder.materialise(value)
     layout, move = change(value.layout)
     return restructure(value, layout, move)
@@ -307,6 +308,9 @@ def _stack(parts: list[FeedForward], dim: int) -> FeedForward:
         for part in parts
     ):
         raise LayoutError("the outputs of different kinds of experts are concatenated")
+    ups = [part.up for part in parts if part.up is not None]
+    if len(ups) not in (0, len(parts)):
+        raise LayoutError("the outputs of gated and of plain experts are concatenated")
     layouts = [part.layout for part in parts]
     return FeedForward(
         _joined_layout(layouts, dim),
@@ -316,6 +320,8 @@ def _stack(parts: list[FeedForward], dim: int) -> FeedForward:
         _concatenate(layouts, [part.first_bias for part in parts], dim),
         _concatenate(layouts, [part.second for part in parts], dim),
         _concatenate(layouts, [part.second_bias for part in parts], dim),
+        up=_concatenate(layouts, ups, dim) if ups else None,
+        up_bias=_concatenate(layouts, [p.up_bias for p in parts if p.up_bias is not None], dim) if ups else None,
     )
 
 

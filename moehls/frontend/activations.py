@@ -32,12 +32,29 @@ def gelu_tanh(x: Real) -> Real:
     return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-def match_gelu(function: RealFunction) -> ActivationForm | None:
-    """The form of GELU that `function` equals on a fine grid, None if neither."""
+def sigmoid(x: Real) -> Real:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+_FORMS: dict[ActivationForm, RealFunction] = {
+    "exact": gelu_exact,
+    "tanh": gelu_tanh,
+    "quick": lambda x: x * sigmoid(1.702 * x),
+    "silu": lambda x: x * sigmoid(x),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+def is_sigmoid(function: RealFunction) -> bool:
+    """Whether `function` is the logistic function on a fine grid."""
+    return _same(function, sigmoid)
+
+
+def match_activation(function: RealFunction) -> ActivationForm | None:
+    """The activation that `function` equals on a fine grid, None if none does."""
+    return next((form for form, known in _FORMS.items() if _same(function, known)), None)
+
+
+def _same(function: RealFunction, known: RealFunction) -> bool:
     with np.errstate(all="ignore"):
-        values = function(_GRID)
-    if np.allclose(values, gelu_exact(_GRID), rtol=0, atol=TOLERANCE):
-        return "exact"
-    if np.allclose(values, gelu_tanh(_GRID), rtol=0, atol=TOLERANCE):
-        return "tanh"
-    return None
+        return bool(np.allclose(function(_GRID), known(_GRID), rtol=0, atol=TOLERANCE))
