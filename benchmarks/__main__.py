@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import attention, cycles, fidelity, m3vit, scale
+from benchmarks import attention, cycles, fidelity, m3vit, resources, scale
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
-BENCHMARKS = {**ALONE, "cycles": cycles.main, "m3vit": m3vit.main, "attention": attention.main}
+BENCHMARKS = {
+    **ALONE,
+    "cycles": cycles.main,
+    "m3vit": m3vit.main,
+    "attention": attention.main,
+    "resources": resources.main,
+}
 
 
 def main() -> None:

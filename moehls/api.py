@@ -31,7 +31,8 @@ from moehls.quantize import quantize, random_calibration
 from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
-from moehls.report.vendor import read_vendor_reports
+from moehls.report.vendor import RESOURCES, read_vendor_reports
+from moehls.rtl.resources import Usage
 from moehls.rtl.resources import count as count_resources
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
 from moehls.simulate.rtl import generated_sources
@@ -284,8 +285,8 @@ def rtl(directory: Path) -> tuple[Path, ...]:
     return generated_sources(open_project(directory))
 
 
-def resources(directory: Path) -> Mapping[str, Mapping[str, float]]:
-    """Count the RTL's resources by yosys into report/resources.json and the summary; returns counts by module and `total`.
+def resources(directory: Path) -> tuple[Usage, Mapping[str, Any]]:
+    """Count the RTL's resources by yosys into report/resources.json and the summary; returns the count and the summary.
 
     Raises:
         MoehlsError: no project, a tool of the RTL flow is missing, or yosys fails.
@@ -294,10 +295,11 @@ def resources(directory: Path) -> Mapping[str, Mapping[str, float]]:
     usage = count_resources(
         generated_sources(project), project.manifest["interfaces"]["kernel"], directory / "build/resources"
     )
-    found = usage.as_json()
-    (directory / "report/resources.json").write_text(json_text(found))
-    project.write_summary(with_resources(project.summary(), "yosys", found["total"]))
-    return found
+    (directory / "report/resources.json").write_text(json_text(usage.as_json()))
+    counted = {name: getattr(usage.total, name) for name in RESOURCES}
+    summary = with_resources(project.summary(), "yosys", counted)
+    project.write_summary(summary)
+    return usage, summary
 
 
 def bench(directory: Path) -> int:

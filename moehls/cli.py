@@ -184,9 +184,7 @@ def rtl(project: Project) -> None:
 @app.command()
 def resources(project: Project) -> None:
     """Count DSPs, memories, LUTs and flip-flops of the RTL by yosys (the Makefile's resources calls it)."""
-    found = api.resources(project)
-    for name, cells in found.items():
-        out.print(f"{name}: " + ", ".join(f"{value:g} {kind}" for kind, value in cells.items()))
+    show.resources(out, *api.resources(project))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from rich.table import Table
 from moehls.api import Compiled
 from moehls.doctor import Tool
 from moehls.report.vendor import RESOURCES
+from moehls.rtl.resources import Usage
 from moehls.simulate.verify import Verification
 
 
@@ -153,6 +154,18 @@ def collected(console: Console, found: Sequence[str]) -> None:
     """Which figures of the vendor's reports went into the summary."""
     for line in found:
         console.print(plain(line))
+
+
+def resources(console: Console, usage: Usage, summary: Mapping[str, Any]) -> None:
+    """What yosys counts, a row a process, and the total beside the plan's and the board's."""
+    console.print("resources by yosys", style="bold", soft_wrap=True)
+    table = _table("process", *RESOURCES)
+    for name, cells in usage.processes.items():
+        table.add_row(plain(name), *(f"{getattr(cells, kind):,g}" for kind in RESOURCES))
+    rows = {"total": summary["resources"]["yosys"], "planned": summary["resources"]["planned"]}
+    for name, counts in {**rows, "board": summary["available"]}.items():
+        table.add_row(name, *(f"{counts[kind]:,g}" for kind in RESOURCES))
+    console.print(table)
 
 
 def tools(console: Console, found: Sequence[Tool]) -> None:

@@ -1,8 +1,8 @@
-"""Resources of RTL by yosys: every module synthesised for UltraScale+ on its own, then summed over the hierarchy.
+"""Resources of RTL by yosys: every distinct module synthesised for UltraScale+ on its own, then summed over the hierarchy.
 
 In go SystemVerilog files and the top module; out comes `Usage`: DSP48E2, block RAM (of 36 kbit), URAM, LUTs and flip-flops a
-module and in all. A module is synthesised with its children as black boxes, in a process of its own, and its counts are
-kept by content in the build folder. yosys leaves adder trees in LUTs where Vivado chains DSPs, so its LUTs are pessimistic.
+process, a memory or FIFO, and in all. A module is synthesised with its children as black boxes, in a process of its own, and
+its counts are kept by content in the build folder. docs/simulation.md says how yosys's counts differ from Vivado's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
-import sys
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,24 +19,43 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moehls.errors import MoehlsError
+from moehls.rtl.netlist import Module, elaborate, parse, run_yosys
 
-_MEMORY = 6 << 30
-"""bytes that one synthesis may take"""
-_RUN = f"""
-import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
-from pyosys import libyosys
-design = libyosys.Design()
-for line in sys.stdin:
-    libyosys.run_pass(line.strip(), design)
-"""
+LIBRARY = ("memory", "fifo", "queue")
+"""modules that count to whoever instantiates them"""
+_XILINX = "synth_xilinx -family xcup -uram -noiopad -noclkbuf -top {top} -run "
 _SYNTHESIS = (
-    "scratchpad -set abc9.fast 1",
+    # synth_xilinx's own order, with fewer and faster optimisations between its stages: the counts differ by 1 %
     "proc",
     "opt_clean",
     "memory_collect",
     "memory_map -rom-only",  # tables lie in LUTs; the mapping of memories takes them port by port, without end
-    "synth_xilinx -family xcup -uram -noiopad -noclkbuf -top {top}",
+    _XILINX + "begin:prepare",
+    "opt",
+    "wreduce",
+    "peepopt",
+    "opt_clean",
+    _XILINX + "map_dsp:coarse",
+    "techmap -map +/cmp2lut.v -map +/cmp2lcu.v -D LUT_WIDTH=6",
+    "alumacc",
+    "opt -fast",
+    "memory -nomap",
+    "opt_clean",
+    _XILINX + "map_memory:map_ffram",
+    "opt -fast -full",
+    "memory_map",
+    "xilinx_srl -variable -minlen 3",
+    "techmap -map +/techmap.v -D LUT_SIZE=6 -map +/xilinx/arith_map.v",
+    "opt -fast",
+    _XILINX + "map_cells:map_luts",
+    "opt_expr -mux_undef -noclkinv",
+    "abc -luts 2:2,3,6:5,10,20",  # in the place of abc9, which takes ten times as long
+    "clean",
+    "xilinx_srl -fixed -minlen 3",
+    "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+    "xilinx_dffopt",
+    "opt_lut_ins -tech xilinx",
+    "clean",
 )
 _FLIP_FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE", "LDCE", "LDPE")
 _LUT_MEMORIES = {
@@ -45,6 +63,7 @@ _LUT_MEMORIES = {
     "RAM128X1D": 4, "RAM256X1D": 8, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8, "RAM64M8": 8, "RAM32X16DR8": 8,
     "RAM64X8SW": 8, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1,
 }  # fmt: skip
+_BANK = re.compile(r"(_\d+)?_(memory|fifo)$")
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,10 @@ class Cells:
     bram36: float = 0.0
     uram: int = 0
     lut: int = 0
+    """every function that yosys maps, LUT RAM and shift registers"""
     ff: int = 0
+    lut_sites: int = 0
+    """`lut` with two functions of five inputs together in one LUT6 with two outputs"""
 
     def __add__(self, other: Cells) -> Cells:
         return Cells(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -63,26 +85,21 @@ class Cells:
 
 @dataclass(frozen=True)
 class Usage:
-    """Resources by module name with all below it, and of the whole design."""
+    """Resources of a design; `total` is the sum of `processes`."""
 
-    modules: dict[str, Cells]
+    processes: dict[str, Cells]
+    """of all instances of a module, with the memories and FIFOs that it holds, without the other modules below it"""
+    storage: dict[str, Cells]
+    """of memories and FIFOs, all banks or lanes together, as `module.name`; they are part of `processes`"""
     total: Cells
 
-    def as_json(self) -> dict[str, dict[str, float]]:
+    def as_json(self) -> dict[str, dict[str, dict[str, float]] | dict[str, float]]:
         """For report/resources.json."""
-        return {name: asdict(cells) for name, cells in {**self.modules, "total": self.total}.items()}
-
-
-@dataclass(frozen=True)
-class Module:
-    """A module of the elaborated design in yosys's text format (RTLIL)."""
-
-    name: str
-    text: str
-    interface: str
-    """the same without contents"""
-    cells: tuple[str, ...]
-    """types of its cells"""
+        return {
+            "processes": {name: asdict(cells) for name, cells in self.processes.items()},
+            "storage": {name: asdict(cells) for name, cells in self.storage.items()},
+            "total": asdict(self.total),
+        }
 
 
 def count(sources: Sequence[Path], top: str, build: Path, jobs: int | None = None) -> Usage:
@@ -100,61 +117,44 @@ def count(sources: Sequence[Path], top: str, build: Path, jobs: int | None = Non
     if importlib.util.find_spec("pyosys") is None:
         raise MoehlsError("resources are counted by yosys, which is not installed; pip install 'moehls[rtl]'")
     build.mkdir(parents=True, exist_ok=True)
-    modules = _elaborate(sources, top, build)
+    modules = elaborate(sources, top, build)
+    largest_first = sorted(modules, key=lambda name: (-len(modules[name].text), name))
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        own = dict(zip(modules, pool.map(lambda name: _synthesise(modules, name, build), modules), strict=True))
-    whole: dict[str, Cells] = {}
+        found = pool.map(lambda name: _synthesise(modules, name, build), largest_first)
+        own = dict(zip(largest_first, found, strict=True))
+    return _sum_up(modules, own, top)
+
+
+def _sum_up(modules: dict[str, Module], own: dict[str, Cells], top: str) -> Usage:
+    processes: dict[str, Cells] = {}
+    storage: dict[str, Cells] = {}
 
     def below(name: str) -> Cells:
-        if name not in whole:
-            children = (below(cell) for cell in modules[name].cells if cell in modules)
-            whole[name] = sum(children, own[name])
-        return whole[name]
+        """A module of the library with what it holds."""
+        return sum((below(kind) for kind, _ in modules[name].instances(modules)), own[name])
 
-    total = below(top)
-    return Usage({name: whole[name] for name in sorted(whole) if "__" not in name}, total)
+    def visit(name: str) -> None:
+        """One instance of a module."""
+        processes[name] = processes.get(name, Cells()) + own[name]
+        for kind, instance in modules[name].instances(modules):
+            if kind.split("__")[0] in LIBRARY:
+                cells, group = below(kind), f"{name}.{_BANK.sub('', instance)}"
+                processes[name] += cells
+                storage[group] = storage.get(group, Cells()) + cells
+            else:
+                visit(kind)
 
-
-def _elaborate(sources: Sequence[Path], top: str, build: Path) -> dict[str, Module]:
-    """Modules by name, parameters resolved; instances of one module with other parameters are `name__n`."""
-    out = build / "design.il"
-    files = " ".join(str(path.absolute()) for path in sources)
-    _yosys([f"read_verilog -sv {files}", f"hierarchy -check -top {top}", f"write_rtlil {out}"], build / "read.log")
-    modules = parse(out.read_text())
-    names: dict[str, str] = {}
-    kinds: Counter[str] = Counter()
-    for name in sorted(modules):
-        plain = name.rsplit("\\", 1)[-1]
-        kinds[plain] += name.startswith("$paramod")
-        names[name] = f"\\{plain}__{kinds[plain]}" if name.startswith("$paramod") else name
-    text = out.read_text()
-    for name, new in names.items():
-        if name != new:
-            text = text.replace(f" {name}\n", f" {new}\n").replace(f" {name} ", f" {new} ")
-    return {name.removeprefix("\\"): module for name, module in parse(text).items()}
-
-
-def parse(text: str) -> dict[str, Module]:
-    """The modules of an RTLIL text, by their escaped names."""
-    found: dict[str, Module] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        lines.append(line)
-        if line == "end":
-            start = next(i for i, x in enumerate(lines) if x.startswith("module "))
-            body = lines[start:]
-            name = body[0].split()[1]
-            ports = [x for x in body if x.startswith("  wire ") and (" input " in x or " output " in x)]
-            cells = tuple(x.split()[1].removeprefix("\\") for x in body if x.startswith("  cell "))
-            box = ["attribute \\blackbox 1", body[0], *ports, "end"]
-            found[name] = Module(name.removeprefix("\\"), "\n".join(lines) + "\n", "\n".join(box) + "\n", cells)
-            lines = []
-    return found
+    visit(top)
+    total = sum(processes.values(), Cells())
+    plain = {name.split("__")[0]: Cells() for name in sorted(processes)}
+    for name, cells in processes.items():
+        plain[name.split("__")[0]] += cells
+    return Usage(plain, dict(sorted(storage.items())), total)
 
 
 def _synthesise(modules: dict[str, Module], name: str, build: Path) -> Cells:
     module = modules[name]
-    boxes = [modules[cell].interface for cell in sorted(set(module.cells)) if cell in modules]
+    boxes = [modules[kind].interface for kind in sorted({kind for kind, _ in module.instances(modules)})]
     text = "\n".join([*boxes, module.text])
     key = hashlib.sha256((repr(_SYNTHESIS) + text).encode()).hexdigest()[:16]
     kept = build / f"{name}.{key}.json"
@@ -162,39 +162,36 @@ def _synthesise(modules: dict[str, Module], name: str, build: Path) -> Cells:
         before, after = build / f"{name}.{key}.il", build / f"{name}.{key}.mapped.il"
         before.write_text(text)
         commands = [f"read_rtlil {before}", *(x.format(top=name) for x in _SYNTHESIS), f"write_rtlil {after}"]
-        _yosys(commands, build / f"{name}.log")
+        run_yosys(commands, build / f"{name}.log")
         mapped = parse(after.read_text())[f"\\{name}"]
-        kept.write_text(json.dumps(asdict(cells_of(mapped.cells))) + "\n")
         before.unlink()
         after.unlink()
-    return Cells(**json.loads(kept.read_text()))
+        kept.write_text(json.dumps(dict(sorted(Counter(kind for kind, _ in mapped.cells).items()))) + "\n")
+    return cells_of(Counter(json.loads(kept.read_text())).elements())
 
 
 def cells_of(types: Iterable[str]) -> Cells:
     """What cells of the Xilinx library take; a RAMB18 is half a block RAM."""
     number = Counter(types)
-    luts = sum(n for name, n in number.items() if name.startswith("LUT") or name == "INV")
-    luts += sum(_LUT_MEMORIES.get(name, 0) * n for name, n in number.items())
+    memories = sum(n * number[name] for name, n in _LUT_MEMORIES.items())
+    luts = [number["LUT1"] + number["INV"], *(number[f"LUT{inputs}"] for inputs in range(2, 7))]
     return Cells(
         dsp=number["DSP48E2"],
         bram36=sum(n for name, n in number.items() if name.startswith("RAMB36"))
         + sum(n for name, n in number.items() if name.startswith("RAMB18")) / 2,
         uram=number["URAM288"],
-        lut=luts,
+        lut=memories + sum(luts),
         ff=sum(number[name] for name in _FLIP_FLOPS),
+        lut_sites=memories + _sites(luts, 4 * number["CARRY4"]),
     )
 
 
-def _yosys(commands: list[str], log: Path) -> None:
-    with log.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, "-c", _RUN],
-            input="\n".join(commands) + "\n",
-            stdout=file,
-            stderr=file,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
-        raise MoehlsError(f"yosys fails on the RTL ({errors[0] if errors else 'perhaps out of memory'}); see {log}")
+def _sites(luts: Sequence[int], carries: int) -> int:
+    """LUT6 sites of `luts[i]` functions of i + 1 inputs: four and one share a site, three and two, two and two.
+
+    A function of two inputs in front of a carry bit keeps its site, whose second output the carry may want.
+    """
+    one, two, three, four, five, six = luts
+    kept = min(two, carries)
+    one, two = max(0, one - four), max(0, two - kept - three)
+    return six + five + four + three + kept + -(-two // 2) + -(-one // 2)

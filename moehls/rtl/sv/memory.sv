@@ -23,7 +23,9 @@ module memory #(
     (* ram_style = STYLE *) logic [WIDTH-1:0] words [0:DEPTH-1];
     logic [WIDTH-1:0] word;
 
+`ifndef SYNTHESIS  // memories come up as zeros by themselves; URAM takes no other value
     initial for (int i = 0; i < DEPTH; i++) words[i] = '0;
+`endif
 
     always_ff @(posedge clock) begin
         if (write_enable) words[write_address] <= write_data;

@@ -1,0 +1,105 @@
+"""Planned and counted resources of a project: `python -m benchmarks resources PROJECT`.
+
+In goes a project whose RTL was counted (`make -C PROJECT resources`); out come DSPs by process and memories by name, planned
+beside counted, LUTs and flip-flops by process, and the totals beside the board's. It ends with status 1 where DSP, BRAM36 or
+URAM of the plan are more than 15 % off in all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moehls.errors import MoehlsError
+from moehls.plan.memory import memory_map
+from moehls.project import Project, open_project
+
+LIMIT = 0.15
+_CLASSES = {
+    "write_tiles": "write",
+    **dict.fromkeys(("moments", "inverse_deviation", "normalise", "norm"), "norm"),
+    **dict.fromkeys(("rank", "exponentials", "enqueue", "route"), "route"),
+}
+"""the plan's name for what a process belongs to; all that it does not name is control"""
+_MEMORIES = {
+    **{name: f"compute.{name}" for name in ("m0", "m1", "m2", "m3", "residual", "raw", "queue")},
+    "kept": "weights.kept",
+    "norm parameters": "normalise.parameters",
+    "norm blocks": "norm.blocks",
+    "context parameters": "weights.block_parameters",
+    "stream": "moehls_kernel.words",
+}
+
+
+def counted(project: Project) -> Mapping[str, Any]:
+    """`report/resources.json` of a project.
+
+    Raises:
+        MoehlsError: it was not counted.
+    """
+    path = project.path / "report/resources.json"
+    if not path.exists():
+        raise MoehlsError(f"{project.path} has no counted resources; run make -C {project.path} resources first")
+    found: Mapping[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def dsp_rows(planned: Mapping[str, int], processes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, int, int]]:
+    """(process, planned, counted) in the plan's order."""
+    found: Counter[str] = Counter()
+    for process, cells in processes.items():
+        name = _CLASSES.get(process, process)
+        found[name if name in planned else "control"] += int(cells["dsp"])
+    return [(name, dsps, found[name]) for name, dsps in planned.items()]
+
+
+def ratio(planned: float, found: float) -> float:
+    """Planned of counted; 1 where both are nothing."""
+    return planned / found if found else float(planned == 0) or float("inf")
+
+
+def table(project: Project) -> tuple[str, bool]:
+    """The figures as Markdown, and whether the plan is within `LIMIT`."""
+    plan, found = project.plan, counted(project)
+    processes, storage, total = found["processes"], found["storage"], found["total"]
+    lines = ["| DSP | planned | counted |", "|---|---|---|"]
+    lines += [f"| `{name}` | {a:,} | {b:,} |" for name, a, b in dsp_rows(plan.resources.dsp_by_process, processes)]
+    lines += ["", "| memory | banks × width × depth | planned | counted |", "|---|---|---|---|"]
+    for use in memory_map(plan.shape):
+        cells = storage.get(_MEMORIES[use.name])
+        kind, unit = {"bram": ("bram36", "BRAM36"), "uram": ("uram", "URAM"), "lutram": ("lut", "LUT")}[use.storage]
+        value = f"{cells[kind]:,g} {unit}" if cells else "none"
+        size = f"{use.banks} × {use.width} × {use.depth:,}"
+        lines.append(f"| {use.name} | {size} | {getattr(use, kind):,g} {unit} | {value} |")
+    lines += ["", "| process | LUT | in sites | FF |", "|---|---|---|---|"]
+    rows = sorted(processes.items(), key=lambda row: -row[1]["lut"])
+    lines += [f"| `{name}` | {c['lut']:,} | {c['lut_sites']:,} | {c['ff']:,} |" for name, c in rows]
+    lines += ["", "| total | planned | counted | planned / counted | board |", "|---|---|---|---|---|"]
+    available = project.summary()["available"]
+    for kind in ("dsp", "bram36", "uram", "lut", "ff"):
+        a, b = getattr(plan.resources, kind), total[kind]
+        lines.append(f"| {kind} | {a:,g} | {b:,g} | {ratio(a, b):.2f} | {available[kind]:,} |")
+    sites, luts = total["lut_sites"], available["lut"]
+    lines += ["", f"LUT sites, two small functions in one: {sites:,}, {sites / luts:.0%} of the board"]
+    good = all(
+        abs(ratio(getattr(plan.resources, kind), total[kind]) - 1) <= LIMIT for kind in ("dsp", "bram36", "uram")
+    )
+    lines.append(f"DSP, BRAM36 and URAM planned within {LIMIT:.0%}: {'yes' if good else 'NO'}")
+    return "\n".join(lines), good
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the tables of one project."""
+    if len(arguments) != 1:
+        sys.exit("usage: python -m benchmarks resources PROJECT (after make -C PROJECT resources)")
+    try:
+        text, good = table(open_project(Path(arguments[0])))
+    except MoehlsError as error:
+        sys.exit(f"error: {error}")
+    print(text)
+    if not good:
+        sys.exit(1)
