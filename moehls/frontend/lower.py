@@ -167,7 +167,8 @@ class _Reader:
         except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
                 self._refuse(node, inputs, refusal)
-            result = [self._recover(output) for output in node.outputs]
+            choice = node.op_type == "TopK"  # nothing that reads it is tokens
+            result = [Unknown() if choice else self._recover(output) for output in node.outputs]
         values: list[Value] = list(result) if isinstance(result, Sequence) else [result]
         for output, value in zip(node.outputs, values, strict=False):
             self._values[output] = value

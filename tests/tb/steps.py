@@ -25,6 +25,7 @@ BINDINGS: dict[int, tuple[str, str, str]] = {
     Binding.CONTEXT: ("m3", "m1", "m0"),
     Binding.PROJECT: ("m0", "m1", "m3"),
     Binding.ROUTER: ("m2", "m1", "m3"),
+    Binding.UP: ("m1", "m3", "m2"),
 }
 UNITS: dict[int, tuple[str, dict[str, str]]] = {
     Kind.INPUT: ("input_pixels", {"memory": "m3"}),

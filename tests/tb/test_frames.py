@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,14 +17,15 @@ from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
 from moehls.simulate.simulator import Simulation
 from moehls.simulate.verify import compare
 from tests.support.random_networks import random_image
-from tests.tb.projects import pixels_of, write_random_project
+from tests.tb.projects import TINY, pixels_of, write_random_project
 
 KERNEL_TESTS = 7
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return write_random_project(tmp_path_factory.mktemp("frames"), 2)
+    """Gated MLPs and experts, shared experts and RMS normalisation; `test_digits.py` has the plain ones."""
+    return write_random_project(tmp_path_factory.mktemp("frames"), 2, replace(TINY, gated=True, centred=False))
 
 
 @pytest.fixture(scope="module")

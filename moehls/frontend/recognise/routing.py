@@ -12,12 +12,13 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from moehls.frontend.activations import is_sigmoid
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.gates import sample_logits
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.structure import new_shape
-from moehls.frontend.values import Affine, Constant, Gathered, Routed, RouteSource, Unknown, Value
+from moehls.frontend.values import Affine, Constant, Gathered, Pointwise, Routed, RouteSource, Unknown, Value
 
 _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
@@ -51,6 +52,17 @@ def read_logits(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     given = node.inputs[0]
     source = source_of(context, inputs[0], given.name or "" if given is not None else "")
     return sampled(context, node, [Routed(source, source.samples), *inputs[1:]])
+
+
+def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Experts chosen by another function of the logits than their softmax."""
+    if not isinstance(inputs[0], Pointwise):
+        return None
+    kind = "the sigmoids of the logits, as DeepSeek-V3 has it" if is_sigmoid(inputs[0].function) else "scores"
+    raise UnsupportedError(
+        f"experts are chosen and weighed by {kind}; routers have a softmax here, over all experts or the chosen ones",
+        "train the gate with softmax, before or after top-k",
+    )
 
 
 def _concrete(value: Value, source: RouteSource, sample: int) -> Array | None:
@@ -139,4 +151,5 @@ RULES: Rules = (
     ("Gather GatherND", read_gather),
     ("Reshape Flatten Squeeze Unsqueeze Transpose", read_gathered),
     ("Softmax TopK LogSoftmax ArgMax", read_logits),
+    ("TopK", read_scores),
 )
