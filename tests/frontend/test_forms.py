@@ -187,6 +187,36 @@ def test_onnxruntimes_moe_kernel_agrees_with_the_nodes_that_stand_for_it_in_the_
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["silu", "relu"])
+def test_the_moe_operator_with_another_activation(tmp_path: Path, form: str) -> None:
+    """Read, equal to the nodes that stand for it, and these equal to onnxruntime's kernel."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        (moe,) = (node for node in graph.node if node.domain)
+        next(a for a in moe.attribute if a.name == "activation_type").s = form.encode()
+        gelu = next(node for node in graph.node if node.op_type == "Gelu")
+        gelu.op_type, gelu.domain = ("Relu", "") if form == "relu" else ("QuickGelu", "com.microsoft")
+        del gelu.attribute[:]
+        if form == "silu":
+            gelu.attribute.append(helper.make_attribute("alpha", 1.0))
+
+    path = edited("ort_moe-dynamo20", tmp_path, edit)
+    network = read_network(path, {})
+    assert [o.form for o in operations(network, Experts)] == [form]
+    kernel, oracle = onnx.load(str(path)), onnx.load(str(path))
+    (moe,) = (node for node in kernel.graph.node if node.op_type == "MoE")
+    shown = [moe.input[0], moe.input[1], moe.output[0]]
+    oracle_graph(oracle.graph)
+    for model in (kernel, oracle):
+        model.graph.output.extend(onnx.ValueInfoProto(name=each) for each in shown)
+    image = np.random.default_rng(0).standard_normal((1, 2, 8, 12)).astype(np.float32)
+    first, second = (
+        ort.InferenceSession(model.SerializeToString()).run(shown, {"image": image}) for model in (kernel, oracle)
+    )
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["plain_half-ts17", "plain_half-dynamo20", "ort_half-ts17"])
 def test_half_precision_weights_are_kept_and_computed_in_float32(name: str) -> None:
     half = operations(read_network(fixture(name), {}), Embed)[0]

@@ -128,7 +128,8 @@ def _is(value: Value, constant: Constant) -> bool:
 
 def _is_square(function: RealFunction) -> bool:
     x = np.linspace(-4, 4, 65)
-    return bool(np.allclose(function(x), x * x, rtol=1e-6, atol=0))
+    with np.errstate(all="ignore"):
+        return bool(np.allclose(function(x), x * x, rtol=1e-6, atol=0))
 
 
 def _root_mean_square(context: Context, value: Value, statistic: Statistic) -> Normalised | None:

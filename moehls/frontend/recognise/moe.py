@@ -1,4 +1,7 @@
-"""onnxruntime's MoE operator: router logits, softmax, top-k, and two-layer experts, in one node. Its "gelu" is the tanh form."""
+"""onnxruntime's MoE operator: router logits, softmax, top-k, and two-layer experts, in one node. Its "gelu" is the tanh form.
+
+SiLU and ReLU are read too.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from moehls.frontend.recognise.layer_norm import token_rows
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.recognise.routing import source_of
 from moehls.frontend.values import Constant, ExpertTerm, Mixture, Value
-from moehls.network.operations import FloatArray, GateNormalisation
+from moehls.network.operations import ActivationForm, FloatArray, GateNormalisation
 
-_REMEDY = "use two-layer experts with GELU: inputs 0 to 5, activation_type=gelu, softmax before top-k"
+_REMEDY = "use two-layer experts: inputs 0 to 5, activation_type gelu, silu or relu, softmax before top-k"
+_FORMS: dict[str, ActivationForm] = {"gelu": "tanh", "silu": "silu", "relu": "relu"}
 
 
 def read_moe(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -23,7 +27,7 @@ def read_moe(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if any(node.inputs[place] is not None for place in range(6, len(inputs))):
         raise UnsupportedError("experts with a third matrix (SwiGLU)", _REMEDY)
     activation = str(attribute(node, "activation_type", "relu"))
-    if activation != "gelu" or attribute(node, "use_sparse_mixer", 0):
+    if activation not in _FORMS or attribute(node, "use_sparse_mixer", 0):
         raise UnsupportedError(f"experts with activation {activation} or a sparse mixer", _REMEDY)
     first, second = _weight(node, inputs, 2), _weight(node, inputs, 4)
     if first is None or second is None:
@@ -42,7 +46,7 @@ def read_moe(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     order: GateNormalisation = "chosen" if attribute(node, "normalize_routing_weights", 0) else "all"
     gates = np.concatenate([gate_weights(sample.reshape(-1, experts), k, order) for sample in source.samples])
     terms = tuple(ExpertTerm(first[e], first_bias[e], second[e], second_bias[e], gates[:, e]) for e in range(experts))
-    return Mixture(rows.layout, rows.base, "tanh", terms, source)
+    return Mixture(rows.layout, rows.base, _FORMS[activation], terms, source)
 
 
 def _weight(node: ir.Node, inputs: list[Value], place: int, absent: tuple[int, ...] | None = None) -> FloatArray | None:
