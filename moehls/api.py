@@ -27,7 +27,7 @@ from moehls.plan.parts import hidden_parts
 from moehls.plan.search import Settings, parse_settings
 from moehls.points import front_json, read_point
 from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
-from moehls.quantize import quantize, random_calibration
+from moehls.quantize import left_to_calibration, quantize, random_calibration
 from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
@@ -99,6 +99,9 @@ def compile(
     paths = _files(models)
     network = read_tasks(paths, of_model, warn=noticed.append)
     images, warnings = _calibration(network, calibration)
+    unscaled = left_to_calibration(network)
+    if unscaled:
+        noticed.append(f"the graph has no scale for {', '.join(unscaled)}: chosen by calibration")
 
     def quantising(done: int, steps: int, name: str) -> None:
         progress(f"quantising {name}", 0.1 + 0.6 * done / steps)

@@ -45,6 +45,7 @@ _INTEGER = "data/integer_network.npz"
 _PLAN = "data/plan.npz"
 _NETWORK_CLASSES = (
     *(cls for cls in operations.Operation.__args__),
+    operations.Lattice,
     operations.Network,
     operations.NetworkInput,
     operations.NetworkOutput,

@@ -25,6 +25,7 @@ from models.exports.library_vits import HEADS as LIBRARY_HEADS
 from models.exports.library_vits import LIBRARY_VITS, TOKEN_VITS, build
 from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
 from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fused_attention, with_moe
+from models.exports.quantised_graphs import quantised
 from models.m3vit import initialise
 from models.strip import strip
 
@@ -151,6 +152,19 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
         for name in ("timm_vit", "transformers_vit", "experts_loop")
         for exporter in ("ts17", "dynamo20")
     },
+    "qdq_timm_vit-ts17": ("timm_vit-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_plain-dynamo20": ("plain-dynamo20", lambda model: quantised(model, symmetric=True)),
+    "qdq_plain-ts13": ("plain-ts13", lambda model: quantised(model, symmetric=True)),
+    "qdq_products-dynamo20": ("plain-dynamo20", lambda model: quantised(model, symmetric=True, only_products=True)),
+    "qdq_products-ts17": ("plain-ts17", lambda model: quantised(model, symmetric=True, only_products=True)),
+    "qdq_tokens-ts17": ("tokens-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_experts-ts17": ("experts_loop-ts17", lambda model: quantised(model, symmetric=True, only_products=True)),
+    "qdq_experts-dynamo20": ("experts_dense-dynamo20", lambda model: quantised(model, symmetric=True)),
+    "qdq_asymmetric-ts17": ("plain-ts17", lambda model: quantised(model, symmetric=False)),
+    "qdq_asymmetric-dynamo20": (
+        "plain-dynamo20",
+        lambda model: quantised(model, symmetric=False, only_products=True),
+    ),
     "ort_attention-ts17": ("plain-ts17", lambda model: with_fused_attention(model, fused=True)),
     "ort_multi_head-ts17": ("three_matrices-ts17", lambda model: with_fused_attention(model, fused=False)),
     "ort_moe-dynamo20": ("experts_dense-dynamo20", lambda model: with_moe(model, normalise=False)),

@@ -21,6 +21,7 @@ from moehls.frontend.values import (
     Affine,
     Base,
     FeedForward,
+    Grid,
     Hidden,
     Normalised,
     Patches,
@@ -37,6 +38,7 @@ from moehls.network.operations import (
     Embed,
     Experts,
     FloatArray,
+    Lattice,
     LayerNorm,
     Linear,
     MeanTokens,
@@ -110,9 +112,11 @@ class Builder:
     """The operations emitted so far."""
 
     def __init__(self, image: str, tasks: int = 1) -> None:
-        self._image, self._tasks = image, tasks
+        self.image, self._tasks = image, tasks
         self.operations: list[Operation] = []
         self.routers: dict[str, RouteSource] = {}
+        self.lattices: dict[str, Lattice] = {}
+        """of values that the graph quantises"""
         self._names: Counter[str] = Counter()
         self._known: dict[tuple[Any, ...], str] = {}
         self._materialised: dict[int, tuple[Tokens, Affine]] = {}
@@ -194,7 +198,14 @@ class Builder:
         weight = full_features(dense.layout, dense.weight)[:, 0]
         bias = full_features(dense.layout, dense.bias)[:, 0]
         output = self.emit(Linear, role, input=dense.base.name, weight=_own(weight), bias=_own(bias))
+        self.quantise(output, dense.layout, value.grid)
         return Base(output, dense.base.tokens, dense.layout.features)
+
+    def quantise(self, name: str, layout: Layout, grid: Grid | None) -> None:
+        """Note that the graph quantises the value `name`, all of whose channels `layout` holds in tensor order."""
+        if grid is not None:
+            scale, zero = (full_features(layout, array).astype(np.float64) for array in (grid.scale, grid.zero))
+            self.lattices[name] = Lattice(scale, zero, grid.bits, grid.signed)
 
     def embed(self, value: Patches) -> Base:
         layout = value.layout
@@ -209,7 +220,7 @@ class Builder:
         output = self.emit(
             Embed,
             "embed",
-            input=self._image,
+            input=self.image,
             weight=_own(weight),
             bias=_own(full_features(layout, value.bias)),
             prefix=matrix(value.prefix)[:leading],
@@ -221,6 +232,8 @@ class Builder:
         arrays = {"weight": _own(value.weight), "bias": _own(value.bias)}
         fields = {"epsilon": value.epsilon, "centred": value.centred}
         name = self.emit(LayerNorm, "norm", input=value.base.name, **arrays, **fields)
+        if value.grid is not None:
+            self.lattices[name] = value.grid
         return Base(name, value.base.tokens, value.base.channels)
 
     def feed_forward(self, value: FeedForward) -> Base:
@@ -233,6 +246,8 @@ class Builder:
 
         up = linear("up", value.base.name) if "up_weight" in layers else None
         middle = self.emit(Activation, "gelu", input=linear("first", value.base.name), form=value.form)
+        if value.grid is not None:
+            self.lattices[middle] = value.grid
         if up is not None:
             middle = self.emit(Multiply, "gated", left=middle, right=up)
         return Base(linear("second", middle), value.base.tokens, value.layout.features)
@@ -261,7 +276,9 @@ class Builder:
         if isinstance(value, FeedForward):
             return self.feed_forward(value)
         if isinstance(value, Hidden):
-            return self.hidden(value)
+            activated = self.hidden(value)
+            self.quantise(activated.name, value.layout, value.grid)
+            return activated
         if isinstance(value, Sum):
             left, right = self.materialise(value.left).base, self.materialise(value.right).base
             order = {operation.output: place for place, operation in enumerate(self.operations)}

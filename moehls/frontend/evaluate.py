@@ -11,7 +11,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from moehls.frontend.builder import LARGEST
-from moehls.frontend.context import UnsupportedError, first_line
+from moehls.frontend.context import UnsupportedError, attribute, first_line
 from moehls.frontend.layout import Array
 
 _REMEDY = "export with constant shapes and standard operators"
@@ -23,6 +23,10 @@ class NodeEvaluator:
 
     def __init__(self, node: ir.Node, opset: int) -> None:
         self._node = node
+        quantises = node.op_type in ("QuantizeLinear", "DequantizeLinear") and not attribute(node, "block_size", 0)
+        self._quantises = quantises and node.domain in ("", "ai.onnx", "com.microsoft")
+        if self._quantises:
+            return
         try:
             proto = ir.serde.serialize_node(node)
             self._names = list(proto.input)
@@ -43,6 +47,8 @@ class NodeEvaluator:
             UnsupportedError: the node cannot be evaluated.
         """
         self._check_size(inputs)
+        if self._quantises:
+            return [_quantised(self._node, inputs)]
         feeds = {name: array for name, array in zip(self._names, inputs, strict=True) if array is not None}
         try:
             with np.errstate(all="ignore"):
@@ -65,3 +71,29 @@ class NodeEvaluator:
             shape = [int(abs(limit - start) / max(abs(step), 1e-9)) + 1]
         if any(size < 0 for size in shape) or prod(shape) > LARGEST:
             raise UnsupportedError(f"makes a tensor of shape {shape}", "export a model of ordinary size")
+
+
+def _quantised(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    """QuantizeLinear or DequantizeLinear, which the evaluator does not know in every opset.
+
+    Raises:
+        UnsupportedError: scale or zero point is missing or does not fit.
+    """
+    x, scale, zero = (*inputs, None, None, None)[:3]
+    if x is None or scale is None or (scale.ndim == 1 and scale.size > 1 and x.ndim == 0):
+        raise UnsupportedError("has no scale, or one that does not fit", _REMEDY)
+    points = np.zeros(scale.shape, np.uint8 if node.op_type == "QuantizeLinear" else x.dtype) if zero is None else zero
+    axis = attribute(node, "axis", 1)
+    shape = [1] * max(x.ndim, 1)
+    if scale.size > 1:
+        shape[axis % x.ndim] = scale.size
+    else:
+        shape = []
+    factor, base = scale.reshape(shape), points.reshape(shape)
+    if np.broadcast_shapes(x.shape, factor.shape) != x.shape or points.dtype.kind not in "iu":
+        raise UnsupportedError("has no scale, or one that does not fit", _REMEDY)
+    if node.op_type == "DequantizeLinear":
+        return np.asarray((x.astype(np.int64) - base.astype(np.int64)).astype(np.float32) * factor.astype(np.float32))
+    limits = np.iinfo(points.dtype)
+    integers = np.rint(x.astype(np.float32) / factor.astype(np.float32)) + base.astype(np.float32)
+    return np.asarray(np.clip(integers, limits.min, limits.max).astype(points.dtype))

@@ -243,6 +243,15 @@ def _fix_dimensions(graph: ir.Graph, sizes: dict[str, int], path: Path) -> None:
         raise MoehlsError(f"{path}: {', '.join(sorted(set(open_names)))} not fixed; add --set name=value for each")
 
 
+def _readers(value: ir.Value) -> Iterator[str]:
+    """Operators that read a value, through nodes that change nothing or quantise it."""
+    for use in value.uses():
+        if use.node.op_type in ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear"):
+            yield from _readers(use.node.outputs[0])
+        else:
+            yield use.node.op_type
+
+
 def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     images: list[tuple[str, tuple[int, ...]]] = []
     task: list[str] = []
@@ -268,7 +277,7 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         )
     name, shape = images[0]
     value = next(each for each in graph.inputs if each.name == name)
-    tokens = len(shape) == 3 and any(use.node.op_type in _TOKEN_READERS for use in value.uses())
+    tokens = len(shape) == 3 and not _TOKEN_READERS.isdisjoint(_readers(value))
     if (len(shape) == 4 or tokens) and shape[0] != 1:
         raise MoehlsError(
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"

@@ -116,13 +116,16 @@ class _Reader:
         if self._refusals:
             return Reading(None, tuple(self._refusals), {})
         shown = {output.value for output in outputs if output}
+        operations = chained(_used(self._context.builder.operations, set(shown)), shown)
+        written = {self._inputs.image, *(operation.output for operation in operations)}
         network = Network(
             name=self._name,
             input=NetworkInput(self._inputs.image, self._inputs.image_shape),
-            operations=chained(_used(self._context.builder.operations, set(shown)), shown),
+            operations=operations,
             outputs=tuple(output for output in outputs if output),
             tasks=self._context.tasks,
             task_input=self._inputs.task if self._context.tasks > 1 else None,
+            lattices={name: own for name, own in self._context.builder.lattices.items() if name in written},
         )
         return Reading(network, (), self._context.builder.routers)
 
@@ -324,6 +327,7 @@ _KINDS: dict[str, str] = {
     "Permuted": "tokens sorted by expert",
     "Updated": "a sum of experts at some tokens",
     "Noise": "random noise",
+    "Quantised": "quantised integers",
     "Unknown": "an unread value",
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.frontend.layout import Array, Layout, Move
-from moehls.network.operations import ActivationForm, FloatArray
+from moehls.network.operations import ActivationForm, FloatArray, Lattice
 
 IntArray = npt.NDArray[np.int64]
 RealFunction = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -104,6 +104,18 @@ class Selector:
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """The integers that the graph gives a tensor between a `QuantizeLinear` and a `DequantizeLinear`: `(q - zero) · scale`."""
+
+    scale: Array
+    """[*axes] of the value it belongs to"""
+    zero: Array
+    """[*axes]"""
+    bits: int
+    signed: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Affine:
     """`factor · (weight · base[token] + bias)` for each element; `weight` is None for `factor · base[token, index]`."""
 
@@ -117,6 +129,8 @@ class Affine:
     """[*axes, variants]"""
     factor: float = 1.0
     selector: Selector | None = None
+    grid: Grid | None = None
+    """where the graph quantises this value; whatever changes the value drops it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +152,7 @@ class Hidden:
     pre: Affine
     form: ActivationForm
     up: Affine | None = None
+    grid: Grid | None = None
 
     @property
     def layout(self) -> Layout:
@@ -170,6 +185,8 @@ class FeedForward:
     """[*axes, variants, hidden, channels of base]"""
     up_bias: FloatArray | None = None
     """[*axes, variants, hidden]"""
+    grid: Lattice | None = None
+    """of the hidden layer, `[hidden]`"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +250,7 @@ class Normalised:
     bias: FloatArray
     centred: bool = True
     """False: root mean square normalisation"""
+    grid: Lattice | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +339,21 @@ class Updated:
     """whether it is one row of all elements"""
 
 
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """What a `QuantizeLinear` writes of `value`."""
+
+    value: Value
+    scale: Array
+    """one, or one an entry of dimension `axis`"""
+    zero: Array
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return shape_of(self.value) or ()
+
+
 @dataclass(frozen=True)
 class Unknown:
     """The output of a node that was refused, or that reads one."""
@@ -330,7 +363,7 @@ class Unknown:
 
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Shared | Sum | Normalised | Patches
 Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
-Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Unknown
+Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Quantised | Unknown
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
@@ -349,17 +382,23 @@ def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
     if isinstance(value, Hidden):
         changes["pre"] = restructure(value.pre, layout, move)
         changes["up"] = None if value.up is None else restructure(value.up, layout, move)
-        return replace(value, **changes)
+        return replace(value, grid=_moved(value.grid, move), **changes)
     changes["layout"] = layout
     changes |= {
         name: move(getattr(value, name)) for name in _COMPONENTS[type(value)] if getattr(value, name) is not None
     }
+    if isinstance(value, Affine):
+        changes["grid"] = _moved(value.grid, move)
     if isinstance(value, (Affine, FeedForward)) and value.selector is not None:
         moved = tuple(move(sample) for sample in value.selector.samples)
         changes["selector"] = replace(value.selector, samples=moved)
     if isinstance(value, FeedForward) and value.coefficient is not None:
         changes["coefficient"] = tuple(move(sample) for sample in value.coefficient)
     return replace(value, **changes)
+
+
+def _moved(grid: Grid | None, move: Move) -> Grid | None:
+    return None if grid is None else replace(grid, scale=move(grid.scale), zero=move(grid.zero))
 
 
 def shape_of(value: Value) -> tuple[int, ...] | None:
@@ -374,6 +413,6 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
         return None
     if isinstance(value, Permuted):
         return value.rows.layout.shape
-    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Unknown)):
+    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Quantised, Unknown)):
         return value.shape
     return value.layout.shape

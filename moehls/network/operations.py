@@ -6,7 +6,8 @@ operation names the values it reads and the one it writes. Arrays are float32; l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -180,6 +181,18 @@ Operation = (
 
 
 @dataclass(frozen=True)
+class Lattice:
+    """The integers that a quantised graph gives a value: `real = (q - zero) · scale`, q saturated to `bits` bits."""
+
+    scale: npt.NDArray[np.float64]
+    """[channels], of the image [1] or [image channels]"""
+    zero: npt.NDArray[np.float64]
+    """as scale, whole numbers"""
+    bits: int
+    signed: bool
+
+
+@dataclass(frozen=True)
 class NetworkInput:
     """The image input of the ONNX graph: its name and `[channels, height, width]`."""
 
@@ -206,3 +219,5 @@ class Network:
     outputs: tuple[NetworkOutput, ...]
     tasks: int
     task_input: str | None
+    lattices: Mapping[str, Lattice] = field(default_factory=dict)
+    """of the image and of values by name, where the graph quantises them (`QuantizeLinear`, `DequantizeLinear`)"""

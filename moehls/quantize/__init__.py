@@ -1,6 +1,7 @@
 """Float network to integer network: calibration, ranges, folding and rounding."""
 
 from moehls.quantize.calibrate import random_calibration
+from moehls.quantize.given import left_to_calibration
 from moehls.quantize.quantizer import quantize
 
-__all__ = ["quantize", "random_calibration"]
+__all__ = ["left_to_calibration", "quantize", "random_calibration"]

@@ -10,10 +10,12 @@ import math
 
 import numpy as np
 
+from moehls.errors import MoehlsError
 from moehls.integer.operations import IntegerAttention, RealArray, Scaling
 from moehls.network.operations import Attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
+from moehls.quantize.given import check_scores, query_grid, signed_grid
 from moehls.quantize.ranges import CONTEXT, GATHERED, PROJECTED, balanced_steps, clipped_range
 
 
@@ -23,6 +25,11 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
         return
     bits = builder.precision.activation_bits
     levels = (1 << bits) - 1
+    if any(name in builder.given for name in (attention.query, attention.key)):
+        for name, grid in zip((attention.query, attention.key), _given_scores(attention, builder), strict=True):
+            builder.add(name, "operand", bits, True, grid)
+        _plan_value(attention, builder, levels)
+        return
     query, key = builder.target(attention.query), builder.target(attention.key)
     low, high = clipped_range(PROJECTED.of(key), PROJECTED.shares, levels)
     key_reach, key_centre = (high - low) / 2, (high + low) / 2
@@ -40,6 +47,31 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
     builder.add(attention.query, "operand", bits, True, Grid(even * split, np.zeros_like(even)))
     key_scale = even / split
     builder.add(attention.key, "operand", bits, True, Grid(key_scale, significant(-key_centre / key_scale)))
+    _plan_value(attention, builder, levels)
+
+
+def _given_scores(attention: Attention, builder: Builder) -> tuple[Grid, Grid]:
+    """Queries and keys on the graph's lattices; where it gives one of the two only, it cannot be kept."""
+    missing = [name for name in (attention.query, attention.key) if name not in builder.given]
+    if missing:
+        raise MoehlsError(
+            f"{attention.name}: the graph quantises one of queries and keys, but not {missing[0]}; quantise both or neither"
+        )
+    query, key = builder.given[attention.query], builder.given[attention.key]
+    grids = (
+        query_grid(query, attention.query, builder.precision),
+        signed_grid(key, attention.key, builder.precision),
+    )
+    check_scores(*grids, attention)
+    return grids
+
+
+def _plan_value(attention: Attention, builder: Builder, levels: int) -> None:
+    bits = builder.precision.activation_bits
+    if attention.value in builder.given:
+        grid = signed_grid(builder.given[attention.value], attention.value, builder.precision)
+        builder.add(attention.value, "operand", bits, True, grid)
+        return
     value = builder.target(attention.value)
     low, high = clipped_range(PROJECTED.of(value), PROJECTED.shares, levels)
     scale = significant(np.maximum((high - low) / levels, 1e-9))
@@ -55,14 +87,18 @@ def convert_attention(attention: Attention, builder: Builder) -> IntegerAttentio
     low, high = clipped_range(futures, CONTEXT.shares + GATHERED.shares, levels)
     least = np.maximum((high - low) / levels, 1e-9)
     wanted = balanced_steps(least, context.std(axis=0), builder.readers(attention.output), builder.weight_limit)
+    given = None
+    if attention.output in builder.given:
+        given = signed_grid(builder.given[attention.output], attention.output, precision)
+        wanted = given.scale
     value = builder.grids[attention.value]
     fine = np.ldexp(value.scale, -precision.context_fraction)
     chosen = factor(fine / wanted, precision.multiplier_bits)
-    scale = fine / chosen.value
-    wanted_offset = -(low + high) / 2 / scale
+    scale = fine / chosen.value if given is None else given.scale
+    wanted_offset = -(low + high) / 2 / scale if given is None else given.offset
     zero = value.offset * 2**precision.context_fraction
     bias = rounded(wanted_offset * scale / fine - zero)
-    offset = (bias + zero) * fine / scale
+    offset = (bias + zero) * fine / scale if given is None else given.offset
     builder.add(attention.output, "operand", precision.activation_bits, True, Grid(scale, offset))
     key, query = builder.grids[attention.key], builder.grids[attention.query]
     factor_of_head = (key.scale * query.scale).reshape(attention.heads, -1)[:, 0]

@@ -5,6 +5,7 @@ Each conversion reads it, adds the grids of the values it makes and gives back o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,11 +14,11 @@ import numpy.typing as npt
 
 from moehls.integer.operations import Format, IntArray, RealArray, Scaling, TensorKind, WeightArray
 from moehls.integer.precision import Precision
-from moehls.network.operations import Experts, Linear
+from moehls.network.operations import Experts, Lattice, Linear
 from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.structure import Structure
-from moehls.quantize.weights import round_weights, second_moments, weight_steps
+from moehls.quantize.weights import lattice_steps, round_weights, second_moments, weight_steps
 
 Number = TypeVar("Number", np.int64, np.float64)
 
@@ -32,6 +33,8 @@ class Builder:
     grids: dict[str, Grid] = field(default_factory=dict)
     """of operands and fine values"""
     formats: dict[str, Format] = field(default_factory=dict)
+    given: Mapping[str, Lattice] = field(default_factory=dict)
+    """the graph's own lattices, by value; matrices that read one keep the graph's bias"""
     turns: dict[str, RealArray] = field(default_factory=dict)
     """`[channels, channels]` by which the real value of that name is multiplied (`x · turnᵀ`) before it is quantised"""
 
@@ -129,7 +132,8 @@ def quantise_rows(
     room = 1 << (precision.accumulator_bits - 1)
     scaled = weight * grid.scale
     plain = bias + weight @ grid.base
-    step = weight_steps(scaled, np.diag(covariance), limit)
+    own = lattice_steps(scaled, limit)
+    step = np.where(own > 0, own, weight_steps(scaled, np.diag(covariance), limit))
     step = np.maximum(step, np.maximum(np.abs(plain + offset * unit) * 4 / room, np.ldexp(unit, -30)))
     while True:
         chosen = factor(step / unit, precision.multiplier_bits)

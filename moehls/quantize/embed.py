@@ -6,19 +6,25 @@ import numpy as np
 
 from moehls.integer.operations import IntegerEmbed, IntegerInput, RealArray
 from moehls.integer.precision import Precision
-from moehls.network.operations import Embed, FloatArray, NetworkInput
+from moehls.network.operations import Embed, FloatArray, Lattice, NetworkInput
 from moehls.quantize.builder import Builder, flat, narrow, quantise_rows
 from moehls.quantize.fixed_point import Grid, rounded, significant
+from moehls.quantize.given import pixel_lattice
 
 _PIXEL_LEVELS = 255
 """images are made of 8-bit pixels, whatever the precision"""
 
 
-def integer_input(source: NetworkInput, embed: Embed, images: FloatArray, precision: Precision) -> IntegerInput:
-    """The pixel grid of each image channel: the 8-bit lattice the images lie on, where they lie on one."""
+def integer_input(
+    source: NetworkInput, embed: Embed, images: FloatArray, precision: Precision, given: Lattice | None = None
+) -> IntegerInput:
+    """The pixel grid of each image channel: the graph's, or the 8-bit lattice the images lie on, where they lie on one."""
+    _, _, rows, columns = embed.weight.shape
+    if given is not None:
+        scale, offset = pixel_lattice(given, source.shape[0], precision)
+        return IntegerInput(source.name, source.shape, (rows, columns), scale, offset)
     lattices = [_lattice(images[:, c].reshape(-1).astype(np.float64), precision) for c in range(source.shape[0])]
     scale, offset = (np.array(column) for column in zip(*lattices, strict=True))
-    _, _, rows, columns = embed.weight.shape
     return IntegerInput(source.name, source.shape, (rows, columns), scale, offset)
 
 
@@ -79,7 +85,10 @@ def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> Integ
     constant = embed.position.astype(np.float64)
     constant[:prefix] += embed.prefix
     target = builder.data.real(embed.output).mean(axis=0)[prefix:]
-    constant[prefix:] = target - pixels.mean(axis=0) @ rows.weight.T * rows.step
+    if embed.input in builder.given:
+        constant[prefix:] += embed.bias + weight @ grid.base
+    else:
+        constant[prefix:] = target - pixels.mean(axis=0) @ rows.weight.T * rows.step
     limit = (1 << (precision.residual_bits - 1)) - 1
     builder.add_residual(embed.output, channels)
     return IntegerEmbed(

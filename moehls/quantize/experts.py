@@ -75,6 +75,7 @@ def _inner(
 ) -> _Inner:
     """What expert e does before the activation, calibrated on `rows`, `own` of which chose it."""
     precision, grid, trust = builder.precision, builder.grids[experts.input], own / (own + _FEW)
+    trust = 0.0 if experts.input in builder.given else trust
     largest, second = (1 << precision.activation_bits) - 1, [experts.second_weight[e].astype(np.float64)]
 
     def layer(weight: FloatArray, bias: FloatArray) -> tuple[RealArray, RealArray, RealArray]:
@@ -123,7 +124,7 @@ def _second(
     target = inner.hidden @ weight.T + bias
     unit = np.full(len(bias), builder.residual * 2.0**-precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
-    trust = own / (own + _FEW)
+    trust = 0.0 if experts.input in builder.given else own / (own + _FEW)
     return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)
 
 

@@ -23,6 +23,7 @@ from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid, significant
+from moehls.quantize.given import given_activation
 from moehls.quantize.ranges import ACTIVATED, PROJECTED, balanced_steps, clipped_range
 from moehls.quantize.structure import AttentionInputStep, GatedStep, GeluStep, OutputStep, ResidualStep, UpStep
 
@@ -63,8 +64,12 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
     precision, form = builder.precision, step.gelu.form
     unit = np.full(len(step.linear.bias), 2.0**-precision.gelu_fraction)
     rows = _rows(step.linear, builder, unit, builder.target(step.linear.output))
-    wanted = gelu_steps(builder.target(step.linear.output), builder.readers(step.gelu.output), form, precision)
-    epilogue, grid = gelu_grid(wanted, form, precision)
+    given = builder.given.get(step.gelu.output)
+    if given is None:
+        wanted = gelu_steps(builder.target(step.linear.output), builder.readers(step.gelu.output), form, precision)
+        epilogue, grid = gelu_grid(wanted, form, precision)
+    else:
+        epilogue, grid = given_activation(given, step.gelu.output, form, precision)
     builder.add(step.gelu.output, "operand", precision.activation_bits, False, grid)
     return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
 
@@ -166,7 +171,7 @@ def _rows(
         (1 << builder.precision.activation_bits) - 1,
         builder.precision,
         offset,
-        target,
+        None if linear.input in builder.given else target,
     )
 
 

@@ -8,6 +8,7 @@ from moehls.integer.operations import IntegerNorm, Scaling
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
+from moehls.quantize.given import signed_grid
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
 from moehls.quantize.structure import NormStep
 
@@ -30,15 +31,19 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
     operand_step = balanced_steps(
         (high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit
     )
+    given = builder.given.get(step.output) or builder.given.get(step.norm.output)
+    grid = None if given is None else signed_grid(given, step.output, precision)
+    if grid is not None:
+        operand_step = grid.scale
     gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
     one = float(1 << precision.norm_fraction)
     fine_step = np.ldexp(operand_step, -precision.fine_shift)
     chosen = factor(np.maximum(np.abs(gain) / (fine_step * one), 2.0**-_LARGEST_SHIFT), _GAIN_BITS, _LARGEST_SHIFT)
-    scale = np.where(gain == 0, fine_step, np.abs(gain) / (chosen.value * one))
+    scale = np.where(gain == 0, fine_step, np.abs(gain) / (chosen.value * one)) if grid is None else fine_step
     multiplier = np.sign(gain).astype(np.int64) * chosen.multiplier
-    middle = -(low + high) / 2 / scale
+    middle = -(low + high) / 2 / scale if grid is None else np.ldexp(grid.offset, precision.fine_shift)
     integer_bias = rounded(np.ldexp(bias / scale + middle, chosen.shift))
-    offset = np.ldexp(integer_bias.astype(np.float64), -chosen.shift) - bias / scale
+    offset = np.ldexp(integer_bias.astype(np.float64), -chosen.shift) - bias / scale if grid is None else middle
     fine = fine_name(step.output)
     builder.add(fine, "fine", precision.fine_bits, True, Grid(scale, offset))
     wide = 2.0**precision.fine_shift

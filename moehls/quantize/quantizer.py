@@ -71,7 +71,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
     found = structure(network)
     embed = next(step for step in found.steps if isinstance(step, Embed))
     images = checked(network, images, len(embed.position))
-    source = integer_input(network.input, embed, images, precision)
+    source = integer_input(network.input, embed, images, precision, network.lattices.get(network.input.name))
     outputs = tuple(
         IntegerOutput(o.name, fine_name(o.value) if _is_norm(o.value, found.steps) else o.value, o.shape)
         for o in network.outputs
@@ -79,7 +79,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
     largest = max(residual_range(network, images, found.residuals), constant_range(embed, source))
     unit = float(significant(_RESIDUAL_HEADROOM * largest / ((1 << (precision.residual_bits - 1)) - 1)))
     data = Trajectories(network, images)
-    builder = Builder(precision, found, data, unit)
+    builder = Builder(precision, found, data, unit, given=network.lattices)
 
     def assembled(operations: tuple[IntegerOperation, ...], formats: dict[str, Format]) -> IntegerNetwork:
         return IntegerNetwork(

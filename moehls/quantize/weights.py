@@ -15,6 +15,7 @@ from moehls.integer.operations import IntArray, RealArray
 
 _DAMPING = 0.01
 _BLOCK = 64
+_LEVELS, _PROBES, _ROUNDING = 127, 8, 1e-4
 _CLIPS = np.arange(1.0, 0.45, -0.05)
 
 
@@ -43,6 +44,27 @@ def weight_steps(weight: RealArray, variance: RealArray, limit: int) -> RealArra
         better = error < least * (1 - 1e-9)
         best, least = np.where(better, step, best), np.where(better, error, least)
     return best
+
+
+def lattice_steps(weight: RealArray, limit: int) -> RealArray:
+    """The step `[out]` of each row that holds integer multiples of one step, as weights do that were quantised before; else 0.
+
+    Of several steps the largest, so that the integers are as small as can be. Only steps of at most 127 levels are looked for.
+    """
+    largest: RealArray = np.abs(weight).max(axis=1, initial=0.0)
+    found: RealArray = np.zeros_like(largest)
+    columns = np.argsort(-np.abs(weight), axis=1, kind="stable")[:, :_PROBES]
+    probes = np.take_along_axis(weight, columns, axis=1) / np.where(largest > 0, largest, 1.0)[:, None]
+    for levels in range(1, min(limit, _LEVELS) + 1):
+        rows = np.flatnonzero((found == 0) & (largest > 0) & _whole(probes * levels))
+        rows = rows[_whole(weight[rows] / largest[rows, None] * levels)]
+        found[rows] = largest[rows] / levels
+    return found
+
+
+def _whole(x: RealArray) -> npt.NDArray[np.bool_]:
+    """Which rows are whole numbers, but for float32's rounding."""
+    return np.asarray((np.abs(x - np.rint(x)) <= _ROUNDING).all(axis=1))
 
 
 def round_weights(weight: RealArray, step: RealArray, covariance: RealArray, limit: int) -> IntArray:

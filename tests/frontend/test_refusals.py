@@ -289,9 +289,10 @@ def quantised(graph: onnx.GraphProto) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "step"))
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero_point"))
     norm = nodes(graph, "LayerNormalization")[0]
-    insert_after(graph, norm, helper.make_node("QuantizeLinear", ["", "step", "zero_point"], [""], name="beyond"))
-    quantise = nodes(graph, "QuantizeLinear")[0]
-    insert_after(graph, quantise, helper.make_node("DequantizeLinear", ["", "step", "zero_point"], [""], name="back"))
+    insert_after(graph, norm, helper.make_node("DynamicQuantizeLinear", [""], [""], name="beyond"))
+    dynamic = nodes(graph, "DynamicQuantizeLinear")[0]
+    dynamic.output.extend(["dynamic_step", "dynamic_zero"])
+    insert_after(graph, dynamic, helper.make_node("DequantizeLinear", ["", "step", "zero_point"], [""], name="back"))
 
 
 def gated(graph: onnx.GraphProto) -> None:
@@ -318,7 +319,7 @@ def convolution(graph: onnx.GraphProto) -> None:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (quantised, "quantised already"),
+        (quantised, "dynamic scale"),
         (gated, "not an activation and a linear map"),
         (convolution, "convolution of tokens"),
     ],

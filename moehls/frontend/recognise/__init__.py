@@ -23,6 +23,7 @@ from moehls.frontend.recognise import (
     moe,
     patch_embedding,
     pool,
+    quantised,
     residual,
     routing,
     shared,
@@ -32,6 +33,7 @@ from moehls.frontend.recognise import (
 )
 
 _MODULES = (
+    quantised,
     patch_embedding,
     attention,
     pool,

@@ -73,7 +73,7 @@ def read_gated(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
                 "write a gated MLP as activation(gate(x)) * up(x)",
             )
         joint_selector(value.pre.selector, other.selector)
-        return replace(value, up=other)
+        return replace(value, up=other, grid=None)
     return None
 
 

@@ -113,10 +113,18 @@ def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: f
     if query.layout.tokens != key.layout.tokens:
         raise UnsupportedError("queries and keys are not of the same tokens", _REMEDY)
     scale *= query.factor * key.factor
-    q = builder.linear(replace(query, factor=1.0), "query")
-    k = builder.linear(replace(key, factor=1.0), "key")
+    q = builder.linear(_without_factor(query), "query")
+    k = builder.linear(_without_factor(key), "key")
     v = builder.linear(value, "value")
     return rows(builder.attention(q, k, v, heads, scale), value.layout)
+
+
+def _without_factor(value: Affine) -> Affine:
+    """The value over its factor, and the integers that the graph gives it with it."""
+    grid = value.grid if value.factor > 0 else None
+    if grid is not None:
+        grid = replace(grid, scale=grid.scale / value.factor)
+    return replace(value, factor=1.0, grid=grid)
 
 
 def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Result:

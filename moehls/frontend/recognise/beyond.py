@@ -10,10 +10,11 @@ from moehls.frontend.values import Pixels, Value
 
 _REASONS: tuple[tuple[str, str, str], ...] = (
     (
-        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul MatMulInteger "
-        "com.microsoft::QAttention com.microsoft::MatMulNBits com.microsoft::QMoE",
-        "the graph is quantised already; its scales are not taken over",
-        "export the float model: moehls quantises it itself",
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearMatMul QLinearConv QGemm MatMulInteger ConvInteger "
+        "com.microsoft::QAttention com.microsoft::MatMulNBits com.microsoft::QMoE com.microsoft::QGemm "
+        "com.microsoft::DynamicQuantizeMatMul com.microsoft::MatMulIntegerToFloat com.microsoft::QLinearAdd",
+        "an operator of integers, or a dynamic scale; only QuantizeLinear with DequantizeLinear and constant scales are read",
+        "export the float model, or quantise statically in the QDQ format (quant_format=QuantFormat.QDQ)",
     ),
     (
         "HardSwish Elu Selu LeakyRelu Mish HardSigmoid",

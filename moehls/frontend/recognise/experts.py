@@ -65,7 +65,7 @@ def read_gathered_bias(context: Context, node: ir.Node, inputs: list[Value]) -> 
         selector = joint_selector(wide.selector, Selector(other.index.source, samples))
         if isinstance(wide, Affine):
             wide = folded(wide)
-            return replace(wide, bias=wide.bias + bias, selector=selector)
+            return replace(wide, bias=wide.bias + bias, selector=selector, grid=None)
         if wide.coefficient is not None:
             return None
         return replace(wide, second_bias=wide.second_bias + bias, selector=selector)

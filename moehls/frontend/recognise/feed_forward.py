@@ -24,6 +24,7 @@ from moehls.frontend.contraction import (
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.values import FeedForward, Gathered, Hidden, Pointwise, Value, restructure, shape_of
+from moehls.network.operations import Lattice
 
 
 def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward:
@@ -59,6 +60,12 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
             raise LayoutError("expert choices differ along the hidden channels")
         moved = tuple(arrange(sample.squeeze(p.summed), kept, p.out) for sample in selector.samples)
         selector = replace(selector, samples=moved)
+    lattice = None
+    if value.grid is not None:
+        arrays = [along_hidden(array[..., None], [*left, VARIANT], []) for array in (value.grid.scale, value.grid.zero)]
+        if all(array.size == hidden for array in arrays):
+            scale, zero = (array.reshape(hidden).astype(np.float64) for array in arrays)
+            lattice = Lattice(scale, zero, value.grid.bits, value.grid.signed)
     return FeedForward(
         p.layout,
         pre.base,
@@ -70,6 +77,7 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
         joint_selector(selector, p.selector),
         up=up,
         up_bias=up_bias,
+        grid=lattice,
     )
 
 

@@ -170,8 +170,8 @@ def read_affine(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         if table.shape[0] != 1 or not _over_channels(token.layout, table[0].shape):
             return None
         if node.op_type == "Mul":
-            return replace(token, weight=token.weight * vector, bias=token.bias * vector)
-        return replace(token, bias=token.bias + vector)
+            return replace(token, weight=token.weight * vector, bias=token.bias * vector, grid=None)
+        return replace(token, bias=token.bias + vector, grid=None)
     return None
 
 

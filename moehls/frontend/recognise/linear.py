@@ -72,19 +72,19 @@ def add_table(value: Affine, table: Array) -> Affine:
     value = folded(_broadcast(value, table))
     selector = Selector("task") if table.shape[0] > 1 else None
     bias = value.bias + invariant(value.layout, table)
-    return replace(value, bias=bias, selector=joint_selector(value.selector, selector))
+    return replace(value, bias=bias, selector=joint_selector(value.selector, selector), grid=None)
 
 
 def scale_table(value: Affine, table: Array) -> Affine:
     """Multiply by a constant: a scalar stays a factor, a vector scales the weights."""
     if table.size == 1 and value.layout.shape == np.broadcast_shapes(value.layout.shape, table.shape[1:]):
-        return replace(value, factor=value.factor * float(table.reshape(-1)[0]))
+        return replace(value, factor=value.factor * float(table.reshape(-1)[0]), grid=None)
     if table.shape[0] > 1:
         raise LayoutError("tokens are scaled by a factor that depends on the task")
     value = with_weight(folded(_broadcast(value, table)))
     assert value.weight is not None
     scale = invariant(value.layout, table)
-    return replace(value, weight=value.weight * scale[..., None], bias=value.bias * scale)
+    return replace(value, weight=value.weight * scale[..., None], bias=value.bias * scale, grid=None)
 
 
 def _broadcast(value: Affine, table: Array) -> Affine:
@@ -99,7 +99,9 @@ def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         if table is None or shape_of(token) is None or table_of(token) is not None:
             continue
         if node.op_type == "Sub" and other is inputs[0]:
-            return add_table(replace(token, factor=-token.factor), table) if isinstance(token, Affine) else None
+            return (
+                add_table(replace(token, factor=-token.factor, grid=None), table) if isinstance(token, Affine) else None
+            )
         same_shape = np.broadcast_shapes(shape_of(token) or (), table.shape[1:]) == shape_of(token)
         if not table.any() and same_shape:
             return token

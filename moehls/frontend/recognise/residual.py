@@ -30,7 +30,7 @@ def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             return None
         factor = float(other.array.reshape(-1)[0])
         factor = 1 / factor if node.op_type == "Div" else factor
-        scaled = [replace(part, factor=part.factor * factor) for part in parts if isinstance(part, Affine)]
+        scaled = [replace(part, factor=part.factor * factor, grid=None) for part in parts if isinstance(part, Affine)]
         return Sum(*scaled) if len(scaled) == 2 else None
     return None
 
