@@ -24,6 +24,7 @@ from moehls.network.operations import (
     FloatArray,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
     NetworkOutput,
     Operation,
@@ -32,7 +33,7 @@ from moehls.network.operations import (
 )
 
 _NAMES = {"name", "input", "output", "left", "right", "query", "key", "value", "routing"}
-_HEAD = (Linear, Activation, LayerNorm, SelectTokens)
+_HEAD = (Linear, Activation, LayerNorm, SelectTokens, MeanTokens)
 """what may lie between the backbone and an output of one task"""
 _GATE = {"weight", "bias"}
 _REMEDY = "export tasks of one model, which differ in the weights of their gates and in their heads only"

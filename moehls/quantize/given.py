@@ -20,6 +20,7 @@ from moehls.network.operations import (
     Lattice,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
 )
 from moehls.quantize.fixed_point import Grid, rounded
@@ -127,10 +128,11 @@ def left_to_calibration(network: Network) -> tuple[str, ...]:
         return ()
     found = [] if network.input.name in network.lattices else [network.input.name]
     inputs = {name for o in network.operations if isinstance(o, Attention) for name in (o.query, o.key, o.value)}
+    norms = {o.output for o in network.operations if isinstance(o, LayerNorm)}
     for operation in network.operations:
-        operand = isinstance(operation, (LayerNorm, Attention, Activation)) or (
-            isinstance(operation, Linear) and operation.output in inputs
-        )
+        of_norm = isinstance(operation, MeanTokens) and operation.input in norms
+        of_attention = isinstance(operation, Linear) and operation.output in inputs
+        operand = of_norm or of_attention or isinstance(operation, (LayerNorm, Attention, Activation))
         if operand and operation.output not in network.lattices:
             found.append(operation.name)
         if isinstance(operation, Experts):

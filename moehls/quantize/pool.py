@@ -7,6 +7,7 @@ import numpy as np
 from moehls.integer.operations import IntegerPool, Scaling
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
+from moehls.quantize.given import signed_grid
 from moehls.quantize.norm import fine_name
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
 from moehls.quantize.structure import PoolStep
@@ -31,15 +32,20 @@ def convert_pool(step: PoolStep, builder: Builder) -> IntegerPool:
             builder.readers(mean.output),
             builder.weight_limit,
         )
+        given = builder.given.get(mean.output)
+        own = None if given is None else signed_grid(given, mean.output, precision)
+        wanted = wanted if own is None else own.scale
     else:
         top = (1 << (precision.residual_bits - 1)) - 1
         wanted = np.full(x.shape[1], max(_HEADROOM * float(np.abs(x).max()) / top, builder.residual * 2.0**-8))
     chosen = factor(grid.scale / count / significant(wanted), precision.multiplier_bits)
     scale = grid.scale / count / chosen.value
     if step.of_norm:
-        # the middle of the range becomes the integer 0
-        bias = rounded(-((low + high) / 2 / grid.scale + grid.offset) * count)
-        offset = (grid.offset * count + bias) * chosen.value
+        if own is not None:
+            bias, scale, offset = rounded(own.offset / chosen.value - grid.offset * count), own.scale, own.offset
+        else:  # the middle of the range becomes the integer 0
+            bias = rounded(-((low + high) / 2 / grid.scale + grid.offset) * count)
+            offset = (grid.offset * count + bias) * chosen.value
         builder.add(mean.output, "operand", precision.activation_bits, True, Grid(scale, offset))
     else:
         bias = np.zeros(x.shape[1], np.int64)

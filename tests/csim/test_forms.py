@@ -23,6 +23,17 @@ FORMS = (
     "mean_then_norm-ts17",
     "mean_of_patches-dynamo20",
 )
+WHOLE = (
+    "timm_registers-dynamo20",
+    "transformers_deit_teacher-ts17",
+    "transformers_dinov2_registers-dynamo20",
+    "tokens_projected-ts17",
+    "task_some-dynamo20",
+    "task_outputs-ts17",
+    "qdq_timm_vit-ts17",
+    "qdq_experts-dynamo20",
+)
+"""graphs of other people's code; all forms are in the table of docs/frontend.md"""
 
 
 def sqnr(network: Network, precision: Precision) -> float:
@@ -45,6 +56,15 @@ def test_a_form_is_exact_in_cpp(
     check(integer)
     for task in range(network.tasks):
         assert_equals_reference(accelerators[shape], integer, task)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_graph_of_the_front_end_is_exact_in_cpp(accelerators: dict[str, Accelerator], name: str) -> None:
+    network = read_network(fixture(name), {})
+    integer = quantize(network, random_calibration(network, 0), W8A8)
+    check(integer)
+    for task in range(network.tasks):
+        assert_equals_reference(accelerators["more"], integer, task)
 
 
 @pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)

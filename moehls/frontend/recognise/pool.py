@@ -45,7 +45,7 @@ def read_pool(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         return np.squeeze(array, positions)
 
     base = context.builder.mean(rows.base)
-    pooled = replace(restructure(rows, drop_dims(layout, axes, keep), move), base=base)
+    pooled = replace(restructure(rows, drop_dims(layout, axes, keep), move), base=base, grid=None)
     return replace(pooled, factor=pooled.factor * layout.tokens) if node.op_type == "ReduceSum" else pooled
 
 
