@@ -21,6 +21,7 @@ from moehls.network.operations import (
     LayerNorm,
     Linear,
     MeanTokens,
+    Multiply,
     Network,
 )
 from moehls.quantize.fixed_point import Grid, rounded
@@ -128,11 +129,13 @@ def left_to_calibration(network: Network) -> tuple[str, ...]:
         return ()
     found = [] if network.input.name in network.lattices else [network.input.name]
     inputs = {name for o in network.operations if isinstance(o, Attention) for name in (o.query, o.key, o.value)}
+    gated = {name for o in network.operations if isinstance(o, Multiply) for name in (o.left, o.right)}
     norms = {o.output for o in network.operations if isinstance(o, LayerNorm)}
     for operation in network.operations:
         of_norm = isinstance(operation, MeanTokens) and operation.input in norms
         of_attention = isinstance(operation, Linear) and operation.output in inputs
-        operand = of_norm or of_attention or isinstance(operation, (LayerNorm, Attention, Activation))
+        activated = isinstance(operation, Activation) and operation.output not in gated
+        operand = of_norm or of_attention or activated or isinstance(operation, (LayerNorm, Attention, Multiply))
         if operand and operation.output not in network.lattices:
             found.append(operation.name)
         if isinstance(operation, Experts):

@@ -77,7 +77,7 @@ def exact_in_cpp(file: Path) -> str:
         for task in range(integer.tasks):
             assert_equals_reference(accelerator(integer.precision.name, integer.activation), integer, task)
     except (MoehlsError, AssertionError) as error:
-        return f"no: {str(error).splitlines()[0]}"
+        return f"no: {next(filter(str.strip, str(error).splitlines()), type(error).__name__)}"
     return integer.precision.name
 
 
@@ -96,8 +96,9 @@ def _integer(network: Network) -> IntegerNetwork:
 
 @cache
 def accelerator(precision: str, form: ActivationForm) -> Accelerator:
-    """One compiled accelerator that takes every fixture."""
-    shape = replace(SHAPES[_SHAPES[precision]], max_tokens=_TOKENS)
+    """One compiled accelerator that takes every fixture: with every part that a shape can have."""
+    parts = {name: True for name, value in vars(SHAPES[_SHAPES[precision]]).items() if isinstance(value, bool)}
+    shape = replace(SHAPES[_SHAPES[precision]], max_tokens=_TOKENS, **parts)
     folder = Path(tempfile.mkdtemp(prefix="moehls-table-"))
     emit_hls(shape, form, folder)
     return Accelerator(shape, folder, build(folder))
