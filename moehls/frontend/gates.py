@@ -116,7 +116,8 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
             return MatchedExperts(used, normalisation, arrays)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
-        "nor over the chosen ones gives them on sampled logits; a threshold on the gate or a capacity that drops tokens shows so"
+        "nor over the chosen ones gives them on sampled logits; a threshold on the gate, a capacity that drops tokens "
+        "or groups of experts that exclude others show so"
     )
 
 

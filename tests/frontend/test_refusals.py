@@ -152,11 +152,11 @@ def test_a_moe_operator_of_another_kind(tmp_path: Path, attribute: str) -> None:
         (moe,) = nodes(graph, "MoE")
         for each in moe.attribute:
             if each.name == attribute:
-                each.CopyFrom(helper.make_attribute(attribute, "silu" if attribute == "activation_type" else 9))
+                each.CopyFrom(helper.make_attribute(attribute, "swiglu" if attribute == "activation_type" else 9))
 
     (refusal,) = refusals("ort_moe-dynamo20", tmp_path, edit)
     assert refusal.name == "moe"
-    assert "activation silu" in refusal.reason or "9 of 4 experts" in refusal.reason
+    assert "activation swiglu" in refusal.reason or "9 of 4 experts" in refusal.reason
 
 
 @pytest.mark.parametrize("name", ["ort_attention-ts17", "ort_multi_head-ts17"])
@@ -371,3 +371,25 @@ def test_a_router_with_sigmoids_is_refused_once(tmp_path: Path) -> None:
     (refusal,) = refusals("gated_experts_loop-dynamo20", tmp_path, edit)
     assert refusal.op == "TopK"
     assert "sigmoids of the logits" in refusal.reason
+
+
+def test_a_norm_of_heads_is_refused_with_what_to_change(tmp_path: Path) -> None:
+    """qk-norm: a norm over the four channels of a head, put on the queries."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "head_weight"))
+        scores = next(node for node in graph.node if node.op_type == "MatMul" and reads_heads(node, graph))
+        norm = helper.make_node("LayerNormalization", [scores.input[0], "head_weight"], ["normed"], name="q_norm")
+        graph.node.insert(list(graph.node).index(scores), norm)
+        scores.input[0] = "normed"
+
+    (refusal,) = refusals("three_matrices-dynamo20", tmp_path, edit)
+    assert refusal.name == "q_norm"
+    assert "qk-norm" in refusal.reason
+    assert "without qk-norm" in refusal.remedy
+
+
+def reads_heads(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether both operands of a product are transposed: queries and keys a head."""
+    makers = {name: other.op_type for other in graph.node for name in other.output}
+    return all(makers.get(name) in ("Transpose", "Mul") for name in node.input)

@@ -12,6 +12,7 @@ import pytest
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
+    GatedRequantise,
     GeluRequantise,
     IntegerAttention,
     IntegerEmbed,
@@ -152,6 +153,48 @@ BROKEN: dict[str, tuple[Callable[[], IntegerNetwork], str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_invariant_is_named(name: str) -> None:
     make, message = BROKEN[name]
+    with pytest.raises(MoehlsError) as caught:
+        check(make())
+    assert message in str(caught.value)
+
+
+GATED = random_integer_network(1, W8A8, Sizes(tokens=5, gated=True, centred=False))
+
+
+def gated(kind: type, **fields: Any) -> IntegerNetwork:
+    """GATED with fields of its operations of a kind changed, of linears the gated ones."""
+
+    def change(o: Any) -> Any:
+        wanted = isinstance(o, kind) and (kind is not IntegerLinear or isinstance(o.epilogue, GatedRequantise))
+        return replace(o, **{k: f(getattr(o, k)) for k, f in fields.items()}) if wanted else o
+
+    return replace(GATED, operations=tuple(map(change, GATED.operations)))
+
+
+BROKEN_GATES: dict[str, tuple[Callable[[], IntegerNetwork], str]] = {
+    "multiplies an unsigned operand": (
+        lambda: gated(IntegerLinear, epilogue=lambda e: replace(e, up="layer0.norm2.operand")),
+        "must be signed and of one shape",
+    ),
+    "multiplies what is not there": (
+        lambda: gated(IntegerLinear, epilogue=lambda e: replace(e, up="nothing")),
+        "no earlier operation writes",
+    ),
+    "offset": (lambda: gated(IntegerExperts, gelu=lambda g: replace(g, offset=1)), "offset 0"),
+    "no scaling": (lambda: gated(IntegerExperts, up_scaling=lambda s: None), "need an up_scaling"),
+    "up overflow": (
+        lambda: gated(IntegerExperts, up_scaling=lambda s: replace(s, bias=s.bias * 0 + 2**31 - 1)),
+        "the accumulator can reach",
+    ),
+    "up shape": (lambda: gated(IntegerExperts, up_weight=lambda w: w[:, 1:]), "weight is int8"),
+    "more experts than columns": (lambda: gated(IntegerRoute, weight=lambda w: w[:, :1], k=lambda k: 1), "int64"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_GATES)
+def test_broken_invariant_of_gated_layers_is_named(name: str) -> None:
+    check(GATED)
+    make, message = BROKEN_GATES[name]
     with pytest.raises(MoehlsError) as caught:
         check(make())
     assert message in str(caught.value)

@@ -97,7 +97,7 @@ def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         if not pointwise:
             return None
         if not same_operand(left.operand, right.operand):
-            if node.op_type != "Mul":
+            if node.op_type != "Mul" or left.operand.base.stand_in or right.operand.base.stand_in:
                 return None
             raise UnsupportedError(
                 "two functions of tokens are multiplied that are not an activation and a linear map",

@@ -24,7 +24,10 @@ def token_rows(context: Context, value: Value) -> Affine | None:
     plain = context.builder.materialise(value)
     last = plain.layout.dims[-1]
     if len(last) < 1 or any(axis.token for axis in last) or plain.layout.features != plain.layout.shape[-1]:
-        raise LayoutError("normalisation does not run over all channels of a token (a head's only, as qk-norm does)")
+        raise UnsupportedError(
+            "normalisation does not run over all channels of a token (a head's only, as qk-norm does)",
+            "train without qk-norm (timm: qk_norm=False); a norm reads the residual stream",
+        )
     return plain
 
 
