@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from moehls.errors import MoehlsError
 from moehls.rtl import llvm
 from moehls.rtl.build import build_process
+from moehls.rtl.flow_control import FlowControl, flow_control
 from moehls.rtl.frontend import Design
 from moehls.rtl.ir import Memory, Process, refuse
 from moehls.rtl.narrow import balance, demands, narrow
 from moehls.rtl.pointers import Resolver, Shape, StreamShape, object_shape
+from moehls.rtl.registers import free_writes
 from moehls.rtl.schedule import Schedule, schedule
 
 MOVERS = ("burst_read", "burst_write")
@@ -37,6 +39,7 @@ class Unit:
     shapes: dict[str, Shape] = field(default_factory=dict)
     process: Process | None = None
     schedule: Schedule | None = None
+    flow: FlowControl | None = None
     instances: list[Instance] = field(default_factory=list)
     declared: dict[str, StreamShape] = field(default_factory=dict)
     """streams a region declares"""
@@ -64,6 +67,9 @@ class Elaborator:
         self.module = design.module
         self.units: dict[str, Unit] = {}
         self.names: set[str] = set()
+        self.slacks: dict[tuple[str, ...], int] = {}
+        """by stream: words that may be under way to it when it is full"""
+        self._users: dict[tuple[str, str, str], set[tuple[str, str]]] = {}
 
     def unit(self, function: str, shapes: Mapping[str, Shape]) -> Unit:
         if function not in self.units:
@@ -205,28 +211,69 @@ class Elaborator:
                     }
                     narrow(unit.process, wanted)
         self.widths = self._reader_widths()
+        self._count_users()
         for unit in order:
             if unit.process is not None:
-                unit.schedule = schedule(unit.process, period)
+                free_writes(unit.process)
+                unit.schedule = schedule(unit.process, period, self._sharing(unit))
+                unit.flow = flow_control(unit.process, unit.schedule)
+                for port in unit.flow.checks:
+                    key = self._object(unit, port)
+                    self.slacks[key] = max(self.slacks.get(key, 0), unit.flow.slack(unit.schedule, port))
+
+    def _sharing(self, unit: Unit) -> dict[tuple[str, str], int]:
+        """By memory of a process: users of its "read" and "write" ports, and memories that its "word" may come from."""
+        assert unit.process is not None
+        found: dict[tuple[str, str], int] = {}
+        for local, memory in unit.process.memories.items():
+            objects = self._memories_of(unit, unit.process.objects[local])
+            counts = {way: max(len(self._users.get((*o, way), ())) for o in objects) for way in ("read", "write")}
+            found |= {(memory.name, way): n for way, n in (*counts.items(), ("word", len(objects))) if n > 1}
+        return found
+
+    def _count_users(self) -> None:
+        """By memory of a program and way: the processes and parameters that use it."""
+        users: dict[tuple[str, str, str], set[tuple[str, str]]] = defaultdict(set)
+        for unit in self.units.values():
+            for a in unit.process.accesses if unit.process is not None else ():
+                if a.kind in ("mread", "mwrite"):
+                    assert unit.process is not None
+                    name = unit.process.objects[a.port.split(".")[0]]
+                    for object_ in self._memories_of(unit, name):
+                        users[*object_, a.port.split(".")[2]].add((unit.name, name))
+        self._users = dict(users)
+
+    def _memories_of(self, unit: Unit, name: str) -> set[tuple[str, str]]:
+        """(program, memory) that a parameter or variable of a unit may mean."""
+        found: set[tuple[str, str]] = set()
+        for caller in self.units.values():
+            for instance in caller.instances:
+                if instance.unit is unit and name in instance.pointers:
+                    found |= self._memories_of(caller, instance.pointers[name][0])
+            for call in caller.process.calls if caller.process is not None else ():
+                if call.function == unit.function and name in dict(call.pointers):
+                    found.add((caller.name, dict(call.pointers)[name]))
+        return found or {(unit.name, name)}
 
     def _object(self, unit: Unit, port: str) -> tuple[str, ...]:
         """What a port is connected to, wherever it is declared."""
         assert unit.process is not None
         base = unit.process.port_base(port)
-        return self._declared(unit, base[0], base[1])
+        return self.declared(unit, base[0], base[1])
 
-    def _declared(self, unit: Unit, name: str, lane: int) -> tuple[str, ...]:
+    def declared(self, unit: Unit, name: str, lane: int) -> tuple[str, ...]:
+        """Where a stream or memory of a unit is declared, as the key of `widths` and `slacks`."""
         for caller in self.units.values():
             for instance in caller.instances:
                 if instance.unit is unit and name in instance.pointers:
                     actual, first = instance.pointers[name]
-                    return self._declared(caller, actual, first + lane)
+                    return self.declared(caller, actual, first + lane)
             if caller.process is not None:
                 for call in caller.process.calls:
                     if call.function == unit.function:
                         bound = dict(call.pointers).get(name)
                         if bound is not None and isinstance(caller.process.shapes[bound], StreamShape):
-                            return self._declared(caller, bound, lane)
+                            return self.declared(caller, bound, lane)
                         if bound is not None:
                             return ("memories of", caller.name, self.group(caller, bound))
         shape = unit.shapes.get(name) or (unit.process.shapes.get(name) if unit.process else None)
@@ -253,7 +300,7 @@ class Elaborator:
                 if instance.unit.role in MOVERS:
                     for actual, lane in instance.pointers.values():
                         if isinstance(unit.shapes.get(actual), StreamShape):
-                            found[self._declared(unit, actual, lane)] = BEAT_BITS
+                            found[self.declared(unit, actual, lane)] = BEAT_BITS
             if unit.process is None:
                 continue
             _, named = demands(unit.process, {})

@@ -1,8 +1,9 @@
 """A scheduled process as a SystemVerilog module.
 
-The pipeline is elastic and in order: stage i moves on (`advance_i`) when nothing holds it there (`hold_i`) and the next stage
-is free. Stage 0 starts a step; which one is known from the stage where its condition is. Signals keep the source's names;
-`x_s3` is x as it has travelled to stage 3.
+The pipeline keeps the order of its tokens. In its front (`flow_control`) stage i stands still (`stall_i`) while something holds
+a token in it or in a later stage of the front, and moves on (`advance_i`) otherwise; behind the front every stage moves every
+cycle. Stage 0 starts a step; which one is known from the stage where its condition is. Signals keep the source's names; `x_s3` is
+x as it has travelled to stage 3.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from moehls.rtl.delay import read_latency
+from moehls.rtl.delay import COPY_LOADS, LOGIC_LOADS, read_latency
+from moehls.rtl.flow_control import Conflict, FlowControl
 from moehls.rtl.graph import Node
 from moehls.rtl.ir import SITE_BITS, Access, Process
 from moehls.rtl.ports import (
     Body,
     Port,
     bank_name,
+    copies,
     memory_instance,
     memory_signals,
     memory_width,
@@ -31,9 +34,14 @@ class ProcessEmitter:
     """Writes one process. With a `prefix` (a program) its streams and memories are wires of that prefix, not ports."""
 
     def __init__(
-        self, process: Process, schedule: Schedule, prefix: str = "", callees: Mapping[str, str] | None = None
+        self,
+        process: Process,
+        schedule: Schedule,
+        flow: FlowControl,
+        prefix: str = "",
+        callees: Mapping[str, str] | None = None,
     ) -> None:
-        self.p, self.s, self.prefix, self.callees = process, schedule, prefix, callees or {}
+        self.p, self.s, self.flow, self.prefix, self.callees = process, schedule, flow, prefix, callees or {}
         self.last = schedule.stages - 1
         self.body = Body()
         self.holds: dict[int, list[str]] = defaultdict(list)
@@ -53,11 +61,20 @@ class ProcessEmitter:
         return self.body
 
     # names and expressions
-    def _declare(self, kind: str, name: str, width: int) -> None:
-        self.body.declarations.append(f"{kind} {range_of(width if width > 1 else 0)}{name};")
+    def _declare(self, kind: str, name: str, width: int, loads: int = 1) -> None:
+        """A signal; what drives many loads gets copies, as the delay model assumes."""
+        limit = LOGIC_LOADS if kind == "wire" else COPY_LOADS
+        many = copies(limit) if loads > limit else ""
+        self.body.declarations.append(f"{many}{kind} {range_of(width if width > 1 else 0)}{name};")
+
+    def _loads(self, node: Node) -> int:
+        return self.s.loads.get(node.id, 1)
 
     def _name(self, node: Node) -> str:
-        if node.op in ("reg", "input"):
+        if node.op == "input":
+            name, _, bits = str(node.aux).partition("[")
+            return f"{name}_local{'[' if bits else ''}{bits}"
+        if node.op == "reg":
             return str(node.aux)
         if node.op == "read":
             port = str(node.aux)
@@ -96,22 +113,35 @@ class ProcessEmitter:
             return f"{base}[{top}]" if node.args[0].width > 1 else base
         return f"{self.signal(node, stage)}[{node.width - 1}]" if node.width > 1 else self.signal(node, stage)
 
-    def at_step(self, step: int, stage: int) -> str:
-        """Whether the token in a stage belongs to a step."""
-        if len(self.p.steps) == 1:
-            return f"valid_{stage}"
-        return f"(valid_{stage} & (step_{stage} == {self.step_bits}'d{step}))"
+    def advance(self, stage: int) -> str:
+        """Whether the token in a stage, if there is one, moves on."""
+        return f"advance_{stage}" if stage <= self.flow.front else f"valid_{stage}"
 
-    def when(self, step: int, predicate: Node, stage: int) -> str:
+    def open(self, stage: int) -> str:
+        """Whether a stage takes what comes, "" if it always does."""
+        return f"~stall_{stage}" if stage <= self.flow.front else ""
+
+    def at_step(self, step: int, stage: int, moving: bool = False) -> str:
+        """Whether the token in a stage belongs to a step (and is `moving` on)."""
+        token = self.advance(stage) if moving else f"valid_{stage}"
+        return token if len(self.p.steps) == 1 else f"({token} & (step_{stage} == {self.step_bits}'d{step}))"
+
+    def when(self, step: int, predicate: Node, stage: int, moving: bool = False) -> str:
         if predicate.op == "const" and predicate.value:
-            return self.at_step(step, stage)
-        return f"({self.at_step(step, stage)} & {self.expression(predicate, stage)})"
+            return self.at_step(step, stage, moving)
+        return f"({self.at_step(step, stage, moving)} & {self.expression(predicate, stage)})"
+
+    def any_of(self, uses: list[Access], stage: int, moving: bool = False) -> str:
+        return " | ".join(self.when(a.step, a.predicate, stage, moving) for a in uses)
 
     # the parts
     def _ports(self) -> None:
         p, ports = self.p, self.body.ports
         ports += [Port("input", "clock"), Port("input", "reset"), Port("input", "start"), Port("output", "done")]
         ports += [Port("input", name, width) for name, width in p.inputs.items()]
+        for name, width in p.inputs.items():  # a copy near its users; it is there when the first token is
+            self._declare("logic", f"{name}_local", width, COPY_LOADS + 1)
+            self.body.lines.append(f"always_ff @(posedge clock) {name}_local <= {name};")
         for name, (direction, width) in sorted(p.streams.items()):
             for signal in stream_signals(self.prefix + name, direction, width):
                 self._port(signal)
@@ -163,13 +193,13 @@ class ProcessEmitter:
         for stage in sorted(by_stage):
             self.body.lines.append(f"// stage {stage}")
             for node in by_stage[stage]:
-                self._declare("wire", self._name(node), node.width)
+                self._declare("wire", self._name(node), node.width, self._loads(node))
                 self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
             self.body.lines.append("")
 
     def _travel(self, node: Node) -> None:
         for stage in range(self.s.stage[node.id] + 1, self.s.last_use[node.id] + 1):
-            self._declare("logic", f"{self._name(node)}_s{stage}", node.width)
+            self._declare("logic", f"{self._name(node)}_s{stage}", node.width, self._loads(node))
             self.pipeline[stage].append(f"{self._name(node)}_s{stage} <= {self.signal(node, stage - 1)};")
 
     def _operation(self, node: Node, stage: int) -> str:
@@ -225,14 +255,15 @@ class ProcessEmitter:
         for port, (direction, _) in sorted(self.p.streams.items()):
             uses = [a for a in self.p.accesses if a.port == port]
             stage, name = self.s.port[port], self.prefix + port
-            want = " | ".join(self.when(a.step, a.predicate, stage) for a in uses)
+            wait = stage if direction == "in" else self.flow.checks[port]
             self._declare("wire", f"{name}_wanted", 1)
-            self.body.lines.append(f"assign {name}_wanted = {want};")
-            self.holds[stage].append(f"({name}_wanted & ~{name}_{'valid' if direction == 'in' else 'ready'})")
+            self.body.lines.append(f"assign {name}_wanted = {self.any_of(uses, wait)};")
+            self.holds[wait].append(f"({name}_wanted & ~{name}_{'valid' if direction == 'in' else 'ready'})")
             if direction == "in":
-                self.body.lines.append(f"assign {name}_ready = advance_{stage} & {name}_wanted;")
+                self.body.lines.append(f"assign {name}_ready = {name}_wanted & ~stall_{stage};")
             else:
-                self.body.lines.append(f"assign {name}_valid = advance_{stage} & {name}_wanted;")
+                moving = self.any_of(uses, stage, moving=True)
+                self.body.lines.append(f"assign {name}_valid = {moving};")
                 self.body.lines.append(f"assign {name}_data = {self._chosen(uses, 'data', stage)};")
 
     def _chosen(self, uses: list[Access], what: str, stage: int) -> str:
@@ -247,35 +278,31 @@ class ProcessEmitter:
         return result
 
     def _memories(self) -> None:
+        """A word is read every cycle that its token waits; only what a later token has read stays until that one moves on."""
         ports = sorted({a.port for a in self.p.accesses if a.kind in ("mread", "mwrite")})
         for port in ports:
             name, way = self._bank(port)
             uses = [a for a in self.p.accesses if a.port == port]
             stage = self.s.port[port]
-            memory = self.p.memories[port.split(".")[0]]
-            want = " | ".join(self.when(a.step, a.predicate, stage) for a in uses)
-            self.body.lines.append(f"assign {name}_{way}_enable = advance_{stage} & ({want});")
+            read = way == "read"
+            gates = [f"({self.any_of(uses, stage, moving=not read)})", *([self.open(stage + 1)] if read else [])]
+            self.body.lines.append(f"assign {name}_{way}_enable = {' & '.join(g for g in gates if g)};")
             self.body.lines.append(f"assign {name}_{way}_address = {self._chosen(uses, 'address', stage)};")
             if way == "write":
                 self.body.lines.append(f"assign {name}_write_data = {self._chosen(uses, 'data', stage)};")
+            elif read_latency(self.p.memories[port.split(".")[0]]) > 1:
+                moves = [f"valid_{stage + 1}", *([self.open(stage + 2)] if self.open(stage + 2) else [])]
+                self.body.lines.append(f"assign {name}_read_advance = {' & '.join(moves)};")
             else:
-                self.body.lines.append(
-                    f"assign {name}_read_advance = advance_{stage + 1 if read_latency(memory) > 1 else stage};"
-                )
-                self._memory_hazard(port, uses, stage)
+                self.body.lines.append(f"assign {name}_read_advance = 1'b0;")
+        for conflict in self.flow.conflicts:
+            for later in range(conflict.stage + 1, conflict.stage + conflict.gap + 1):
+                self.holds[conflict.stage].append(self._conflict(conflict, later))
         for name in sorted(self.own_memories()) if not self.prefix else ():
             self._own_memory(name, ports)
 
-    def _memory_hazard(self, port: str, reads: list[Access], stage: int) -> None:
-        """A read waits while a write of the same word is under way in a later stage."""
-        write = port.removesuffix("read") + "write"
-        writes = [a for a in self.p.accesses if a.port == write]
-        for later in range(stage + 1, self.s.port.get(write, stage) + 1):
-            for w in writes:
-                for r in reads:
-                    self.holds[stage].append(self._conflict(r, stage, w, later))
-
-    def _conflict(self, r: Access, stage: int, w: Access, later: int) -> str:
+    def _conflict(self, conflict: Conflict, later: int) -> str:
+        r, w, stage = conflict.read, conflict.write, conflict.stage
         assert r.address is not None and w.address is not None
         terms = [self.when(r.step, r.predicate, stage)]
         terms.append(
@@ -327,7 +354,7 @@ class ProcessEmitter:
             f"    {name}_start <= ~reset & {name}_wanted & ~{name}_busy & ~{name}_finished & ~{name}_start;",
             f"    if (reset | {name}_done) {name}_busy <= 1'b0;",
             f"    else if ({name}_start) {name}_busy <= 1'b1;",
-            f"    if (reset | advance_{stage}) {name}_finished <= 1'b0;",
+            f"    if (reset | {self.advance(stage)}) {name}_finished <= 1'b0;",
             f"    else if ({name}_done) {name}_finished <= 1'b1;",
             f"    if ({name}_wanted & ~{name}_busy & ~{name}_finished & ~{name}_start) begin",
         ]
@@ -339,63 +366,78 @@ class ProcessEmitter:
         lines += ["    end", "end", ""]
 
     def _registers(self) -> None:
+        register_loads = {str(n.aux): self._loads(n) for n in self.p.graph.nodes if n.op == "reg"}
         by_register: dict[str, list[int]] = defaultdict(list)
         for i, w in enumerate(self.p.writes):
             by_register[w.register].append(i)
         for register, width in self.p.registers.items():
-            self._declare("logic", register, width)
+            self._declare("logic", register, width, register_loads.get(register, 1))
             writes = [self.p.writes[i] for i in by_register[register]]
             if not writes:
                 continue
             self.body.lines.append("always_ff @(posedge clock) begin")
             for w in writes:
                 stage = self.s.write[register, w.step]
-                condition = self.when(w.step, w.predicate, stage).replace(f"valid_{stage}", f"advance_{stage}", 1)
+                condition = self.when(w.step, w.predicate, stage, moving=True)
                 self.body.lines.append(f"    if ({condition}) {register} <= {self.expression(w.value, stage)};")
             self.body.lines += ["end", ""]
-            self._register_hazard(register, {w.step for w in writes})
-
-    def _register_hazard(self, register: str, writers: set[int]) -> None:
-        """A step waits at a register's stage while an older one has still to write it."""
-        read = self.s.read[register]
-        for step in self.p.steps:
-            reads = register in self.s.reads[step.index]
-            if not reads and step.index not in writers:
-                continue
-            for writer in sorted(writers):
-                last = self.s.write[register, writer]
-                if not reads and self.s.write[register, step.index] >= last:
-                    continue
-                for later in range(read + 1, last + 1):
-                    self.holds[read].append(f"({self.at_step(step.index, read)} & {self.at_step(writer, later)})")
 
     def _control(self) -> None:
-        p, _s, last, lines = self.p, self.s, self.last, self.body.lines
-        many = len(p.steps) > 1
+        last, front, lines = self.last, self.flow.front, self.body.lines
+        many = len(self.p.steps) > 1
+        for (step, older), gap in sorted(self.flow.gaps.items()):
+            ahead = [self.at_step(older, later) for later in range(1, gap + 1)]
+            self.holds[0].append(f"({self.at_step(step, 0)} & ({' | '.join(ahead)}))")
         for stage in range(last + 1):
             self._declare("logic", f"valid_{stage}", 1)
-            self._declare("wire", f"advance_{stage}", 1)
             if many:
                 self._declare("logic", f"step_{stage}", self.step_bits)
-            held = "".join(f" & ~{h}" for h in dict.fromkeys(self.holds[stage]))
-            free = f" & (~valid_{stage + 1} | advance_{stage + 1})" if stage < last else ""
-            lines.append(f"assign advance_{stage} = valid_{stage}{held}{free};")
+        for stage in range(front + 1):
+            for signal in ("hold", "stall", "advance"):
+                self._declare("wire", f"{signal}_{stage}", 1, self._enables(stage) if signal == "stall" else 1)
+            held = " | ".join(dict.fromkeys(self.holds[stage])) or "1'b0"
+            lines.append(f"assign hold_{stage} = {held};")
+            lines.append(f"assign stall_{stage} = {' | '.join(f'hold_{k}' for k in range(stage, front + 1))};")
+            lines.append(f"assign advance_{stage} = valid_{stage} & ~stall_{stage};")
+        self._next_step()
+        for stage in range(1, last + 1):
+            if_open = f"if ({self.open(stage)}) " if self.open(stage) else ""
+            lines += ["always_ff @(posedge clock) begin", f"    if (reset) valid_{stage} <= 1'b0;"]
+            lines.append(f"    else {if_open}valid_{stage} <= {self.advance(stage - 1)};")
+            moved = [*([f"step_{stage} <= step_{stage - 1};"] if many else []), *self.pipeline[stage]]
+            if if_open and moved:
+                lines += [f"    {if_open}begin", *(f"        {m}" for m in moved), "    end"]
+            else:
+                lines += [f"    {m}" for m in moved]
+            lines += ["end", ""]
+        self._done()
+
+    def _enables(self, stage: int) -> int:
+        """Flip-flops of the pipeline that stand still with a stage."""
+        travelling = (n for n in self.p.graph.nodes if n.id in self.s.last_use and n.op not in ("const", "input"))
+        return sum(n.width for n in travelling if self.s.stage[n.id] < stage <= self.s.last_use[n.id])
+
+    def _done(self) -> None:
+        """The last token is in the last stage."""
+        stage, lines = self.flow.end, self.body.lines
+        ends = [
+            self.when(step.index, c, stage, moving=True) for step in self.p.steps for c, t in step.successors if t < 0
+        ]
+        ended = " | ".join(ends) or "1'b0"
+        if stage == self.last:
+            lines.append(f"assign done = {ended};")
+        else:
+            self._declare("logic", "ended", 1)
+            lines += [f"always_ff @(posedge clock) ended <= ~reset & ({ended});", "assign done = ended;"]
+
+    def _next_step(self) -> None:
+        many, lines = len(self.p.steps) > 1, self.body.lines
         lines += ["", "// the next step", "always_ff @(posedge clock) begin", "    if (reset) valid_0 <= 1'b0;"]
         lines.append("    else if (start) begin")
         lines += ["        valid_0 <= 1'b1;", *(["        step_0 <= '0;"] if many else []), "    end else begin"]
-        for step in p.steps:
+        for step in self.p.steps:
             lines += [f"        {x}" for x in self._transfer(step.index)]
         lines += ["    end", "end", ""]
-        for stage in range(1, last + 1):
-            lines += ["always_ff @(posedge clock) begin", f"    if (reset) valid_{stage} <= 1'b0;"]
-            lines.append(f"    else if (advance_{stage - 1}) valid_{stage} <= 1'b1;")
-            lines.append(f"    else if (advance_{stage}) valid_{stage} <= 1'b0;")
-            moved = [*([f"step_{stage} <= step_{stage - 1};"] if many else []), *self.pipeline[stage]]
-            if moved:
-                lines += [f"    if (advance_{stage - 1}) begin", *(f"        {m}" for m in moved), "    end"]
-            lines += ["end", ""]
-        ends = [self.when(step.index, c, last) for step in p.steps for c, t in step.successors if t < 0]
-        lines.append(f"assign done = advance_{last} & ({' | '.join(ends) or chr(39) + '0'});")
 
     def _transfer(self, step: int) -> list[str]:
         """What follows a step; whether a loop goes on is known in stage 0, where it leads when it ends perhaps later."""
@@ -406,9 +448,9 @@ class ProcessEmitter:
         again = next((c for c, target in self.p.steps[step].successors if target == step), None)
         if branch > 0:
             goes_on = self.expression(again, 0) if apart and again is not None else "1'b0"
-            lines.append(f"if ({self.at_step(step, 0)} & advance_0) valid_0 <= {goes_on};")
+            lines.append(f"if ({self.at_step(step, 0, moving=True)}) valid_0 <= {goes_on};")
         ends = f" & ~{self.expression(again, branch)}" if apart and again is not None else ""
-        lines.append(f"if ({self.at_step(step, branch)} & advance_{branch}{ends}) begin")
+        lines.append(f"if ({self.at_step(step, branch, moving=True)}{ends}) begin")
         return [*lines, *(f"    {x}" for x in self._next(step, branch)), "end"]
 
     def _next(self, step: int, stage: int) -> list[str]:

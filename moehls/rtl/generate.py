@@ -16,7 +16,7 @@ from moehls.rtl.kernel import emit_kernel
 from moehls.rtl.pointers import Shape, StreamShape
 from moehls.rtl.ports import Port
 from moehls.rtl.report import RtlReport, design_report
-from moehls.rtl.structure import emit_unit, interface, interface_ports
+from moehls.rtl.structure import emit_unit, emit_wrapper, interface, interface_ports, needs_wrapper
 
 LIBRARY = Path(__file__).parent / "sv"
 DEFAULT_MHZ = 300.0
@@ -101,7 +101,12 @@ def generate_modules(
         if unit.role in MOVERS:
             continue
         is_kernel = unit.function == design.top and bool(design.masters)
-        files[f"{unit.name}.sv"] = emit_kernel(units, unit) if is_kernel else emit_unit(units, unit)
+        if unit.function == design.top and not is_kernel and needs_wrapper(units, unit):
+            inner = f"{unit.name}_unbuffered"
+            files[f"{inner}.sv"] = emit_unit(units, unit, inner)
+            files[f"{unit.name}.sv"] = emit_wrapper(units, unit, inner)
+        else:
+            files[f"{unit.name}.sv"] = emit_kernel(units, unit) if is_kernel else emit_unit(units, unit)
     files |= {f.name: f.read_text() for f in sorted(LIBRARY.glob("*.sv"))}
     name = units.units[design.top].name
     return Generated(name, files, units, design_report(name, period, tuple(sorted(files)), units))

@@ -125,6 +125,18 @@ class Process:
         found += [p for step in self.steps for p, _ in step.successors]
         return found
 
+    def step_roots(self, step: int) -> list[Node]:
+        """Of those the ones of a step."""
+        found = [
+            n
+            for a in self.accesses
+            if a.step == step
+            for n in (a.predicate, a.address, a.data, *a.arguments)
+            if n is not None
+        ]
+        found += [n for w in self.writes if w.step == step for n in (w.predicate, w.value)]
+        return found + [p for p, _ in self.steps[step].successors]
+
     def replace(self, graph: Graph, swap: Callable[[Node], Node]) -> None:
         """Take over a rewritten graph."""
         self.graph = graph

@@ -34,6 +34,11 @@ def range_of(width: int) -> str:
     return f"[{width - 1}:0] " if width else ""
 
 
+def copies(loads: int) -> str:
+    """The attribute by which synthesis copies what drives more loads than that."""
+    return f"(* max_fanout = {loads} *) "
+
+
 def bank_name(memory: str, bank: int, memory_shape: Memory) -> str:
     """The prefix of a bank's signals."""
     return f"{memory}_{bank}" if memory_shape.banks > 1 else memory

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 from moehls.rtl.delay import MARGIN
 from moehls.rtl.elaborate import Elaborator, Unit
+from moehls.rtl.emit import ProcessEmitter
+from moehls.rtl.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,24 @@ class LoopReport:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """A process or program. `interlocks` are registers and memories a step may have to wait for; paths in ns."""
+    """A process or program.
+
+    Attributes:
+        stages: of its pipeline.
+        front: stages in which a token may wait; behind them the pipeline runs free.
+        interlocks: registers and memories a step may have to wait for.
+        longest_path: in ns, by the delay model.
+        path: the signals on it.
+        slow_paths: the paths longer than the clock allows: signals and ns.
+    """
 
     name: str
     stages: int
+    front: int
     loops: tuple[LoopReport, ...]
     interlocks: tuple[str, ...]
     longest_path: float
+    path: str
     slow_paths: tuple[tuple[str, float], ...]
 
 
@@ -62,10 +75,12 @@ class RtlReport:
         return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[5]]) for row in rows)
 
 
-def process_report(unit: Unit) -> ProcessReport:
+def process_report(unit: Unit, budget: float) -> ProcessReport:
     """The report of a scheduled process."""
     p, s = unit.process, unit.schedule
-    assert p is not None and s is not None
+    assert p is not None and s is not None and unit.flow is not None
+    name = ProcessEmitter(p, s, unit.flow).signal
+    paths = Timing(p, s, unit.flow, name).paths()
     loops = tuple(LoopReport(step.place, 1, s.interval(p, step.index)) for step in p.steps if step.loop)
     late = {register for (register, _), stage in s.write.items() if stage > s.read[register]}
     ports = {a.port for a in p.accesses}
@@ -75,13 +90,16 @@ def process_report(unit: Unit) -> ProcessReport:
         if port.endswith(".read") and s.port.get(port.removesuffix("read") + "write", -1) > s.port[port]
     }
     return ProcessReport(
-        unit.name, s.stages, loops, (*sorted(late), *sorted(both)), round(s.longest, 2),
-        tuple((what, round(ns, 2)) for what, ns in s.slow),
+        unit.name, s.stages, unit.flow.front + 1, loops, (*sorted(late), *sorted(both)), round(paths[0].ns, 2), paths[0].text,
+        tuple((path.text, round(path.ns, 2)) for path in paths if path.ns > budget),
     )  # fmt: skip
 
 
 def design_report(top: str, period: float, files: tuple[str, ...], units: Elaborator) -> RtlReport:
     """The report of all processes, in the order of the call graph."""
     return RtlReport(
-        top, period, files, tuple(process_report(u) for u in units.units.values() if u.schedule is not None)
+        top,
+        period,
+        files,
+        tuple(process_report(u, MARGIN * period) for u in units.units.values() if u.schedule is not None),
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
+from moehls.rtl.delay import COPY_LOADS
 from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of
 from moehls.rtl.emit import ProcessEmitter
 from moehls.rtl.ir import SITE_BITS, Memory
@@ -16,6 +17,7 @@ from moehls.rtl.ports import (
     Port,
     address_bits,
     bank_name,
+    copies,
     memory_instance,
     memory_signals,
     memory_width,
@@ -106,14 +108,15 @@ def _callee_streams(e: Elaborator, unit: Unit) -> Iterator[tuple[str, str, int, 
                 yield call.function, actual, lane, direction, width
 
 
-def emit_unit(e: Elaborator, unit: Unit) -> str:
-    """The text of a unit's module."""
+def emit_unit(e: Elaborator, unit: Unit, name: str = "") -> str:
+    """The text of a unit's module, under its own or another name."""
+    name = name or unit.name
     if unit.role == "process":
-        assert unit.process and unit.schedule
-        return ProcessEmitter(unit.process, unit.schedule).emit().text(unit.name)
+        assert unit.process and unit.schedule and unit.flow
+        return ProcessEmitter(unit.process, unit.schedule, unit.flow).emit().text(name)
     if unit.role == "program":
-        return _Program(e, unit).emit().text(unit.name)
-    return _region(e, unit).text(unit.name)
+        return _Program(e, unit).emit().text(name)
+    return _region(e, unit).text(name)
 
 
 def interface_ports(found: Interface) -> list[Port]:
@@ -201,10 +204,48 @@ def _fifo(e: Elaborator, unit: Unit, body: Body, name: str, lane: int) -> None:
     style = {"uram": "ultra", "bram": "block"}.get(unit.storage.get(name, ""), "auto")
     pairs = [("clock", "clock"), ("reset", "reset")]
     pairs += [(f"{end}_{x}", f"{signal}_{end}_{x}") for end in ("in", "out") for x in ("data", "valid", "ready")]
+    slack = e.slacks.get((unit.name, name, str(lane)), 0)
+    parameters = f'.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .SLACK({slack}), .STYLE("{style}")'
+    body.lines += [f"fifo #({parameters}) {signal}_fifo (", *connect(pairs)]
+
+
+def needs_wrapper(e: Elaborator, unit: Unit) -> bool:
+    """Whether more than a word may be under way to a port of the unit when its reader stops."""
+    written = [key for key, (_, direction, _) in interface(e, unit).streams.items() if direction == "out"]
+    return any(e.slacks.get(e.declared(unit, *key), 0) for key in written)
+
+
+def emit_wrapper(e: Elaborator, unit: Unit, inner: str) -> str:
+    """The top unit behind ordinary handshakes: FIFOs take what is under way when the reader of a stream stops.
+
+    Args:
+        unit: the top unit; the module has its name.
+        inner: the name of the module that `emit_unit` gives.
+    """
+    own = interface(e, unit)
+    body = Body(ports=interface_ports(own))
+    inside: dict[str, str] = {}
+    for (formal, lane), (name, direction, width) in own.streams.items():
+        if direction == "in":
+            continue
+        inside |= {f"{name}_{x}": f"inner_{name}_{x}" for x in ("data", "valid", "ready")}
+        body.declarations.append(f"wire {range_of(width)}inner_{name}_data;")
+        body.declarations.append(f"wire inner_{name}_valid, inner_{name}_ready;")
+        pairs = [("clock", "clock"), ("reset", "reset")]
+        pairs += [(f"in_{x}", f"inner_{name}_{x}") for x in ("data", "valid", "ready")]
+        pairs += [(f"out_{x}", f"{name}_{x}") for x in ("data", "valid", "ready")]
+        slack = e.slacks.get(e.declared(unit, formal, lane), 0)
+        body.lines += [f"fifo #(.WIDTH({width}), .DEPTH(1), .SLACK({slack})) {name}_fifo (", *connect(pairs)]
+    body.declarations += ["wire inner_done;", "logic ended;"]
+    ports = [(p.name, inside.get(p.name, "inner_done" if p.name == "done" else p.name)) for p in body.ports]
+    waits = [f"{name}_valid" for name, direction, _ in own.streams.values() if direction == "out"]
     body.lines += [
-        f'fifo #(.WIDTH({width}), .DEPTH({max(1, shape.depth or 2)}), .STYLE("{style}")) {signal}_fifo (',
-        *connect(pairs),
+        f"{inner} {inner}_instance (",
+        *connect(ports),
+        "always_ff @(posedge clock) ended <= ~reset & ~done & (ended | inner_done);",
+        f"assign done = ended & ~({' | '.join(waits)});",
     ]
+    return body.text(unit.name)
 
 
 class _Program:
@@ -213,11 +254,12 @@ class _Program:
     OWN = "own_"
 
     def __init__(self, e: Elaborator, unit: Unit) -> None:
-        assert unit.process and unit.schedule
+        assert unit.process and unit.schedule and unit.flow
         self.e, self.unit, self.p = e, unit, unit.process
         callees = {c.function: e.units[c.function].name for c in unit.process.calls}
-        self.emitter = ProcessEmitter(unit.process, unit.schedule, self.OWN, callees)
+        self.emitter = ProcessEmitter(unit.process, unit.schedule, unit.flow, self.OWN, callees)
         self.read_choices: dict[str, list[tuple[str, str]]] = {}
+        self.chosen: set[str] = set()
 
     def emit(self) -> Body:
         self.body = self.emitter.emit()
@@ -308,9 +350,16 @@ class _Program:
         return found
 
     def _at(self, name: str, function: str, sites: list[int]) -> str:
+        """A register that tells whether a callee was called at one of the sites; its first access comes a cycle later."""
         if len(sites) == sum(c.function == function for c in self.p.calls):
             return "1'b1"
-        return "(" + " | ".join(f"({name}_site == {SITE_BITS}'d{k})" for k in sites) + ")"
+        signal = f"{name}_at_{'_'.join(map(str, sites))}"
+        if signal not in self.chosen:
+            self.chosen.add(signal)
+            called = " | ".join(f"({name}_site == {SITE_BITS}'d{k})" for k in sites)
+            self.body.declarations.append(f"{copies(COPY_LOADS)}logic {signal};")
+            self.body.lines.append(f"always_ff @(posedge clock) {signal} <= {called};")
+        return signal
 
     def _memory(self, name: str, memory: Memory, bank: int) -> None:
         signal = bank_name(plain(name), bank, memory)
