@@ -32,6 +32,7 @@ from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
 from moehls.report.vendor import RESOURCES, read_vendor_reports
+from moehls.rtl.report import RtlReport, read_report
 from moehls.rtl.resources import Usage
 from moehls.rtl.resources import count as count_resources
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
@@ -279,13 +280,14 @@ def collect(directory: Path) -> list[str]:
     return found
 
 
-def rtl(directory: Path) -> tuple[Path, ...]:
-    """SystemVerilog of the kernel in rtl/, generated where the C++ has changed; returns the files.
+def rtl(directory: Path) -> tuple[tuple[Path, ...], RtlReport]:
+    """SystemVerilog of the kernel in rtl/, generated where the C++ has changed; returns the files and what the generator says.
 
     Raises:
         MoehlsError: no project, a tool of the RTL flow is missing, or the C++ leaves the subset.
     """
-    return generated_sources(open_project(directory))
+    files = generated_sources(open_project(directory))
+    return files, read_report(directory / "report" / "rtl.json")
 
 
 def resources(directory: Path) -> tuple[Usage, Mapping[str, Any]]:

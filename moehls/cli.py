@@ -176,8 +176,9 @@ def report(
 
 @app.command()
 def rtl(project: Project) -> None:
-    """Write the SystemVerilog of the kernel to rtl/ (the Makefile's rtl calls it)."""
-    files = api.rtl(project)
+    """Write the SystemVerilog of the kernel to rtl/ and list its paths by the delay model (the Makefile's rtl calls it)."""
+    files, report = api.rtl(project)
+    out.print(show.plain(report.table()), soft_wrap=True)
     out.print(f"{len(files)} files in {show.plain(project / 'rtl')}", soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from moehls.resources import resource
 from moehls.rtl import elaborate as elaboration
 from moehls.rtl import frontend
 from moehls.rtl.elaborate import MOVERS
-from moehls.rtl.kernel import emit_kernel
+from moehls.rtl.kernel import arguments, emit_kernel, words
 from moehls.rtl.pointers import Shape, StreamShape
 from moehls.rtl.ports import Port
 from moehls.rtl.report import RtlReport, design_report
@@ -104,9 +104,10 @@ def generate_modules(
         if unit.function == design.top and not is_kernel and needs_wrapper(units, unit):
             inner = f"{unit.name}_unbuffered"
             files[f"{inner}.sv"] = emit_unit(units, unit, inner)
-            files[f"{unit.name}.sv"] = emit_wrapper(units, unit, inner)
+            files[f"{unit.name}.sv"] = emit_wrapper(units, unit, inner, unit.name)
         else:
             files[f"{unit.name}.sv"] = emit_kernel(units, unit) if is_kernel else emit_unit(units, unit)
     files |= {f.name: f.read_text() for f in sorted(LIBRARY.glob("*.sv"))}
     name = units.units[design.top].name
-    return Generated(name, files, units, design_report(name, period, tuple(sorted(files)), units))
+    control_words = words(arguments(units, units.units[design.top])) if design.masters else 0
+    return Generated(name, files, units, design_report(name, period, tuple(sorted(files)), units, control_words))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from moehls.rtl.delay import MARGIN
 from moehls.rtl.elaborate import Elaborator, Unit
 from moehls.rtl.emit import ProcessEmitter
-from moehls.rtl.timing import Timing
+from moehls.rtl.library_timing import library_paths
+from moehls.rtl.timing import ARROW, Timing
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class RtlReport:
     period: float
     files: tuple[str, ...]
     processes: tuple[ProcessReport, ...]
+    library: tuple[tuple[str, float], ...] = ()
+    """the worst path of each hand-written module and of regions: signals and ns"""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -63,16 +68,44 @@ class RtlReport:
             if loop.reached > loop.asked
         ]
 
+    @property
+    def budget(self) -> float:
+        """What a path may take, in ns."""
+        return round(MARGIN * self.period, 3)
+
+    def slow(self) -> list[str]:
+        """A line for each path that is longer than the clock allows, by name."""
+        found = [(f"{p.name}: {path}", ns) for p in self.processes for path, ns in p.slow_paths]
+        found += [(path, ns) for path, ns in self.library if ns > self.budget]
+        return [f"{ns:.2f} ns of {self.budget:.2f}: {path}" for path, ns in sorted(found, key=lambda x: (-x[1], x[0]))]
+
     def table(self) -> str:
-        """A row a process."""
-        rows = [("process", "interval", "stages", "interlocks", "path ns", "clock")]
-        budget = MARGIN * self.period
+        """A row a process and module of the library, then what is too long."""
+        rows = [("process", "interval", "stages", "front", "interlocks", "ns", "longest path")]
         for p in self.processes:
             interval = "/".join(str(loop.reached) for loop in p.loops) or "-"
-            verdict = "ok" if p.longest_path <= budget else "slow: " + ", ".join(what for what, _ in p.slow_paths)
-            rows.append((p.name, interval, str(p.stages), str(len(p.interlocks)), f"{p.longest_path:.2f}", verdict))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[5]]) for row in rows)
+            numbers = (str(p.stages), str(p.front), str(len(p.interlocks)), f"{p.longest_path:.2f}")
+            rows.append((p.name, interval, *numbers, p.path))
+        for path, ns in self.library:
+            module, _, signals = path.partition(ARROW)
+            rows.append((module, "", "", "", "", f"{ns:.2f}", signals))
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[6]]) for row in rows]
+        slow = self.slow()
+        lines.append(f"longer than {self.budget:.2f} ns ({1000 / self.period:.0f} MHz): {len(slow) or 'none'}")
+        return "\n".join([*lines, *slow])
+
+
+def read_report(path: Path) -> RtlReport:
+    """The report that `generate` wrote."""
+    data = json.loads(path.read_text())
+    processes = []
+    for p in data["processes"]:
+        loops = tuple(LoopReport(**loop) for loop in p["loops"])
+        lists = {"interlocks": tuple(p["interlocks"]), "slow_paths": tuple((what, ns) for what, ns in p["slow_paths"])}
+        processes.append(ProcessReport(**(p | lists | {"loops": loops})))
+    library = tuple((what, ns) for what, ns in data["library"])
+    return RtlReport(data["top"], data["period"], tuple(data["files"]), tuple(processes), library)
 
 
 def process_report(unit: Unit, budget: float) -> ProcessReport:
@@ -95,11 +128,12 @@ def process_report(unit: Unit, budget: float) -> ProcessReport:
     )  # fmt: skip
 
 
-def design_report(top: str, period: float, files: tuple[str, ...], units: Elaborator) -> RtlReport:
-    """The report of all processes, in the order of the call graph."""
+def design_report(top: str, period: float, files: tuple[str, ...], units: Elaborator, control_words: int) -> RtlReport:
+    """The report of all processes, in the order of the call graph; `control_words` as `library_paths` wants them."""
     return RtlReport(
         top,
         period,
         files,
         tuple(process_report(u, MARGIN * period) for u in units.units.values() if u.schedule is not None),
+        tuple((path.text, round(path.ns, 2)) for path in library_paths(units, control_words)),
     )

@@ -84,6 +84,7 @@ class StepBuilder:
                     self._leave(block, child)
             if o.flow.blocks[block][-1].op in ("ret", "unreachable"):
                 self._follow(self.paths.reached(block), -1)
+        self.step.loop &= all(a.kind != "call" for _, _, a in self.accesses)  # a program waits for what it calls
         p.steps.append(self.step)
 
     def _leave(self, block: str, child: str) -> None:

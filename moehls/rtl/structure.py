@@ -215,37 +215,39 @@ def needs_wrapper(e: Elaborator, unit: Unit) -> bool:
     return any(e.slacks.get(e.declared(unit, *key), 0) for key in written)
 
 
-def emit_wrapper(e: Elaborator, unit: Unit, inner: str) -> str:
-    """The top unit behind ordinary handshakes: FIFOs take what is under way when the reader of a stream stops.
+def emit_wrapper(e: Elaborator, unit: Unit, inner: str, name: str) -> str:
+    """A unit behind ordinary handshakes: FIFOs take what is under way when the reader of a stream stops.
 
     Args:
-        unit: the top unit; the module has its name.
+        e: the design.
+        unit: the unit.
         inner: the name of the module that `emit_unit` gives.
+        name: of the wrapper's module.
     """
     own = interface(e, unit)
     body = Body(ports=interface_ports(own))
     inside: dict[str, str] = {}
-    for (formal, lane), (name, direction, width) in own.streams.items():
+    for (formal, lane), (port, direction, width) in own.streams.items():
         if direction == "in":
             continue
-        inside |= {f"{name}_{x}": f"inner_{name}_{x}" for x in ("data", "valid", "ready")}
-        body.declarations.append(f"wire {range_of(width)}inner_{name}_data;")
-        body.declarations.append(f"wire inner_{name}_valid, inner_{name}_ready;")
+        inside |= {f"{port}_{x}": f"inner_{port}_{x}" for x in ("data", "valid", "ready")}
+        body.declarations.append(f"wire {range_of(width)}inner_{port}_data;")
+        body.declarations.append(f"wire inner_{port}_valid, inner_{port}_ready;")
         pairs = [("clock", "clock"), ("reset", "reset")]
-        pairs += [(f"in_{x}", f"inner_{name}_{x}") for x in ("data", "valid", "ready")]
-        pairs += [(f"out_{x}", f"{name}_{x}") for x in ("data", "valid", "ready")]
+        pairs += [(f"in_{x}", f"inner_{port}_{x}") for x in ("data", "valid", "ready")]
+        pairs += [(f"out_{x}", f"{port}_{x}") for x in ("data", "valid", "ready")]
         slack = e.slacks.get(e.declared(unit, formal, lane), 0)
-        body.lines += [f"fifo #(.WIDTH({width}), .DEPTH(1), .SLACK({slack})) {name}_fifo (", *connect(pairs)]
+        body.lines += [f"fifo #(.WIDTH({width}), .DEPTH(1), .SLACK({slack})) {port}_fifo (", *connect(pairs)]
     body.declarations += ["wire inner_done;", "logic ended;"]
     ports = [(p.name, inside.get(p.name, "inner_done" if p.name == "done" else p.name)) for p in body.ports]
-    waits = [f"{name}_valid" for name, direction, _ in own.streams.values() if direction == "out"]
+    waits = [f"{port}_valid" for port, direction, _ in own.streams.values() if direction == "out"]
     body.lines += [
         f"{inner} {inner}_instance (",
         *connect(ports),
         "always_ff @(posedge clock) ended <= ~reset & ~done & (ended | inner_done);",
         f"assign done = ended & ~({' | '.join(waits)});",
     ]
-    return body.text(unit.name)
+    return body.text(name)
 
 
 class _Program:

@@ -16,6 +16,7 @@ from moehls.rtl.graph import Node
 from moehls.rtl.ir import Access, Process
 from moehls.rtl.schedule import NEXT, Schedule, Vertex, bases
 
+ARROW = " → "
 Namer = Callable[[Node, int], str]
 """the name of a value in a stage, as the SystemVerilog has it"""
 
@@ -29,7 +30,7 @@ class Path:
 
     @property
     def text(self) -> str:
-        return " → ".join(self.signals)
+        return ARROW.join(self.signals)
 
     def then(self, signal: str, ns: float) -> Path:
         """The path prolonged."""
@@ -64,11 +65,15 @@ class Timing:
             if node is None:
                 signals.append(str(v).partition(":")[2].partition(":")[0] if v != NEXT else "step_0")
             elif node.op not in ("concat", "slice", "sext", "const"):
-                signals.append(self.name(node, stage))
+                signals.append(self._name(node, stage))
             if node is not None and (node.op == "reg" or self._stage(v) < stage):
                 break
             v = self.s.source.get(v)
         return Path(tuple(reversed(signals)), ns)
+
+    def _name(self, node: Node, stage: int) -> str:
+        """A register may be read later than where its value is first wanted."""
+        return self.name(node, max(stage, self.s.stage.get(node.id, 0)))
 
     def _stage(self, v: Vertex) -> int:
         return self.s.stage[v] if isinstance(v, int) else self.s.events[v]
@@ -81,9 +86,9 @@ class Timing:
             if own and b.args:
                 path = self._trace(b.id, self.s.time[b.id] + driven(self.s.loads.get(b.id, 1)))
             elif own and b.op == "read":
-                path = Path((self.name(b, stage),), self.s.time[b.id])
+                path = Path((self._name(b, stage),), self.s.time[b.id])
             else:
-                path = Path((self.name(b, stage),), REGISTER + copied(self.s.loads.get(b.id, 1)))
+                path = Path((self._name(b, stage),), REGISTER + copied(self.s.loads.get(b.id, 1)))
             worst = max(worst, path, key=lambda x: x.ns)
         return worst
 

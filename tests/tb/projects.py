@@ -17,6 +17,9 @@ from moehls.plan import build_program, plan, save_plan, weights_bytes
 from moehls.plan.layout import input_bytes
 from moehls.project import MANIFEST, Project, json_text
 from moehls.reference import Execution, run
+from moehls.rtl.elaborate import Unit
+from moehls.rtl.generate import Generated
+from moehls.rtl.structure import emit_wrapper, needs_wrapper
 from tests.support.random_networks import Sizes, random_image, random_integer_network
 
 TINY = Sizes(
@@ -55,3 +58,13 @@ def frame(project: Project, seed: int, task: int) -> tuple[np.ndarray, np.ndarra
 def pixels_of(network: IntegerNetwork, seed: int) -> np.ndarray:
     """Quantised pixels of the image of `frame`."""
     return quantise_image(network, random_image(network, seed))
+
+
+def stand_alone(generated: Generated, unit: Unit, folder: Path) -> tuple[str, tuple[Path, ...]]:
+    """(top module, sources) of a unit behind ordinary handshakes; `folder` holds the files of the design."""
+    sources = tuple(folder / name for name in sorted(generated.files))
+    if not needs_wrapper(generated.units, unit):
+        return unit.name, sources
+    wrapper = folder / f"{unit.name}_alone.sv"
+    wrapper.write_text(emit_wrapper(generated.units, unit, unit.name, wrapper.stem))
+    return wrapper.stem, (*sources, wrapper)

@@ -13,7 +13,7 @@ from moehls.rtl.delay import read_latency
 from moehls.rtl.elaborate import memory_of
 from moehls.rtl.generate import Generated, generate_modules, shim
 from moehls.simulate.rtl_bench import Bench, run_bench
-from tests.tb.projects import write_random_project
+from tests.tb.projects import stand_alone, write_random_project
 from tests.tb.streams import Call, bench_settings, multiply_calls, weights_calls
 
 TESTS = 2
@@ -27,14 +27,13 @@ class Machine:
     shape: Shape
     generated: Generated
     folder: Path
-    sources: tuple[Path, ...]
 
     def check(self, process: str, calls: list[Call], outputs: tuple[str, ...]) -> None:
         """Every call on the module of one process, its outputs compared by equality."""
         unit = next(u for u in self.generated.units.units.values() if u.name == process)
         latency = {name: read_latency(memory_of(unit, f"%{name}")) for name in calls[0].memories}
         settings = bench_settings(calls, outputs, latency, self.folder / f"{process}.npz")
-        bench = Bench(process, self.sources, "step_bench")
+        bench = Bench(*stand_alone(self.generated, unit, self.folder), "step_bench")
         assert run_bench(bench, self.folder / "build", settings, limit=300) == TESTS
 
 
@@ -45,7 +44,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made = generate_modules(sorted((folder / "src").glob("*.cpp")), [folder / "include", shim()], folder / "clang")
     for name, text in made.files.items():
         (folder / name).write_text(text)
-    return Machine(project.plan.shape, made, folder, tuple(sorted(folder.glob("*.sv"))))
+    return Machine(project.plan.shape, made, folder)
 
 
 def test_multiply(machine: Machine) -> None:

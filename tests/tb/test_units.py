@@ -15,7 +15,7 @@ from moehls.rtl.delay import read_latency
 from moehls.rtl.elaborate import memory_of
 from moehls.rtl.generate import Generated, generate_modules, shim
 from moehls.simulate.rtl_bench import Bench, run_bench
-from tests.tb.projects import TINY, write_random_project
+from tests.tb.projects import TINY, stand_alone, write_random_project
 from tests.tb.steps import Trace, bench_data, is_kind, is_mode, trace
 
 UNITS: dict[str, tuple[str, Callable[[Step], bool]]] = {
@@ -40,7 +40,6 @@ class Machine:
 
     project: Project
     generated: Generated
-    sources: tuple[Path, ...]
     traces: tuple[Trace, ...]
 
 
@@ -54,7 +53,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     for name, text in generated.files.items():
         (folder / name).write_text(text)
     traces = tuple(trace(project, seed=3 + task, task=task) for task in range(project.integer.tasks))
-    return Machine(project, generated, tuple(sorted(folder.glob("*.sv"))), traces)
+    return Machine(project, generated, traces)
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -65,7 +64,8 @@ def test_unit(machine: Machine, tmp_path: Path, name: str) -> None:
     def latency(formal: str) -> int:
         return read_latency(memory_of(found, f"%{formal}"))
 
+    top, sources = stand_alone(machine.generated, found, machine.project.path / "rtl")
     for task, traced in enumerate(machine.traces):
         settings = bench_data(machine.project, traced, wanted, latency, tmp_path / f"{task}.npz")
-        bench = Bench(unit, machine.sources, "step_bench")
+        bench = Bench(top, sources, "step_bench")
         assert run_bench(bench, machine.project.path / "build", settings, seed=task, limit=300) == 2

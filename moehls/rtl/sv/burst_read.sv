@@ -38,10 +38,11 @@ module burst_read #(
   logic [59:0] address;               // of the next burst, in beats
   logic [31:0] unasked, untaken;      // beats
   logic [COUNT_BITS-1:0] in_flight;   // bursts
+  logic sized;                        // `length` is that of the next burst; it takes a cycle of its own
+  logic [8:0] length;
 
   wire [8:0] room = LONGEST - {{(9 - PLACE_BITS) {1'b0}}, address[PLACE_BITS-1:0]};
-  wire [8:0] length = unasked < {23'd0, room} ? unasked[8:0] : room;
-  wire asks = running && unasked != 0 && in_flight != MOST && (!m_axi_ARVALID || m_axi_ARREADY);
+  wire asks = sized && in_flight != MOST && (!m_axi_ARVALID || m_axi_ARREADY);
   wire takes = m_axi_RVALID && m_axi_RREADY;
   wire ends = takes && m_axi_RLAST;
 
@@ -51,6 +52,8 @@ module burst_read #(
 
   always_ff @(posedge clock) begin
     done <= 1'b0;
+    sized <= running && unasked != 0 && !asks;
+    length <= unasked < {23'd0, room} ? unasked[8:0] : room;
     if (asks) begin
       m_axi_ARVALID <= 1'b1;
       m_axi_ARADDR <= {address, 4'b0};
@@ -79,6 +82,7 @@ module burst_read #(
     end
     if (reset) begin
       running <= 1'b0;
+      sized <= 1'b0;
       done <= 1'b0;
       error <= 1'b0;
       in_flight <= '0;

@@ -42,10 +42,11 @@ module burst_write #(
   logic [PLACE_BITS-1:0] place;                // of the next beat of data in its burst
   logic [31:0] unasked, unsent;                // beats
   logic [COUNT_BITS-1:0] open, unanswered;     // bursts whose address is taken: without all data, without a response
+  logic sized;                                 // `length` is that of the next burst; it takes a cycle of its own
+  logic [8:0] length;
 
   wire [8:0] room = LONGEST - {{(9 - PLACE_BITS) {1'b0}}, address[PLACE_BITS-1:0]};
-  wire [8:0] length = unasked < {23'd0, room} ? unasked[8:0] : room;
-  wire asks = running && unasked != 0 && unanswered != MOST && !m_axi_AWVALID;
+  wire asks = sized && unanswered != MOST && !m_axi_AWVALID;
   wire asked = m_axi_AWVALID && m_axi_AWREADY;
   wire sends = m_axi_WVALID && m_axi_WREADY;
   wire ends = sends && m_axi_WLAST;
@@ -60,6 +61,8 @@ module burst_write #(
 
   always_ff @(posedge clock) begin
     done <= 1'b0;
+    sized <= running && unasked != 0 && !asks;
+    length <= unasked < {23'd0, room} ? unasked[8:0] : room;
     if (asks) begin
       m_axi_AWVALID <= 1'b1;
       m_axi_AWADDR <= {address, 4'b0};
@@ -92,6 +95,7 @@ module burst_write #(
     end
     if (reset) begin
       running <= 1'b0;
+      sized <= 1'b0;
       done <= 1'b0;
       error <= 1'b0;
       open <= '0;
