@@ -41,7 +41,7 @@ def test_a_loop_with_work_in_it_starts_a_step_a_cycle(cache: Path) -> None:
     assert [loop.reached for loop in process.loops] == [1]
     assert process.stages > 2, "the product has stages of its own"
     assert made.report.missed() == []
-    assert "sum" in made.files["top.sv"], "names of the source stay"
+    assert "sum" in made.files["top_unbuffered.sv"], "names of the source stay"
 
 
 def test_a_recurrence_through_a_memory_misses_its_interval(cache: Path) -> None:
