@@ -82,6 +82,8 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     return {
         **vars(shape),
         "norm_tokens": shape.norm_tokens,
+        "route_experts": shape.route_experts,
+        "gather_tokens": shape.gather_tokens,
         "kernel_name": KERNEL_NAME,
         "enumerations": [(name, [(m.name, m.value) for m in members]) for name, members in enumerations.items()],
         "fields": FIELDS,

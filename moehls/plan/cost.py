@@ -32,7 +32,7 @@ _FEED, _RESCALE, _ACTIVATE, _WRITE = 5, 8, 9, 7
 _RECIPROCAL = 8
 _NORM = _DISPATCH + 9 + 19 + 9  # moments, root, normalise
 _POOL = _DISPATCH + 10
-_ROUTE = _DISPATCH + 6 + 7 + 13  # rank, exponentials, enqueue
+_ROUTE = _DISPATCH + 10 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
 GATHER_FILL, _LOAD, _STORE, _DRAIN = _DISPATCH + 7, _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
@@ -225,8 +225,9 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             return passes * (planes if i.flags & Flag.PLANES else 1) + i.n2 + _NORM
         case Kind.POOL:  # the sums of a block, then its channels one by one
             return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
-        case Kind.ROUTE:  # the values of a token wait for their sum; the ranking is a chain over the experts
-            return i.rows * (i.n2 + i.n0) + i.n0 + _ROUTE + 3 * (shape.max_experts - 8) / 4
+        case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
+            passes = -(-i.n0 // shape.route_experts)
+            return i.rows * max(passes, i.n1) + 2 * passes + i.n0 + _ROUTE
         case Kind.GATHER:
             return queue.tokens * i.n2 + queue.busy * GATHER_FILL + (1 - queue.busy) * _DRAIN
         case Kind.STORE:

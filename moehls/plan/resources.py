@@ -42,7 +42,7 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
         "write": b,  # z · gate
         "norm": shape.norm_tokens * b * (1 + _products(_scale_bits(shape))) + 12,  # x·(D·r), n·g a channel; a root
         "reciprocals": 3,
-        "route": 9,
+        "route": 2 * shape.route_experts + 6,  # base-2 logits, and the largest; reciprocal, gate
         "control": _LOOP_DSP * _PROCESSES,
     }
 

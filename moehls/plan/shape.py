@@ -51,6 +51,16 @@ class Shape:
         return min(2, self.token_parallel)
 
     @property
+    def route_experts(self) -> int:
+        """experts of a token a cycle in the router: 4, 2 or 1"""
+        return 4 if self.max_experts >= 4 else min(2, self.max_experts)
+
+    @property
+    def gather_tokens(self) -> int:
+        """tokens a cycle, at most, that are gathered for an expert"""
+        return min(4, self.token_parallel)
+
+    @property
     def macs_a_cycle(self) -> int:
         return self.token_parallel * self.block * self.block
 
