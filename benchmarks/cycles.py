@@ -2,7 +2,7 @@
 
 In goes a project whose RTL has run (`moehls verify PROJECT --levels rtl`); out comes a table by step class, every step over
 1 % of the frame whose estimate is more than 10 % off, and the frame. Experts are estimated with the tokens that they had in the
-measured frame (a GATHER takes a cycle a block of each token), the other steps as the plan estimates them.
+measured frame, the other steps as the plan estimates them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moehls.errors import MoehlsError
-from moehls.plan.cost import GATHER_FILL, estimate
-from moehls.plan.instruction import NO_EXPERT, Kind
+from moehls.plan.cost import estimate
 from moehls.project import Project, open_project
 
 SHARE, LIMIT = 0.01, 0.1
@@ -59,11 +58,7 @@ def measured_frame(project: Project) -> MeasuredFrame:
     cycles = [step["cycles_rtl"] for step in summary["steps"]]
     if summary["cycles_rtl"] is None or None in cycles:
         raise MoehlsError(f"{project.path} has no cycles of RTL; run moehls verify {project.path} --levels rtl first")
-    load: dict[str, list[float]] = {}
-    for step, count in zip(program.steps, cycles, strict=True):
-        i = step.instruction
-        if i.kind == Kind.GATHER and i.expert != NO_EXPERT:
-            load.setdefault(step.operation, []).append(float(max(0, round((count - GATHER_FILL) / i.n2))))
+    load = next(level["expert_tokens"] for level in summary["verification"]["levels"] if level["level"] == "rtl")
     costs = estimate(program, plan.shape, plan.board, plan.clock_mhz, load, counted=True)
     steps = tuple(
         MeasuredStep(cost.name, step["class"], cost.cycles, count)

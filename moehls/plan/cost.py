@@ -33,7 +33,8 @@ _RECIPROCAL = 8
 _NORM = _DISPATCH + 9 + 19 + 9  # moments, root, normalise
 _POOL = _DISPATCH + 10
 _ROUTE = _DISPATCH + 10 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
-GATHER_FILL, _LOAD, _STORE, _DRAIN = _DISPATCH + 7, _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
+_LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
+_GATHER = _DISPATCH + 7 + 6  # form_passes, copy_tokens
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
 _REUSE = 4
@@ -229,13 +230,21 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             passes = -(-i.n0 // shape.route_experts)
             return i.rows * max(passes, i.n1) + 2 * passes + i.n0 + _ROUTE
         case Kind.GATHER:
-            return queue.tokens * i.n2 + queue.busy * GATHER_FILL + (1 - queue.busy) * _DRAIN
+            each = tokens_a_pass(shape)
+            passes = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
+            return max(passes * i.n2 + each, queue.tokens) + queue.busy * _GATHER + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1
             return blocks * max(fetch, shape.block * lane // 128) + _STORE
         case _:  # END: the last beats on their way to the DRAM
             return float(_DRAM_LATENCY)
+
+
+def tokens_a_pass(shape: Shape) -> float:
+    """Expected tokens that are gathered at a time: until the next one lies in the lane of one of them."""
+    lanes = np.arange(shape.gather_tokens) / shape.token_parallel
+    return float(np.cumprod(1 - lanes).sum())
 
 
 def _macs(step: Step, load: ExpertLoad) -> float:

@@ -40,7 +40,7 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
         "rescale": 2 * lanes,
         "activate": (5 if shape.gated else 4) * lanes,  # slope, second requantisation (two), its multiplier; gate · up
         "write": b,  # z · gate
-        "norm": shape.norm_tokens * b * (1 + _products(_scale_bits(shape))) + 12,  # x·(D·r), n·g a channel; a root
+        "norm": shape.norm_tokens * b * (2 + _products(_scale_bits(shape))) + 12,  # x², x·(D·r), n·g a channel; a root
         "reciprocals": 3,
         "route": 2 * shape.route_experts + 6,  # base-2 logits, and the largest; reciprocal, gate
         "control": _LOOP_DSP * _PROCESSES,
@@ -78,7 +78,7 @@ def _logic_luts(shape: Shape) -> int:
     activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 4 * p.activation_bits + halvings)
     write = tt * b * (2 * p.residual_bits + p.requantised_bits // 2 + p.accumulator_bits // 2) + 40 * b
     feed = tt * b * (2 * p.activation_bits + halvings)
-    norm = shape.norm_tokens * b * (3 * 48 + 3 * 36 + 20 * p.residual_bits + tt * p.residual_bits // 2)
+    norm = shape.norm_tokens * b * (3 * 48 + 3 * 36 + 8 * p.residual_bits + tt * p.residual_bits // 2)
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
     stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT

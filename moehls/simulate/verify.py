@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from moehls import reference
 from moehls.errors import CheckFailed
 from moehls.integer.host import quantise_image
-from moehls.integer.operations import IntArray, IntegerNetwork
+from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
 from moehls.network.operations import FloatArray, Network
 from moehls.plan.instruction import ANY_TASK
 from moehls.plan.layout import chosen_gates
@@ -67,6 +67,8 @@ class Level:
     """cycles of each step in that sample"""
     step_beats: tuple[int, ...] = ()
     """128-bit beats that all ports read during each step in that sample"""
+    expert_tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """tokens each expert got in that sample, by the name of the experts operation"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Verification:
                 "cycles": level.cycles,
                 "step_cycles": list(level.step_cycles),
                 "step_beats": list(level.step_beats),
+                "expert_tokens": {name: list(tokens) for name, tokens in level.expert_tokens.items()},
                 "exact": None if level.name == "reference" else level.difference is None,
                 "difference": None if level.difference is None else str(level.difference),
             }
@@ -125,6 +128,7 @@ def verify(
     meter = FidelityMeter(network, integer) if fidelity else None
     seconds = dict.fromkeys(["reference", *simulators], 0.0)
     slowest: dict[str, Simulation] = {}
+    loads: dict[str, Mapping[str, tuple[int, ...]]] = {}
     differences: dict[str, Difference] = {}
     compared = dict.fromkeys(simulators, 0)
     for index in range(len(samples)):
@@ -145,7 +149,7 @@ def verify(
                 continue
             seconds[name] += time.perf_counter() - start
             if name not in slowest or (simulation.cycles or 0) > (slowest[name].cycles or 0):
-                slowest[name] = simulation
+                slowest[name], loads[name] = simulation, _expert_tokens(integer, execution)
             compared[name] = max(compared[name], len(simulation.stages))
             if difference is not None:
                 differences[name] = difference
@@ -164,9 +168,19 @@ def verify(
             longest.cycles,
             longest.step_cycles(),
             longest.step_beats(),
+            loads.get(name, {}),
         )
         levels.append(level)
     return Verification(tuple(levels), meter.result() if meter is not None else None)
+
+
+def _expert_tokens(integer: IntegerNetwork, execution: reference.Execution) -> dict[str, tuple[int, ...]]:
+    """Tokens each expert gets, by the name of the experts operation."""
+    return {
+        op.name: tuple(np.bincount(execution.routing(op.routing).chosen.ravel(), minlength=len(op.first_weight)).tolist())
+        for op in integer.operations
+        if isinstance(op, IntegerExperts)
+    }
 
 
 def _check(
