@@ -30,11 +30,11 @@ _DISPATCH = 7
 _FEED, _RESCALE, _ACTIVATE, _WRITE = 5, 8, 9, 7
 """of the engine: stages from a process's input to its output, with the cycle in the FIFO behind it (`report/rtl.json`)"""
 _RECIPROCAL = 8
-_NORM = _DISPATCH + 9 + 19 + 9  # moments, root, normalise
+_NORM = _DISPATCH + 8 + 19 + 9  # moments, root, normalise
 _POOL = _DISPATCH + 10
-_ROUTE = _DISPATCH + 10 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
+_ROUTE = _DISPATCH + 4 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
 _LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
-_GATHER = _DISPATCH + 7 + 6  # form_passes, copy_tokens
+_GATHER = _DISPATCH + 7 + 5  # form_passes, copy_tokens
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
 _REUSE = 4
@@ -232,7 +232,7 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
         case Kind.GATHER:
             each = tokens_a_pass(shape)
             passes = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
-            return max(passes * i.n2 + each, queue.tokens) + queue.busy * _GATHER + (1 - queue.busy) * _DRAIN
+            return max(passes * i.n2 + each, queue.tokens + queue.busy * i.n2) + queue.busy * _GATHER + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1

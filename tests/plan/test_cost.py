@@ -118,8 +118,8 @@ CONTEXT = {"mode": Mode.CONTEXT, "flags": MEMORY | Flag.PARAMETERS, "payload_wor
     ("lanes", "fields", "cycles"),
     [
         (16, {"kind": Kind.LOAD, "n2": 2}, 43),
-        (16, {"kind": Kind.NORM, "n2": 2, "rows": 1}, 48),
-        (16, {"kind": Kind.ROUTE, "n0": 8, "n1": 2, "n2": 1}, 194),
+        (16, {"kind": Kind.NORM, "n2": 2, "rows": 1}, 47),
+        (16, {"kind": Kind.ROUTE, "n0": 8, "n1": 2, "n2": 1}, 78),
         (16, {"kind": LINEAR, "payload_words": 5, "n0": 2, "n1": 3, "n2": 2}, 59),
         (16, {"kind": LINEAR, "mode": Mode.GELU, "payload_words": 10, "n0": 4, "n1": 3, "n2": 2}, 76),
         (16, {"kind": LINEAR, "mode": Mode.RAW, "payload_words": 5, "n0": 1, "n1": 3, "n2": 4}, 67),
