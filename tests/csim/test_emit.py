@@ -65,5 +65,7 @@ def test_vitis_sees_its_pragmas_and_no_other(accelerator: Accelerator, tmp_path:
     pragmas = re.findall(r"#pragma HLS ([A-Z_]+)(.*)", text)
     assert {name for name, _ in pragmas} == VITIS_PRAGMAS
     loops = sum(source.text.count("for (ap_uint<32> n") for source in render_hls(accelerator.shape, "exact"))
-    assert sum(name == "PIPELINE" for name, _ in pragmas) == loops + 3  # read_parameters, copy_tokens, the counts of enqueue
+    assert (
+        sum(name == "PIPELINE" for name, _ in pragmas) == loops + 3
+    )  # read_parameters, copy_tokens, the counts of enqueue
     assert not re.search(r"_STORAGE\b", "".join(options for _, options in pragmas))
