@@ -231,12 +231,9 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             return i.rows * max(passes, i.n1) + 2 * passes + i.n0 + _ROUTE
         case Kind.GATHER:
             each = tokens_a_pass(shape)
-            passes = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
-            return (
-                max(passes * i.n2 + each, queue.tokens + queue.busy * i.n2)
-                + queue.busy * _GATHER
-                + (1 - queue.busy) * _DRAIN
-            )
+            copies = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
+            busiest = max(copies * i.n2 + each, queue.tokens + queue.busy * i.n2)
+            return busiest + queue.busy * _GATHER + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1
