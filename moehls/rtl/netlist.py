@@ -26,6 +26,15 @@ design = libyosys.Design()
 for line in sys.stdin:
     libyosys.run_pass(line.strip(), design)
 """
+_PREPARE = (
+    "proc",
+    "opt_clean",
+    "memory_collect",
+    "memory_map -rom-only",  # tables lie in LUTs; the mapping of memories takes them port by port, without end
+    "opt_expr",
+    "opt_merge",
+    "opt_clean",
+)
 _NUMBERED = re.compile(r"\$\S*\$\d+\S*")
 """a name that yosys made, with the place in the source or a running number in it"""
 
@@ -59,7 +68,8 @@ def elaborate(sources: Sequence[Path], top: str, build: Path) -> dict[str, Modul
     """
     out = build / "design.il"
     files = " ".join(str(path.absolute()) for path in sources)
-    run_yosys([f"read_verilog -sv {files}", f"hierarchy -check -top {top}", f"write_rtlil {out}"], build / "read.log")
+    commands = [f"read_verilog -sv {files}", f"hierarchy -check -top {top}", *_PREPARE, f"write_rtlil {out}"]
+    run_yosys(commands, build / "read.log")
     text = out.read_text()
     for name in parse(text):
         if name.startswith("$paramod"):

@@ -13,24 +13,22 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moehls.errors import MoehlsError
+from moehls.rtl.lanes import parts
 from moehls.rtl.netlist import Module, elaborate, parse, run_yosys
 
 LIBRARY = ("memory", "fifo", "queue")
 """modules that count to whoever instantiates them"""
-_XILINX = "synth_xilinx -family xcup -uram -noiopad -noclkbuf -top {top} -run "
+_XILINX = "synth_xilinx -family xcup -uram -noiopad -noclkbuf -run "
 _SYNTHESIS = (
     # synth_xilinx's own order, with fewer and faster optimisations between its stages: the counts differ by 1 %
-    "proc",
-    "opt_clean",
-    "memory_collect",
-    "memory_map -rom-only",  # tables lie in LUTs; the mapping of memories takes them port by port, without end
-    _XILINX + "begin:prepare",
+    "read_verilog -lib -specify +/xilinx/cells_sim.v",
+    "read_verilog -lib +/xilinx/cells_xtra.v",
     "opt",
     "wreduce",
     "peepopt",
@@ -154,25 +152,28 @@ def _sum_up(modules: dict[str, Module], own: dict[str, Cells], top: str) -> Usag
 
 def _synthesise(modules: dict[str, Module], name: str, build: Path) -> Cells:
     module = modules[name]
+    alike = parts(name, module.text)
     boxes = [modules[kind].interface for kind in sorted({kind for kind, _ in module.instances(modules)})]
-    text = "\n".join([*boxes, module.text])
-    key = hashlib.sha256((repr(_SYNTHESIS) + text).encode()).hexdigest()[:16]
+    text = "\n".join([*boxes, *(part.text for part in alike)])
+    key = hashlib.sha256(repr((_SYNTHESIS, [part.count for part in alike], text)).encode()).hexdigest()[:16]
     kept = build / f"{name}.{key}.json"
     if not kept.exists():
         before, after = build / f"{name}.{key}.il", build / f"{name}.{key}.mapped.il"
         before.write_text(text)
-        commands = [f"read_rtlil {before}", *(x.format(top=name) for x in _SYNTHESIS), f"write_rtlil {after}"]
-        run_yosys(commands, build / f"{name}.log")
-        mapped = parse(after.read_text())[f"\\{name}"]
+        run_yosys([f"read_rtlil {before}", *_SYNTHESIS, f"write_rtlil -selected {after}"], build / f"{name}.log")
+        mapped = parse(after.read_text())
         before.unlink()
         after.unlink()
-        kept.write_text(json.dumps(dict(sorted(Counter(kind for kind, _ in mapped.cells).items()))) + "\n")
-    return cells_of(Counter(json.loads(kept.read_text())).elements())
+        found: Counter[str] = Counter()
+        for part in alike:
+            for kind, _ in mapped[f"\\{part.name}"].cells:
+                found[kind] += part.count
+        kept.write_text(json.dumps(dict(sorted(found.items()))) + "\n")
+    return cells_of(Counter(json.loads(kept.read_text())))
 
 
-def cells_of(types: Iterable[str]) -> Cells:
-    """What cells of the Xilinx library take; a RAMB18 is half a block RAM."""
-    number = Counter(types)
+def cells_of(number: Counter[str]) -> Cells:
+    """What cells of the Xilinx library take, by type; a RAMB18 is half a block RAM."""
     memories = sum(n * number[name] for name, n in _LUT_MEMORIES.items())
     luts = [number["LUT1"] + number["INV"], *(number[f"LUT{inputs}"] for inputs in range(2, 7))]
     return Cells(

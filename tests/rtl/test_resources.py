@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from moehls.emit.hls import emit_hls
 from moehls.errors import MoehlsError
-from moehls.integer.precision import W8A8
 from moehls.plan.memory import bram36_count, lutram_count, uram_count
 from moehls.plan.resources import dsp_by_process
-from moehls.plan.shape import Shape
 from moehls.rtl.generate import LIBRARY, generate
+from moehls.rtl.lanes import parts
+from moehls.rtl.netlist import elaborate
 from moehls.rtl.resources import Cells, cells_of, count
+from tests.csim.conftest import SHAPES
 
 _MEMORY = """    memory #(.WIDTH({width}), .DEPTH({depth}), .STYLE("{style}"), .LATENCY({latency})) {name}_memory (
         .clock, .read_enable(enable), .read_advance(enable), .read_address(address[{top}:0]),
@@ -46,21 +48,47 @@ def test_memories_lie_where_the_plan_has_them(tmp_path: Path) -> None:
 
 
 def test_two_products_share_a_dsp(tmp_path: Path) -> None:
-    shape = Shape(W8A8, 3, 8, 2, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64)
+    shape = SHAPES["w8a8"]
     emit_hls(shape, "exact", tmp_path)
     generate(tmp_path)
     build = tmp_path / "build"
     usage = count([tmp_path / "rtl" / "multiply.sv"], "multiply", build)
     products = dsp_by_process(shape)["multiply"]
-    assert products == 128  # of 192 products a cycle, and the third token alone
+    assert products == 128  # of 256 products a cycle
     assert products <= usage.total.dsp <= products + 3  # and the product of the loop's bounds
     assert count([tmp_path / "rtl" / "multiply.sv"], "multiply", build) == usage
 
 
 def test_two_small_functions_share_a_site() -> None:
-    found = cells_of([*["LUT6"] * 3, "LUT4", "INV", "LUT3", *["LUT2"] * 7, "CARRY4", "RAM64M8", "RAMB18E2"])
+    kinds = {"LUT6": 3, "LUT4": 1, "INV": 1, "LUT3": 1, "LUT2": 7, "CARRY4": 1, "RAM64M8": 1, "RAMB18E2": 1}
+    found = cells_of(Counter(kinds))
     # 3 alone, 4 with 1, four in front of the carry, 3 with 2, 2 with 2; eight of the memory
     assert found == Cells(bram36=0.5, lut=8 + 13, lut_sites=8 + 3 + 1 + 4 + 1 + 1)
+
+
+LANES = 40
+_LANE = """    logic [7:0] kept_{i}, sum_{i}, out_{i};
+    always_ff @(posedge clock) begin
+        if (enable) kept_{i} <= data[{high}:{low}];
+        sum_{i} <= kept_{i} + {{7'h0, data[{low}]}};
+        out_{i} <= kept_{i}[7] ? ~sum_{i} : (sum_{i} & {{8{{enable}}}});
+    end
+    assign found[{high}:{low}] = out_{i};"""
+
+
+def test_lanes_that_are_alike_are_mapped_once(tmp_path: Path) -> None:
+    lanes = "\n".join(_LANE.format(i=i, high=8 * i + 7, low=8 * i) for i in range(LANES))
+    width = f"[{8 * LANES - 1}:0]"
+    head = f"module lanes (input wire clock, enable, input wire {width} data, output wire {width} found);"
+    (tmp_path / "lanes.sv").write_text(f"{head}\n{lanes}\nendmodule\n")
+    module = elaborate([tmp_path / "lanes.sv"], "lanes", tmp_path)["lanes"]
+    alike = parts("lanes", module.text)
+    assert {part.count for part in alike} == {LANES}
+    assert len(alike) == 3  # a lane has three registers
+    total = count([tmp_path / "lanes.sv"], "lanes", tmp_path).total
+    assert total.ff == 24 * LANES
+    assert total.lut % LANES == 0
+    assert 8 * LANES <= total.lut <= 17 * LANES
 
 
 def test_yosys_refuses_with_its_own_words(tmp_path: Path) -> None:
