@@ -43,7 +43,7 @@ def parts(name: str, text: str) -> list[Part]:
     """The distinct parts of a module; the module whole where it is small or holds a memory."""
     cells, widths, ports, aliases = _read(text)
     if len(cells) < _SMALL or any(cell.kind.startswith("$mem") for cell in cells):
-        return [Part(name, text, 1)]
+        return [Part(f"{name}_part0", text.replace(f"module \\{name}\n", f"module \\{name}_part0\n", 1), 1)]
     for cell in cells:
         for pin, bits in cell.pins.items():
             cell.pins[pin] = [_root(aliases, bit) for bit in bits]

@@ -34,8 +34,8 @@ _SYNTHESIS = (
     "peepopt",
     "opt_clean",
     _XILINX + "map_dsp:coarse",
+    # without alumacc: it makes a chain of additions one cell, whose carry-save adders take twice the LUTs of carry chains
     "techmap -map +/cmp2lut.v -map +/cmp2lcu.v -D LUT_WIDTH=6",
-    "alumacc",
     "opt -fast",
     "memory -nomap",
     "opt_clean",
@@ -47,7 +47,7 @@ _SYNTHESIS = (
     "opt -fast",
     _XILINX + "map_cells:map_luts",
     "opt_expr -mux_undef -noclkinv",
-    "abc -luts 2:2,3,6:5,10,20",  # in the place of abc9, which takes ten times as long
+    "abc -luts 2:2,3,6:5,10,20",  # in the place of abc9, which takes many times as long
     "clean",
     "xilinx_srl -fixed -minlen 3",
     "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
@@ -55,6 +55,8 @@ _SYNTHESIS = (
     "opt_lut_ins -tech xilinx",
     "clean",
 )
+_BATCH = 1 << 20
+"""characters of small modules that one run of yosys takes together"""
 _FLIP_FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE", "LDCE", "LDPE")
 _LUT_MEMORIES = {
     "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8, "RAM32X1D": 2, "RAM64X1D": 2,
@@ -116,10 +118,10 @@ def count(sources: Sequence[Path], top: str, build: Path, jobs: int | None = Non
         raise MoehlsError("resources are counted by yosys, which is not installed; pip install 'moehls[rtl]'")
     build.mkdir(parents=True, exist_ok=True)
     modules = elaborate(sources, top, build)
-    largest_first = sorted(modules, key=lambda name: (-len(modules[name].text), name))
+    wanted = {name: _Wanted(modules, name, build) for name in modules}
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        found = pool.map(lambda name: _synthesise(modules, name, build), largest_first)
-        own = dict(zip(largest_first, found, strict=True))
+        tuple(pool.map(lambda batch: _synthesise(batch, build), _batches(list(wanted.values()))))
+    own = {name: cells_of(Counter(json.loads(one.kept.read_text()))) for name, one in wanted.items()}
     return _sum_up(modules, own, top)
 
 
@@ -150,26 +152,46 @@ def _sum_up(modules: dict[str, Module], own: dict[str, Cells], top: str) -> Usag
     return Usage(plain, dict(sorted(storage.items())), total)
 
 
-def _synthesise(modules: dict[str, Module], name: str, build: Path) -> Cells:
-    module = modules[name]
-    alike = parts(name, module.text)
-    boxes = [modules[kind].interface for kind in sorted({kind for kind, _ in module.instances(modules)})]
-    text = "\n".join([*boxes, *(part.text for part in alike)])
-    key = hashlib.sha256(repr((_SYNTHESIS, [part.count for part in alike], text)).encode()).hexdigest()[:16]
-    kept = build / f"{name}.{key}.json"
-    if not kept.exists():
-        before, after = build / f"{name}.{key}.il", build / f"{name}.{key}.mapped.il"
-        before.write_text(text)
-        run_yosys([f"read_rtlil {before}", *_SYNTHESIS, f"write_rtlil -selected {after}"], build / f"{name}.log")
-        mapped = parse(after.read_text())
-        before.unlink()
-        after.unlink()
+class _Wanted:
+    """A module to be counted, and the file that keeps its count: cells by type."""
+
+    def __init__(self, modules: dict[str, Module], name: str, build: Path) -> None:
+        self.parts = parts(name, modules[name].text)
+        self.boxes = {kind: modules[kind].interface for kind, _ in modules[name].instances(modules)}
+        text = "".join(part.text for part in self.parts)
+        content = (_SYNTHESIS, sorted(self.boxes.items()), [part.count for part in self.parts], text)
+        self.kept = build / f"{name}.{hashlib.sha256(repr(content).encode()).hexdigest()[:16]}.json"
+        self.size = len(text)
+
+
+def _batches(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
+    """What is not known yet, the largest first, small ones together: a run of yosys takes a second to start."""
+    batches: list[list[_Wanted]] = []
+    room = 0
+    for one in sorted((one for one in wanted if not one.kept.exists()), key=lambda one: (-one.size, one.kept.name)):
+        if one.size > room:
+            batches.append([])
+            room = _BATCH
+        batches[-1].append(one)
+        room -= one.size
+    return batches
+
+
+def _synthesise(batch: Sequence[_Wanted], build: Path) -> None:
+    name = batch[0].kept.stem
+    before, after = build / f"{name}.il", build / f"{name}.mapped.il"
+    boxes = {kind: text for one in batch for kind, text in one.boxes.items()}
+    before.write_text("\n".join([*boxes.values(), *(part.text for one in batch for part in one.parts)]))
+    run_yosys([f"read_rtlil {before}", *_SYNTHESIS, f"write_rtlil -selected {after}"], build / f"{name}.log")
+    mapped = parse(after.read_text())
+    before.unlink()
+    after.unlink()
+    for one in batch:
         found: Counter[str] = Counter()
-        for part in alike:
+        for part in one.parts:
             for kind, _ in mapped[f"\\{part.name}"].cells:
                 found[kind] += part.count
-        kept.write_text(json.dumps(dict(sorted(found.items()))) + "\n")
-    return cells_of(Counter(json.loads(kept.read_text())))
+        one.kept.write_text(json.dumps(dict(sorted(found.items()))) + "\n")
 
 
 def cells_of(number: Counter[str]) -> Cells:
