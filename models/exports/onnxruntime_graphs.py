@@ -47,7 +47,10 @@ def halved(content: bytes, inputs: bool) -> bytes:
 
 
 def with_moe(content: bytes, normalise: bool) -> bytes:
-    """An export of `Form(experts="dense")` by dynamo whose gate and experts become one `com.microsoft::MoE`."""
+    """An export of `Form(experts="dense")` by dynamo whose gate and experts become one `com.microsoft::MoE`.
+
+    The other MLPs get the node's GELU, the tanh form, so that the model has one activation.
+    """
     model = onnx.load_from_string(content)
     graph = model.graph
     softmax = [node for node in graph.node if node.op_type == "Softmax"][-1]
@@ -75,6 +78,10 @@ def with_moe(content: bytes, normalise: bool) -> bytes:
     copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in kept]
     del graph.node[:]
     graph.node.extend(copies)
+    for each in graph.node:
+        if each.op_type == "Gelu":
+            del each.attribute[:]
+            each.attribute.append(helper.make_attribute("approximate", "tanh"))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return bytes(model.SerializeToString(deterministic=True))
 

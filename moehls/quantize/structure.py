@@ -310,7 +310,13 @@ class _Resolver:
     def _residual(self, add: Add, branch: str) -> str:
         other = add.right if add.left == branch else add.left
         if other not in self.residuals:
-            raise self._refusal(add, f"{other!r} is not the residual stream")
+            why = f"{other!r} is not the residual stream"
+            if isinstance(self.makers.get(other), Linear) and isinstance(self.makers.get(branch), Linear):
+                why = (
+                    "it adds two linears, as averaged heads of DeiT with distillation do; give each head as an output of its "
+                    "own and average them outside the model"
+                )
+            raise self._refusal(add, why)
         return other
 
     def _maker(self, name: str, allowed: set[str], reader: Operation | None = None) -> Operation | None:

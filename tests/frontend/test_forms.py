@@ -243,7 +243,7 @@ def test_layer_scale_joins_the_weights_before_it() -> None:
     for name in ("layer_scale-ts17", "experts_layer_scale-dynamo20"):
         network = read_network(fixture(name), {})
         plain = read_network(fixture("plain-ts17" if name.startswith("layer") else "experts_dense-ts17"), {})
-        assert len(network.operations) <= len(plain.operations) + (1 if operations(network, Experts) else 0)
+        assert [type(o) for o in network.operations] == [type(o) for o in plain.operations]
 
 
 def test_reading_twice_gives_the_same_network() -> None:

@@ -18,7 +18,18 @@ import onnx_ir as ir
 from moehls.frontend.builder import folded, full_features
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.contraction import Labels, joint_selector, labels_of
-from moehls.frontend.layout import Array, Axis, Layout, LayoutError, align, component, drop_dims, expand, transpose
+from moehls.frontend.layout import (
+    Array,
+    Axis,
+    Layout,
+    LayoutError,
+    align,
+    component,
+    drop_dims,
+    expand,
+    invariant,
+    transpose,
+)
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.values import (
     Affine,
@@ -265,6 +276,23 @@ def read_zero(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return None
 
 
+def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """LayerScale on a sum of experts: a factor a channel goes to every expert's second layer."""
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        table = table_of(other)
+        if not isinstance(value, Mixture) or table is None or table.shape[0] != 1:
+            continue
+        if np.broadcast_shapes(value.layout.shape, table.shape[1:]) != value.layout.shape:
+            return None
+        scale = full_features(value.layout, invariant(value.layout, table))[:, 0].astype(np.float32)
+        terms = tuple(
+            replace(term, second=term.second * scale[:, None], second_bias=term.second_bias * scale)
+            for term in value.terms
+        )
+        return replace(value, terms=terms)
+    return None
+
+
 RULES: Rules = (
     ("Mul", read_weigh),
     ("Add", read_zero),
@@ -273,4 +301,5 @@ RULES: Rules = (
     ("ReduceSum", read_sum),
     ("MatMul Einsum", read_product),
     ("GatherElements", read_choice),
+    ("Mul", read_scale),
 )

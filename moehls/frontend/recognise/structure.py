@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import folded, with_weight
+from moehls.frontend.builder import folded, identity_index, with_weight
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import (
@@ -53,6 +53,10 @@ _NEGATIVE_OPSET = "give the shape as constants at export"
 
 def moved(context: Context, value: Tokens, change: Callable[[Layout], tuple[Layout, Move]]) -> Value:
     """`value` after a data movement of its layout."""
+    if isinstance(value, Mixture):
+        layout, move = change(value.layout)
+        if np.array_equal(move(identity_index(value.layout)), identity_index(layout)):
+            return replace(value, layout=layout)
     if isinstance(value, (Sum, Shared, Mixture, Normalised)):
         value = context.builder.materialise(value)
     layout, move = change(value.layout)
