@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 WIDTH, HIDDEN, HEADS, EXPERTS, CHOSEN, TASKS = 8, 12, 2, 4, 2, 2
+CAPACITY = 3
+"""tokens an expert takes"""
 CHANNELS, HEIGHT, IMAGE_WIDTH, PATCH = 2, 8, 12, 4
 PATCHES = (HEIGHT // PATCH) * (IMAGE_WIDTH // PATCH)
 
@@ -218,8 +220,13 @@ class Gate(nn.Module):
         gates, index = torch.topk(F.softmax(logits, dim=-1), CHOSEN, dim=-1)
         if self.form == "scaled":
             return gates * 2.5, index
-        if self.form == "pruned":
-            return torch.where(gates > 0.3, gates, torch.zeros_like(gates)), index
+        if self.form.startswith("pruned"):
+            if self.form == "pruned_renormalise":
+                gates = gates / gates.sum(-1, keepdim=True)
+            gates = torch.where(gates > 0.3, gates, torch.zeros_like(gates))
+            if self.form == "pruned_rest":
+                gates = gates / gates.sum(-1, keepdim=True).clamp(min=1e-9)
+            return gates, index
         if self.form == "renormalise":
             gates = gates / gates.sum(-1, keepdim=True)
         return gates, index
@@ -299,6 +306,42 @@ class Experts(nn.Module):
             out = (self.w2[e] @ hidden.unsqueeze(-1)).squeeze(-1) + self.b2[e]
             total = total + out * gates[:, slot].unsqueeze(-1)
         return total
+
+    def _room(self, index: Tensor, choice: bool) -> tuple[Tensor, Tensor]:
+        """Whether each choice [T, k] finds room at its expert, and its place there."""
+        order = index.t() if choice else index
+        chosen = F.one_hot(order.reshape(-1), EXPERTS)
+        place = ((torch.cumsum(chosen, dim=0) - chosen) * chosen).sum(-1).reshape(order.shape)
+        place = place.t() if choice else place
+        return place < CAPACITY, place
+
+    def _capacity(self, x: Tensor, gates: Tensor, index: Tensor, choice: bool = True) -> Tensor:
+        room, place = self._room(index, choice)
+        slot = F.one_hot(place.clamp(max=CAPACITY - 1), CAPACITY).to(x.dtype) * room.unsqueeze(-1)
+        expert = F.one_hot(index, EXPERTS).to(x.dtype)
+        combine = torch.einsum("nk,nke,nkc->nec", gates, expert, slot)
+        dispatch = torch.einsum("nke,nkc->nec", expert, slot)
+        slots = torch.einsum("nec,nd->ecd", dispatch, x)
+        hidden = F.gelu(torch.einsum("ecd,ehd->ech", slots, self.w1) + self.b1.unsqueeze(1))
+        out = torch.einsum("ech,edh->ecd", hidden, self.w2) + self.b2.unsqueeze(1)
+        return torch.einsum("nec,ecd->nd", combine, out)
+
+    def _capacity_tokens(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        return self._capacity(x, gates, index, choice=False)
+
+    def _capacity_loop(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """GShard: positions by choice; each expert a module of its own, the slots chunked and put together."""
+        room, place = self._room(index, True)
+        slot = F.one_hot(place.clamp(max=CAPACITY - 1), CAPACITY).to(x.dtype) * room.unsqueeze(-1)
+        combine = ((gates.unsqueeze(-1) * F.one_hot(index, EXPERTS)).unsqueeze(-1) * slot.unsqueeze(2)).sum(1)
+        flat = (combine > 0).to(x.dtype).reshape(x.shape[0], -1).t() @ x
+        parts = flat.reshape(EXPERTS, CAPACITY, -1).chunk(EXPERTS, dim=0)
+        out = torch.cat([self._expert(part, e) for e, part in enumerate(parts)], dim=0)
+        return combine.reshape(x.shape[0], -1) @ out.reshape(EXPERTS * CAPACITY, -1)
+
+    def _capacity_mask(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """Choices without room get no weight; every expert runs on all tokens."""
+        return self._dense(x, gates * self._room(index, False)[0], index)
 
     def _index_add(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
         total = torch.zeros_like(x)

@@ -19,7 +19,19 @@ import jinja2
 from moehls.emit.tables import tables_of
 from moehls.errors import MoehlsError
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Binding, Field, Flag, Kind, Mode, Source
+from moehls.plan.instruction import (
+    ANY_TASK,
+    FIELDS,
+    NO_CAPACITY,
+    NO_EXPERT,
+    Binding,
+    Field,
+    Flag,
+    Gating,
+    Kind,
+    Mode,
+    Source,
+)
 from moehls.plan.shape import Shape
 from moehls.resources import resource
 
@@ -78,7 +90,13 @@ def _environment(root: Path) -> jinja2.Environment:
 
 def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     fields: dict[str, Field] = {field.name: field for field in FIELDS}
-    enumerations: dict[str, type[enum.IntEnum]] = {"kind": Kind, "mode": Mode, "source": Source, "binding": Binding}
+    enumerations: dict[str, type[enum.IntEnum] | type[enum.IntFlag]] = {
+        "kind": Kind,
+        "mode": Mode,
+        "source": Source,
+        "gating": Gating,
+        "binding": Binding,
+    }
     return {
         **vars(shape),
         "norm_tokens": shape.norm_tokens,
@@ -92,6 +110,7 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
         "flags": [(str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1) for f in Flag],
         "any_task": ANY_TASK,
         "no_expert": NO_EXPERT,
+        "no_capacity": NO_CAPACITY,
         "tables": tables_of(shape.precision, activation),
     }
 

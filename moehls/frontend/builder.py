@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moehls.frontend.activations import match_activation
-from moehls.frontend.gates import match_experts
+from moehls.frontend.gates import Gate, match_experts
 from moehls.frontend.layout import Array, Layout, LayoutError
 from moehls.frontend.values import (
     Affine,
@@ -108,6 +109,16 @@ def full_features(layout: Layout, array: Array) -> Array:
     return np.broadcast_to(array, (*sizes, *trailing)).reshape(layout.features, *trailing)
 
 
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """What the slots of experts hold: `dispatch[s, slot] · rows of base`, on every sample of the routing."""
+
+    base: Base
+    source: RouteSource
+    dispatch: tuple[Array, ...]
+    """[tokens, slots]"""
+
+
 class Builder:
     """The operations emitted so far."""
 
@@ -119,6 +130,7 @@ class Builder:
         """of values that the graph quantises"""
         self._names: Counter[str] = Counter()
         self._known: dict[tuple[Any, ...], str] = {}
+        self._slots: dict[str, Slots] = {}
         self._materialised: dict[int, tuple[Tokens, Affine]] = {}
 
     def name(self, role: str) -> str:
@@ -129,12 +141,23 @@ class Builder:
 
     def emit(self, kind: type[Any], role: str, **fields: Any) -> str:
         """Append the operation `kind(name, output, **fields)` and return its output value."""
+        if any(isinstance(value, str) and value in self._slots for value in fields.values()):
+            raise LayoutError("slots of tokens are used otherwise than by experts whose outputs are combined")
         key = (kind, *((name, _fingerprint(value)) for name, value in fields.items()))
         if key not in self._known:
             name = self.name(role)
             self.operations.append(kind(name=name, output=name, **fields))
             self._known[key] = name
         return self._known[key]
+
+    def slots(self, slots: Slots, channels: int) -> Base:
+        """A matrix that stands for slots; no operation can read it."""
+        name = self.name("slots")
+        self._slots[name] = slots
+        return Base(name, 1, channels)
+
+    def slots_of(self, base: Base) -> Slots | None:
+        return self._slots.get(base.name)
 
     def select(self, base: Base, start: int, stop: int) -> Base:
         """Tokens `start … stop-1` of `base`."""
@@ -166,7 +189,7 @@ class Builder:
         output = self.emit(Attention, "attention", **names, heads=heads, scale=scale)
         return Base(output, query.tokens, value.channels)
 
-    def route(self, logits: Affine, k: int, normalisation: str) -> str:
+    def route(self, logits: Affine, gate: Gate) -> str:
         """Emit the router with these logits; the weight has one gate a task, the same for all where the graph says so."""
         dense = with_weight(folded(logits))
         assert dense.weight is not None
@@ -176,7 +199,7 @@ class Builder:
         bias = np.broadcast_to(bias, (tasks, experts))
         weight = np.broadcast_to(weight, (tasks, experts, weight.shape[2]))
         arrays = {"weight": _own(weight), "bias": _own(bias)}
-        return self.emit(Route, "route", input=logits.base.name, **arrays, k=k, normalisation=normalisation)
+        return self.emit(Route, "route", input=logits.base.name, **arrays, **vars(gate))
 
     def expert_layer(self, base: Base, routing: str, arrays: dict[str, FloatArray], form: str) -> Base:
         owned = {name: _own(array) for name, array in arrays.items()}
@@ -289,7 +312,7 @@ class Builder:
         if isinstance(value, Shared):
             return self.shared(value)
         matched = match_experts(value)
-        routing = self.route(value.source.logits, matched.k, matched.normalisation)
+        routing = self.route(value.source.logits, matched.gate)
         self.routers[routing] = value.source
         return self.expert_layer(value.base, routing, matched.arrays, value.form)
 

@@ -21,7 +21,7 @@ from moehls.frontend.layout import Array
 from moehls.frontend.oracle import oracle_graph
 from moehls.frontend.values import RouteSource
 from moehls.frontend.widen import load_widened
-from moehls.network.interpreter import Routing, outputs, route_logits, run, top_k
+from moehls.network.interpreter import Routing, choices, outputs, route_logits, run
 from moehls.network.operations import FloatArray, Network, Route
 
 BOUND = 3e-5
@@ -125,7 +125,7 @@ def _errors(
         name: expected[onnx_name].reshape(1, -1, routes[name].weight.shape[1])
         for name, onnx_name in logits_names.items()
     }
-    forced = {name: top_k(values, routes[name].k) for name, values in logits.items()}
+    forced = {name: choices(routes[name], values) for name, values in logits.items()}
     with np.errstate(all="ignore"):  # an overflow shows as an infinite error
         values = run(network, image, task, routing=forced, keep=True)
     errors: dict[str, float] = {}

@@ -8,7 +8,9 @@ row, perhaps times a constant, which then goes to the expert's second layer.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from typing import get_args
 
 import numpy as np
@@ -16,13 +18,15 @@ import numpy.typing as npt
 
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.values import ExpertTerm, Mixture, RouteSource
-from moehls.network.operations import FloatArray, GateNormalisation
+from moehls.network.interpreter import within_capacity
+from moehls.network.operations import FloatArray, GateNormalisation, Priority
 
 TOLERANCE = 1e-5
 _SMALLEST = 1e-3
 """Least factor a gate weight may be scaled by."""
 ROWS = 1024
 """Least number of sampled rows."""
+_NEAR = 1e-6
 LEAST = 10
 """Least number of sampled tensors: one of each kind below."""
 
@@ -51,30 +55,54 @@ def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
     return tuple(samples)
 
 
-def gate_weights(logits: Array, k: int, normalisation: GateNormalisation) -> npt.NDArray[np.float64]:
-    """`[rows, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower
+@dataclass(frozen=True)
+class Gate:
+    """How a router weighs and leaves out experts; the fields are those of `Route`."""
+
+    k: int
+    normalisation: GateNormalisation
+    threshold: float = 0.0
+    renormalise: bool = False
+    capacity: int = 0
+    priority: Priority = "token"
+
+
+def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
+    """`[…, tokens, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower
     index."""
-    order = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+    order = np.argsort(-logits, axis=-1, kind="stable")[..., : gate.k]
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     chosen = np.zeros_like(exponentials)
     np.put_along_axis(chosen, order, np.take_along_axis(exponentials, order, axis=-1), axis=-1)
-    total = exponentials if normalisation == "all" else chosen
-    return np.asarray(chosen / total.sum(axis=-1, keepdims=True))
+    total = exponentials if gate.normalisation == "all" else chosen
+    gates = np.asarray(chosen / total.sum(axis=-1, keepdims=True))
+    if gate.threshold > 0:
+        gates = np.where(gates > gate.threshold, gates, 0)
+    if gate.renormalise:
+        gates = gates / np.maximum(gates.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    if gate.capacity:
+        room = within_capacity(order, logits.shape[-1], gate.capacity, gate.priority)
+        kept = np.zeros(gates.shape, bool)
+        np.put_along_axis(kept, order, room, axis=-1)
+        gates = gates * kept
+    return gates
 
 
 @dataclass(frozen=True)
 class MatchedExperts:
     """A router and expert weights in the order of its columns, as `Route` and `Experts` hold them."""
 
-    k: int
-    normalisation: GateNormalisation
+    gate: Gate
     arrays: dict[str, FloatArray]
 
 
 def flat_logits(source: RouteSource) -> Array:
     """All sampled rows, `[samples · tokens, experts]`."""
-    experts = source.samples[0].shape[-1]
-    return np.concatenate([sample.reshape(-1, experts) for sample in source.samples])
+    layout = source.logits.layout
+    kinds = [axis.token for axis in layout.axes]
+    if any(not left and right for left, right in pairwise(kinds)):
+        raise LayoutError("the router's logits have experts before tokens")
+    return np.concatenate([sample.reshape(-1, layout.features) for sample in source.samples])
 
 
 def match_experts(mixture: Mixture) -> MatchedExperts:
@@ -95,11 +123,15 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         raise LayoutError(
             f"{len(found)} experts meet a router of {experts} columns" + (left_out if len(found) < experts else "")
         )
-    for normalisation in get_args(GateNormalisation):
-        expected = gate_weights(logits, used, normalisation)
-        matched = _columns(coefficients, expected)
-        if matched is not None:
-            columns, factors = matched
+    for gates in _hypotheses(mixture, logits, coefficients, used):
+        matches = [
+            (gate, match) for gate in gates if (match := _match(gate, mixture, logits, coefficients)) is not None
+        ]
+        if len(matches) > 1:
+            raise LayoutError(
+                "an expert takes a limited number of tokens, but which come first does not show on samples"
+            )
+        for gate, (columns, factors) in matches:
             terms = [_scaled(found[place], factors[place]) for place in np.argsort(columns)]
             arrays = {
                 "first_weight": np.stack([term.first for term in terms]),
@@ -113,12 +145,40 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
                 arrays["up_bias"] = np.stack([bias for _, bias in gated])
             elif gated:
                 raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
-            return MatchedExperts(used, normalisation, arrays)
+            return MatchedExperts(gate, arrays)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
-        "nor over the chosen ones gives them on sampled logits; a threshold on the gate, a capacity that drops tokens "
-        "or groups of experts that exclude others show so"
+        "nor over the chosen ones gives them on sampled logits, with or without a threshold (`Where(gate > t, gate, 0)`, also "
+        "renormalised) or a capacity that tokens fill in order, first choices first or token by token; groups of experts "
+        "that exclude others show so"
     )
+
+
+def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int) -> Iterator[tuple[Gate, ...]]:
+    """Gates that the coefficients may be, likely ones first; those of a group exclude each other."""
+    orders: tuple[GateNormalisation, ...] = get_args(GateNormalisation)
+    for order in orders:
+        yield (Gate(used, order),)
+    for threshold in sorted({value for value in mixture.source.compared if 0 < value < 1}):
+        for k, order, renormalise in product(range(used, logits.shape[1] + 1), orders, (False, True)):
+            yield (Gate(k, order, threshold, renormalise),)
+    tokens = len(logits) // len(mixture.source.samples)
+    capacity = int((coefficients != 0).reshape(-1, tokens, logits.shape[1]).sum(axis=1).max())
+    if capacity < tokens:
+        priorities: tuple[Priority, ...] = get_args(Priority) if used > 1 else ("token",)
+        for order in orders:
+            yield tuple(Gate(used, order, capacity=capacity, priority=priority) for priority in priorities)
+
+
+def _match(gate: Gate, mixture: Mixture, logits: Array, coefficients: Array) -> tuple[list[int], list[float]] | None:
+    """The columns and factors with which the terms have the weights of `gate`."""
+    tokens = len(logits) // len(mixture.source.samples)
+    expected = gate_weights(logits.reshape(-1, tokens, logits.shape[1]), gate).reshape(logits.shape)
+    if gate.threshold > 0:  # a gate weight as near as this may fall on either side
+        plain = gate_weights(logits, replace(gate, threshold=0.0, renormalise=False))
+        clear = (np.abs(plain - gate.threshold) > _NEAR).all(axis=1)
+        expected, coefficients = expected[clear], coefficients[clear]
+    return _columns(coefficients, expected)
 
 
 def _scaled(term: ExpertTerm, factor: float) -> ExpertTerm:

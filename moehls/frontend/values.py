@@ -8,7 +8,7 @@ matter. Array conventions are those of `moehls.frontend.layout`: `*axes` first, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -92,7 +92,9 @@ class RouteSource:
     logits: Affine
     onnx_name: str
     samples: tuple[FloatArray, ...]
-    """each of the logits' tensor shape; the last dimension is the experts"""
+    """each of the logits' tensor shape"""
+    compared: list[float] = field(default_factory=list)
+    """constants that values computed from the logits are compared with"""
 
 
 @dataclass(frozen=True, eq=False)

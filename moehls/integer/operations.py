@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.integer.precision import Precision
-from moehls.network.operations import ActivationForm, GateNormalisation
+from moehls.network.operations import ActivationForm, GateNormalisation, Priority
 
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
@@ -160,6 +160,13 @@ class IntegerRoute:
     """[tasks]"""
     k: int
     normalisation: GateNormalisation
+    threshold: int = 0
+    """gate_fraction fraction bits; 0 for none"""
+    renormalise: bool = False
+    """whether the gates above the threshold are divided by their sum"""
+    capacity: int = 0
+    """tokens an expert takes at most; 0 for no limit"""
+    priority: Priority = "token"
 
 
 @dataclass(frozen=True)

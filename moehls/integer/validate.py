@@ -213,6 +213,16 @@ class _Walk:
             self.fail(name, f"k = {operation.k} of {experts} experts")
         if operation.normalisation not in ("all", "chosen"):
             self.fail(name, f"normalisation {operation.normalisation!r}; all and chosen are defined")
+        if not 0 <= operation.threshold < 1 << p.gate_fraction:
+            self.fail(name, f"threshold {operation.threshold} is not in 0 … 2^{p.gate_fraction} - 1")
+        if operation.capacity < 0 or (operation.capacity and operation.threshold):
+            self.fail(
+                name, f"capacity {operation.capacity} with threshold {operation.threshold}; one of them is defined"
+            )
+        if operation.renormalise and not operation.threshold:
+            self.fail(name, "gates are renormalised that no threshold leaves out")
+        if operation.priority not in ("token", "choice"):
+            self.fail(name, f"priority {operation.priority!r}; token and choice are defined")
         self.define(name, operation.output, _Value("routing", x.rows, experts))
 
     def check_experts(self, operation: IntegerExperts) -> None:

@@ -28,6 +28,7 @@ from moehls.network.operations import (
     Multiply,
     Network,
     Operation,
+    Priority,
     Route,
     SelectTokens,
 )
@@ -37,7 +38,7 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Routing:
-    """The experts each token chose, best first, and their gate weights."""
+    """The experts each token chose, best first, `~expert` where a choice is left out, and their gate weights."""
 
     indices: IndexArray
     """[samples, tokens, k]"""
@@ -60,9 +61,8 @@ def run(
 
     Args:
         images: `[samples, channels, height, width]`.
-        routing: forced expert choices `[samples, tokens, k]` by the name of the Route; gates are computed from the
-            logits of
-            these experts.
+        routing: forced expert choices `[samples, tokens, k]` by the name of the Route, `~expert` where a choice is left
+            out; gates are computed from the logits of these experts.
         keep: return every value, else only those the outputs show.
 
     Raises:
@@ -135,6 +135,36 @@ _ERFC = (
     -1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806,
     0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277,
 )  # fmt: skip
+
+
+def choices(operation: Route, logits: FloatArray) -> IndexArray:
+    """What the router chooses for logits `[samples, tokens, experts]`: experts `[samples, tokens, k]`, `~expert` where the
+    choice is left out."""
+    indices = top_k(logits, operation.k)
+    taken = np.ones(indices.shape, bool)
+    if operation.threshold > 0:
+        taken = _gates(operation, logits, indices) > np.float32(operation.threshold)
+    if operation.capacity:
+        taken = within_capacity(indices, logits.shape[-1], operation.capacity, operation.priority)
+    return np.where(taken, indices, ~indices)
+
+
+def within_capacity(indices: IndexArray, experts: int, capacity: int, priority: Priority) -> npt.NDArray[np.bool_]:
+    """Which choices `[samples, tokens, k]` find room at their expert."""
+    samples, tokens, k = indices.shape
+    queue = indices.swapaxes(1, 2) if priority == "choice" else indices
+    flat = queue.reshape(samples, -1)
+    chosen = flat[:, :, None] == np.arange(experts)
+    before = np.cumsum(chosen, axis=1)
+    room = (np.take_along_axis(before, flat[:, :, None], axis=2)[:, :, 0] <= capacity).reshape(queue.shape)
+    return room.swapaxes(1, 2) if priority == "choice" else room
+
+
+def _gates(operation: Route, logits: FloatArray, experts: IndexArray) -> FloatArray:
+    """Gate weights `[samples, tokens, k]` of these experts, before any is left out."""
+    if operation.normalisation == "chosen":
+        return softmax(np.take_along_axis(logits, experts, axis=-1))
+    return np.asarray(np.take_along_axis(softmax(logits), experts, axis=-1))
 
 
 def _last_use(network: Network) -> dict[int, list[str]]:
@@ -241,17 +271,17 @@ def _attention(operation: Attention, query: FloatArray, key: FloatArray, value: 
 
 def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None) -> Routing:
     logits = route_logits(operation, x, task)
-    indices = top_k(logits, operation.k)
-    if forced is not None:
-        if forced.shape != indices.shape:
-            raise MoehlsError(
-                f"forced routing of {operation.name}: shape {list(forced.shape)}, needs {list(indices.shape)}"
-            )
-        indices = forced
-    chosen = np.take_along_axis(logits, indices, axis=-1)
-    if operation.normalisation == "chosen":
-        return Routing(indices, softmax(chosen))
-    return Routing(indices, np.take_along_axis(softmax(logits), indices, axis=-1))
+    indices = choices(operation, logits) if forced is None else forced
+    if indices.shape != (*logits.shape[:-1], operation.k):
+        raise MoehlsError(
+            f"forced routing of {operation.name}: shape {list(indices.shape)}, "
+            f"needs {[*logits.shape[:-1], operation.k]}"
+        )
+    taken = indices >= 0
+    gates = _gates(operation, logits, np.where(taken, indices, ~indices)) * taken
+    if operation.renormalise:
+        gates = gates / np.maximum(gates.sum(axis=-1, keepdims=True), np.finfo(gates.dtype).tiny)
+    return Routing(indices, np.asarray(gates))
 
 
 def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:

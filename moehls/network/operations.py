@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float32]
 ActivationForm = Literal["exact", "tanh", "quick", "silu", "relu"]
 """GELU exact, by tanh, by `x · sigmoid(1.702 x)`; SiLU `x · sigmoid(x)`; ReLU"""
 GateNormalisation = Literal["all", "chosen"]
+Priority = Literal["token", "choice"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ class Route:
 
     `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over
     the chosen ones (`chosen`, also softmax, top-k, renormalise); equal logits go to the lower expert index.
+
+    A choice may be left out: where its gate weight is not above `threshold`, or where its expert has as many tokens as its
+    `capacity` already. Its index is then written `~expert` and its gate weight is 0.
     """
 
     name: str
@@ -124,6 +128,13 @@ class Route:
     """[tasks, experts]"""
     k: int
     normalisation: GateNormalisation
+    threshold: float = 0.0
+    renormalise: bool = False
+    """whether the gate weights above the threshold are divided by their sum"""
+    capacity: int = 0
+    """tokens an expert takes at most; 0 for no limit"""
+    priority: Priority = "token"
+    """who comes first: all choices of the first token, or the first choices of all tokens"""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,18 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.plan.allocate import Allocator
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import (
+    ANY_TASK,
+    NO_CAPACITY,
+    NO_EXPERT,
+    NO_SPLIT,
+    Binding,
+    Flag,
+    Instruction,
+    Kind,
+    Mode,
+    Source,
+)
 from moehls.plan.payload import Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, OutputPlace, Place, Requirements, Stage, Step
@@ -69,6 +80,7 @@ class Builder:
     def requirements(self) -> Requirements:
         streams = [s.payload for s in self.steps if isinstance(s.payload, Matrix)]
         contexts = [s.instruction for s in self.steps if s.instruction.mode == Mode.CONTEXT]
+        routes = [s.instruction for s in self.steps if s.instruction.kind == Kind.ROUTE]
         residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
         return Requirements(
             activation_depth=self.memory.depth,
@@ -81,6 +93,8 @@ class Builder:
             max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),
             gated=any(s.instruction.mode == Mode.GATED for s in self.steps if s.instruction.kind == Kind.LINEAR),
             pools=any(s.instruction.kind == Kind.POOL for s in self.steps),
+            thresholds=any(i.offset for i in routes),
+            capacities=any(i.split != NO_CAPACITY for i in routes),
         )
 
     def matrix(

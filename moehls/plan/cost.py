@@ -83,10 +83,15 @@ def pixel_beats_a_cycle(shape: Shape, board: Board, clock_mhz: float) -> float:
 
 
 def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
-    """Every expert gets `tokens · k / columns of its router`."""
-    share = {op.output: op.k / op.weight.shape[1] for op in network.operations if isinstance(op, IntegerRoute)}
+    """Every expert gets `tokens · k / columns of its router`, or its capacity."""
+    routes = {op.output: op for op in network.operations if isinstance(op, IntegerRoute)}
+
+    def tokens(route: IntegerRoute) -> float:
+        even = network.tokens * route.k / route.weight.shape[1]
+        return min(even, route.capacity) if route.capacity else even
+
     return {
-        op.name: [network.tokens * share[op.routing]] * len(op.first_weight)
+        op.name: [tokens(routes[op.routing])] * len(op.first_weight)
         for op in network.operations
         if isinstance(op, IntegerExperts)
     }

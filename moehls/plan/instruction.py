@@ -15,6 +15,8 @@ HEADER_BITS = 512
 ANY_TASK = 0xFFFF
 NO_EXPERT = 0xFFFF
 NO_SPLIT = 0xFFFF
+NO_CAPACITY = 0xFFFF
+"""`split` of a ROUTE step"""
 
 
 class Kind(enum.IntEnum):
@@ -48,6 +50,13 @@ class Source(enum.IntEnum):
     RESIDUAL = 0
     FINE = 1
     RAW = 2
+
+
+class Gating(enum.IntFlag):
+    """`mode` of a ROUTE step."""
+
+    RENORMALISE = 1
+    BY_CHOICE = 2
 
 
 class Flag(enum.IntFlag):

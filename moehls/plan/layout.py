@@ -114,9 +114,10 @@ def queue_gates(place: Place, queue: npt.NDArray[np.uint64], count: IntArray, sh
 
 
 def chosen_gates(chosen: IntArray, gates: IntArray, experts: int) -> IntArray:
-    """Indices and gates `[tokens, k]` of the reference in the form of `queue_gates`."""
+    """Indices and gates `[tokens, k]` of the reference in the form of `queue_gates`; `~expert` is left out."""
     dense = np.full((len(chosen), experts), -1, np.int64)
-    np.put_along_axis(dense, chosen, gates, axis=1)
+    token, choice = np.nonzero(chosen >= 0)
+    dense[token, chosen[token, choice]] = gates[token, choice]
     return dense
 
 

@@ -30,7 +30,7 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.plan.builder import BINDINGS, Builder
-from moehls.plan.instruction import ANY_TASK, Binding, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, NO_CAPACITY, Binding, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.payload import Rows
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
@@ -257,6 +257,8 @@ class _Operations(Builder):
             self.refuse(op, f"its input {op.input!r} must be the fine value of the LayerNorm before it")
         tasks, experts, _ = op.weight.shape
         chosen = Flag.CHOSEN if op.normalisation == "chosen" else 0
+        mode = Gating.RENORMALISE if op.renormalise else 0
+        mode |= Gating.BY_CHOICE if op.capacity and op.priority == "choice" else 0
         y = Place("queue", 0, 0, x.rows, Channels(experts))
         for task in range(tasks):
             number, suffix = (task, f".task{task}") if tasks > 1 else (ANY_TASK, "")
@@ -265,9 +267,10 @@ class _Operations(Builder):
             source, bias = Access(op.input, x), _bias(op.bias[task])
             self.matrix(f"{name}.logits", op.name, Mode.RAW, source, op.weight[task], bias, logits, task=number)
             instruction = Instruction(
-                Kind.ROUTE, flags=chosen, task=number, n0=experts, n1=op.k, n2=logits.place.stride,
+                Kind.ROUTE, mode, flags=chosen, task=number, n0=experts, n1=op.k, n2=logits.place.stride,
                 rows=x.rows,
                 multiplier=int(op.multiplier[task]), shift=int(op.shift[task]),
+                split=op.capacity or NO_CAPACITY, offset=op.threshold,
             )  # fmt: skip
             self.step(name, op.name, instruction, None, reads=(logits,), writes=(Access(op.output, y),))
             self.stage(op.output, "routing", y, number)

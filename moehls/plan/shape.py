@@ -39,6 +39,10 @@ class Shape:
     """whether the hardware for POOL steps is there"""
     gated: bool = False
     """whether `activate` can multiply with an operand of memory W"""
+    thresholds: bool = False
+    """whether routers can leave out experts of small gates"""
+    capacities: bool = False
+    """whether experts can take a limited number of tokens"""
 
     @property
     def slices(self) -> int:

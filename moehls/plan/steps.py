@@ -149,6 +149,10 @@ class Requirements:
     pools: bool = False
     """whether there are POOL steps"""
     gated: bool = False
+    thresholds: bool = False
+    """whether routers leave out experts of small gates"""
+    capacities: bool = False
+    """whether experts take a limited number of tokens"""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _STEPS = (*np.arange(1.0, 0.45, -0.05), *(1.25**n for n in range(1, 40)))
 
 def convert_route(route: Route, builder: Builder) -> IntegerRoute:
     """Each task's gate is quantised on the tokens of that task."""
-    fine = fine_name(route.input)
+    fine, one = fine_name(route.input), 1 << builder.precision.gate_fraction
     integers, real = builder.data.integer(fine), builder.data.real(route.input)
     gates = []
     for task in range(len(route.weight)):
@@ -45,6 +45,10 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         np.stack([f.shift for f in factors]),
         route.k,
         route.normalisation,
+        min(max(round(route.threshold * one), 1), one - 1) if route.threshold > 0 else 0,
+        route.renormalise,
+        route.capacity,
+        route.priority,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from moehls.integer.arithmetic import exp2, exp2_at, reciprocal, rs, sat
 from moehls.integer.operations import IntArray, IntegerRoute
@@ -14,7 +15,10 @@ from moehls.reference.product import product
 
 @dataclass(frozen=True)
 class Routing:
-    """The experts a token chose, by descending logit, and their gate weights (`1.0 = 2^gate_fraction`)."""
+    """The experts a token chose, by descending logit, and their gate weights (`1.0 = 2^gate_fraction`).
+
+    A choice that is left out is `~expert`, its gate 0.
+    """
 
     logits: IntArray
     """[tokens, experts], accumulator scale"""
@@ -33,8 +37,31 @@ def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precisi
         t = np.take_along_axis(t, chosen, axis=1)
     value, c = exp2(t, precision.logit_fraction, 65535)
     value = exp2_at(value, c, c.max(axis=1, keepdims=True))
-    r, length = reciprocal(value.sum(axis=1, keepdims=True))
-    gates = np.minimum(rs(value * r, length + 1), 1 << precision.gate_fraction)
+    total = value.sum(axis=1, keepdims=True)
     if operation.normalisation == "all":
-        gates = np.take_along_axis(gates, chosen, axis=1)
-    return Routing(logits, chosen, gates)
+        value = np.take_along_axis(value, chosen, axis=1)
+    taken = np.ones(chosen.shape, bool)
+    if operation.threshold:
+        taken = value << precision.gate_fraction > operation.threshold * total
+    if operation.renormalise:
+        total = np.maximum((value * taken).sum(axis=1, keepdims=True), 1)
+    if operation.capacity:
+        taken = _within_capacity(operation, chosen)
+    r, length = reciprocal(total)
+    gates = np.minimum(rs(value * r, length + 1), 1 << precision.gate_fraction)
+    return Routing(logits, np.where(taken, chosen, ~chosen), gates * taken)
+
+
+def _within_capacity(operation: IntegerRoute, chosen: IntArray) -> npt.NDArray[np.bool_]:
+    """Which choices `[tokens, k]` find room, one after the other in the order of priority."""
+    tokens, k = chosen.shape
+    taken = np.zeros(chosen.shape, bool)
+    count = np.zeros(operation.weight.shape[1], np.int64)
+    places = [(n, i) for n in range(tokens) for i in range(k)]
+    if operation.priority == "choice":
+        places = [(n, i) for i in range(k) for n in range(tokens)]
+    for place in places:
+        expert = chosen[place]
+        taken[place] = count[expert] < operation.capacity
+        count[expert] += taken[place]
+    return taken

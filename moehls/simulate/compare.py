@@ -152,7 +152,7 @@ class FidelityMeter:
     def _count(self, op: IntegerRoute, chosen: npt.NDArray[np.int64], task: int) -> None:
         experts = op.weight.shape[1]
         counts = self.counts.setdefault(op.name, np.zeros((self.network.tasks, experts), np.int64))
-        counts[task] += np.bincount(chosen.ravel(), minlength=experts)
+        counts[task] += np.bincount(chosen[chosen >= 0], minlength=experts)
         self.tokens.setdefault(op.name, np.zeros(self.network.tasks, np.int64))[task] += len(chosen)
 
     def _outputs(

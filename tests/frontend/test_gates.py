@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from moehls.frontend.activations import gelu_exact, gelu_tanh, match_activation
-from moehls.frontend.gates import flat_logits, gate_weights, match_experts, sample_logits
+from moehls.frontend.gates import Gate, flat_logits, gate_weights, match_experts, sample_logits
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.values import Affine, Base, ExpertTerm, Mixture, RouteSource
 from moehls.network.operations import GateNormalisation
@@ -25,7 +25,7 @@ def mixture(change: Callable[[Array], Array], order: list[int], k: int, normalis
     base = Base("x", TOKENS, 3)
     logits = Affine(layout, base, None, np.zeros((1, EXPERTS), np.int64), np.zeros((1, 1, 1), np.float32))
     source = RouteSource(logits, "logits", sample_logits((TOKENS, EXPERTS), 0))
-    gates = change(gate_weights(flat_logits(source), k, normalisation))
+    gates = change(gate_weights(flat_logits(source), Gate(k, normalisation)))
     terms = tuple(ExpertTerm(zeros + e, zeros[0], zeros, zeros[0] + 1, gates[:, e]) for e in order)
     return Mixture(matrix_layout((TOKENS, 3), 0), base, "exact", terms, source)
 
@@ -35,8 +35,8 @@ def mixture(change: Callable[[Array], Array], order: list[int], k: int, normalis
 def test_k_normalisation_and_the_order_of_the_experts_are_found(k: int, normalisation: GateNormalisation) -> None:
     order = [3, 0, 5, 1, 4, 2]
     found = match_experts(mixture(lambda gates: gates, order, k, normalisation))
-    assert found.k == k
-    assert found.normalisation == normalisation
+    assert found.gate.k == k
+    assert found.gate.normalisation == normalisation
     assert found.arrays["first_weight"].reshape(-1).tolist() == list(range(EXPERTS))
 
 
@@ -82,7 +82,7 @@ def test_slots_of_one_expert_are_added() -> None:
         for t in whole.terms
     )
     found = match_experts(Mixture(whole.layout, whole.base, whole.form, first, whole.source))
-    assert found.k == 2
+    assert found.gate.k == 2
 
 
 def test_samples_hold_ties_and_rows_that_agree() -> None:
@@ -94,7 +94,7 @@ def test_samples_hold_ties_and_rows_that_agree() -> None:
 
 
 def test_equal_logits_go_to_the_lower_index() -> None:
-    gates = gate_weights(np.zeros((1, 4), np.float32), 2, "chosen")
+    gates = gate_weights(np.zeros((1, 4), np.float32), Gate(2, "chosen"))
     assert gates.tolist() == [[0.5, 0.5, 0, 0]]
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
 from moehls.integer.operations import IntArray
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 
 BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2))
@@ -207,19 +207,26 @@ class Machine:
     def route(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         p = self.p
         self.count[:] = 0
-        for row in range(h.rows):
-            logits = self.raw[row * h.n2 : (row + 1) * h.n2].ravel()[: h.n0]
-            t = sat(rs(logits * h.multiplier, np.array(h.shift)), p.logit_bits)
-            chosen = np.argsort(-logits, kind="stable")[: h.n1]
-            over = chosen if h.flags & Flag.CHOSEN else np.arange(h.n0)
-            value, c = exp2(t, p.logit_fraction, 65535)
-            value = exp2_at(value, c, np.maximum(c[over].max(), c))
-            r, length = reciprocal(value[over].sum(keepdims=True))
-            gates = np.minimum(rs(value * r, length + 1), 1 << p.gate_fraction)
-            for expert in sorted(chosen):
-                lane, group = row % self.shape.token_parallel, row // self.shape.token_parallel
-                self.queue[expert, self.count[expert]] = lane, group, gates[expert]
-                self.count[expert] += 1
+        for choice in range(h.n1) if h.mode & Gating.BY_CHOICE else [None]:
+            for row in range(h.rows):
+                logits = self.raw[row * h.n2 : (row + 1) * h.n2].ravel()[: h.n0]
+                t = sat(rs(logits * h.multiplier, np.array(h.shift)), p.logit_bits)
+                chosen = np.argsort(-logits, kind="stable")[: h.n1]
+                over = chosen if h.flags & Flag.CHOSEN else np.arange(h.n0)
+                value, c = exp2(t, p.logit_fraction, 65535)
+                value = exp2_at(value, c, np.maximum(c[over].max(), c))
+                total = value[over].sum()
+                kept = [e for e in chosen if not h.offset or value[e] << p.gate_fraction > h.offset * total]
+                if h.mode & Gating.RENORMALISE:
+                    total = max(value[kept].sum(), 1)
+                r, length = reciprocal(np.array([total]))
+                gates = np.minimum(rs(value * r, length + 1), 1 << p.gate_fraction)
+                for expert in sorted(kept):
+                    in_turn = choice is None or chosen[choice] == expert
+                    if in_turn and self.count[expert] < h.split:
+                        lane, group = row % self.shape.token_parallel, row // self.shape.token_parallel
+                        self.queue[expert, self.count[expert]] = lane, group, gates[expert]
+                        self.count[expert] += 1
 
     def pool(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, planes = self.p, self.shape.token_parallel, 16 // self.p.activation_bits

@@ -14,6 +14,7 @@ from moehls.integer.operations import (
     IntegerExperts,
     IntegerLinear,
     IntegerNorm,
+    IntegerPool,
     IntegerRoute,
     Raw,
     Requantise,
@@ -163,6 +164,15 @@ def attention(op: IntegerAttention, q: Matrix, k: Matrix, v: Matrix, p: Precisio
     return result
 
 
+def pool(op: IntegerPool, x: Matrix, p: Precision) -> Matrix:
+    bits = p.activation_bits if op.of_fine else p.residual_bits
+    row = []
+    for c in range(len(x[0])):
+        parameters = (int(op.scaling.bias[c]), int(op.scaling.multiplier[c]), int(op.scaling.shift[c]))
+        row.append(sat(requantise(sum(x[n][c] for n in range(op.start, op.stop)), *parameters, p), bits))
+    return [row]
+
+
 def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matrix, Matrix, Matrix]:
     """(logits, chosen, gates)."""
     weight, bias = op.weight[task].tolist(), op.bias[task].tolist()
@@ -175,10 +185,22 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
         powers = {e: exponential(sat(rs(row[e] * m, s), p.logit_bits), p.logit_fraction, 65535) for e in counted}
         largest = max(c for _, c in powers.values())
         values = {e: value >> (largest - c) for e, (value, c) in powers.items()}
-        r, length = reciprocal(sum(values.values()))
+        total = sum(values.values())
+        small = {e for e in order if op.threshold and values[e] * 2**15 <= op.threshold * total}
+        if op.renormalise:
+            total = max(sum(values[e] for e in order if e not in small), 1)
+        r, length = reciprocal(total)
         logits.append(row)
-        chosen.append(order)
-        gates.append([min(rs(values[e] * r, length + 1), 2**15) for e in order])
+        chosen.append([~e if e in small else e for e in order])
+        gates.append([0 if e in small else min(rs(values[e] * r, length + 1), 2**15) for e in order])
+    places = [(n, i) for n in range(len(fine)) for i in range(op.k)]
+    taken = [0] * len(weight)
+    for n, i in sorted(places, key=lambda place: place[1]) if op.priority == "choice" else places:
+        e = chosen[n][i]
+        if op.capacity and taken[e] == op.capacity:
+            chosen[n][i], gates[n][i] = ~e, 0
+        elif op.capacity:
+            taken[e] += 1
     return logits, chosen, gates
 
 

@@ -17,6 +17,7 @@ from moehls.integer.operations import (
     IntegerLinear,
     IntegerNetwork,
     IntegerNorm,
+    IntegerPool,
     IntegerRoute,
 )
 from moehls.integer.precision import PRECISIONS, W8A8, Precision
@@ -44,6 +45,8 @@ def run_by_scalars(network: IntegerNetwork, pixels: scalar.Matrix, task: int) ->
                 known[op.output] = scalar.embed(op, matrix(op.input), p)
             case IntegerNorm():
                 known[op.fine], known[op.operand] = scalar.norm(op, matrix(op.input), p)
+            case IntegerPool():
+                known[op.output] = scalar.pool(op, matrix(op.input), p)
             case IntegerLinear():
                 residual = matrix(op.epilogue.residual) if isinstance(op.epilogue, AddResidual) else None
                 known[op.output] = scalar.linear(op, matrix(op.input), residual, p, form)
@@ -74,6 +77,10 @@ def listed(execution: Execution) -> Values:
         (1, replace(SMALL, prefix=2, head=0, k=1), "chosen", "tanh"),
         (2, replace(SMALL, prefix=0, tokens=5, tasks=1, experts=1, k=1), "all", "tanh"),
         (3, replace(SMALL, experts=0, tokens=2), "all", "exact"),
+        (4, replace(SMALL, threshold=12000), "all", "exact"),
+        (5, replace(SMALL, threshold=15000, renormalise=True, pooled=True), "chosen", "exact"),
+        (6, replace(SMALL, capacity=2), "all", "exact"),
+        (7, replace(SMALL, capacity=2, priority="choice"), "chosen", "exact"),
     ],
 )
 def test_every_value_in_order(

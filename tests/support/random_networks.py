@@ -39,7 +39,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.integer.precision import W8A8, Precision
-from moehls.network.operations import ActivationForm, GateNormalisation
+from moehls.network.operations import ActivationForm, GateNormalisation, Priority
 from moehls.reference.execute import Execution, execute
 from moehls.reference.linear import requantised
 from moehls.reference.product import product
@@ -70,6 +70,10 @@ class Sizes:
     """MLPs and experts multiply the activation with another linear, and layers with experts have a shared one"""
     centred: bool = True
     """LayerNorm, not RMSNorm"""
+    threshold: int = 0
+    renormalise: bool = False
+    capacity: int = 0
+    priority: Priority = "token"
 
 
 def random_integer_network(
@@ -282,8 +286,20 @@ class _Builder:
         output = f"{layer}.routing"
         self.append(
             IntegerRoute(
-                f"{layer}.route", fine, output, weight, bias, scaling.multiplier, scaling.shift, s.k, self.normalisation
-            ),
+                f"{layer}.route",
+                fine,
+                output,
+                weight,
+                bias,
+                scaling.multiplier,
+                scaling.shift,
+                s.k,
+                self.normalisation,
+                s.threshold,
+                s.renormalise,
+                s.capacity,
+                s.priority,
+            ),  # fmt: skip
             "routing",
         )
         return output

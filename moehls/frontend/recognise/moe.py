@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
-from moehls.frontend.gates import gate_weights
+from moehls.frontend.gates import Gate, gate_weights
 from moehls.frontend.recognise.layer_norm import token_rows
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.recognise.routing import source_of
@@ -44,7 +44,7 @@ def read_moe(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     given = node.inputs[1]
     source = source_of(context, logits, given.name or "" if given is not None else "")
     order: GateNormalisation = "chosen" if attribute(node, "normalize_routing_weights", 0) else "all"
-    gates = np.concatenate([gate_weights(sample.reshape(-1, experts), k, order) for sample in source.samples])
+    gates = np.concatenate([gate_weights(sample.reshape(-1, experts), Gate(k, order)) for sample in source.samples])
     terms = tuple(ExpertTerm(first[e], first_bias[e], second[e], second_bias[e], gates[:, e]) for e in range(experts))
     return Mixture(rows.layout, rows.base, _FORMS[activation], terms, source)
 

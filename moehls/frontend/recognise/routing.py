@@ -20,6 +20,7 @@ from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.structure import new_shape
 from moehls.frontend.values import Affine, Constant, Gathered, Pointwise, Routed, RouteSource, Unknown, Value
 
+_COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "ThresholdedRelu"}
 _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
 
@@ -32,11 +33,8 @@ def source_of(context: Context, value: Affine, name: str) -> RouteSource:
     """
     known = context.sources.get(id(value))
     if known is None:
-        *others, last = value.layout.dims
-        if len(last) != 1 or last[0].token or not all(axis.token for dim in others for axis in dim):
-            raise LayoutError(
-                "softmax or top-k does not run over the experts of one token (soft MoE and expert choice run over the tokens)"
-            )
+        if not all(len({axis.token for axis in dim}) == 1 for dim in value.layout.dims if dim):
+            raise LayoutError("softmax or top-k runs over tokens and channels together")
         samples = sample_logits(value.layout.shape, context.seed + len(context.sources))
         known = (value, RouteSource(value, name, samples))
         context.sources[id(value)] = known
@@ -87,13 +85,18 @@ def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             raise UnsupportedError("values of two routers are combined", "let each expert layer use one router")
         return None
     (source,) = sources.values()
+    if node.op_type in _COMPARISONS:
+        scalars = [value.array for value in inputs if isinstance(value, Constant) and value.array.size == 1]
+        source.compared.extend(float(array.reshape(-1)[0]) for array in scalars if array.dtype.kind == "f")
+        source.compared.extend([float(attribute(node, "alpha", 1.0))] if node.op_type == "ThresholdedRelu" else [])
     evaluate = NodeEvaluator(node, context.opset)
     results: list[list[Array]] = []
     for number in range(len(source.samples)):
         arrays = [_concrete(value, source, number) for value in inputs]
         if any(array is None for array in arrays):
             return None
-        results.append(evaluate(arrays))
+        given = [name is not None for name in node.inputs] or [True] * len(arrays)
+        results.append(evaluate([array if there else None for array, there in zip(arrays, given, strict=True)]))
     if node.op_type == "Shape" and all(np.array_equal(result[0], results[0][0]) for result in results):
         return Constant(results[0][0])
     outputs = [Routed(source, tuple(result[i] for result in results)) for i in range(len(results[0]))]
@@ -147,7 +150,13 @@ def read_gathered(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     return None
 
 
+def read_einsum(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """An Einsum of routed values alone, of whatever form."""
+    return sampled(context, node, inputs) if all(isinstance(value, (Routed, Constant)) for value in inputs) else None
+
+
 RULES: Rules = (
+    ("Einsum", read_einsum),
     ("Gather GatherND", read_gather),
     ("Reshape Flatten Squeeze Unsqueeze Transpose", read_gathered),
     ("Softmax TopK LogSoftmax ArgMax", read_logits),
