@@ -151,9 +151,8 @@ def choices(operation: Route, logits: FloatArray) -> IndexArray:
 
 def within_capacity(indices: IndexArray, experts: int, capacity: int, priority: Priority) -> npt.NDArray[np.bool_]:
     """Which choices `[samples, tokens, k]` find room at their expert."""
-    samples, tokens, k = indices.shape
     queue = indices.swapaxes(1, 2) if priority == "choice" else indices
-    flat = queue.reshape(samples, -1)
+    flat = queue.reshape(len(indices), -1)
     chosen = flat[:, :, None] == np.arange(experts)
     before = np.cumsum(chosen, axis=1)
     room = (np.take_along_axis(before, flat[:, :, None], axis=2)[:, :, 0] <= capacity).reshape(queue.shape)

@@ -18,7 +18,7 @@ import numpy as np
 
 from moehls.boards import Board
 from moehls.integer.operations import IntegerExperts, IntegerNetwork, IntegerRoute
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program, Step
 
@@ -233,6 +233,8 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
         case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
             passes = -(-i.n0 // shape.route_experts)
+            if i.mode & Gating.BY_CHOICE:  # all tokens pass once a choice
+                return i.n1 * (i.rows + 1) * passes + 2 * passes + i.n0 + _ROUTE
             return i.rows * max(passes, i.n1) + 2 * passes + i.n0 + _ROUTE
         case Kind.GATHER:
             each = tokens_a_pass(shape)

@@ -20,8 +20,8 @@ SHAPES = {
     # one token lane, and experts that do not fill a pass of the router
     "one": Shape(W8A8, 1, 8, 4, 1, 512, 128, 64, 64, 8, 8, 32, 3, 64),
     # what some models need
-    "more": Shape(W8A8, 4, 8, 2, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64, pools=True),
-    "wide": Shape(W16A16, 3, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64, pools=True),
+    "more": Shape(W8A8, 4, 8, 2, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64, pools=True, thresholds=True, capacities=True),
+    "wide": Shape(W16A16, 3, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64, pools=True, thresholds=True, capacities=True),
 }
 
 

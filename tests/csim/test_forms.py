@@ -22,6 +22,11 @@ FORMS = (
     "mean-ts17",
     "mean_then_norm-ts17",
     "mean_of_patches-dynamo20",
+    "gate_pruned-ts17",
+    "gate_pruned_chosen-dynamo20",
+    "gate_pruned_rest-ts17",
+    "capacity_choice-dynamo20",
+    "capacity_tokens-ts17",
 )
 WHOLE = (
     "timm_registers-dynamo20",

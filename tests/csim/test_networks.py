@@ -94,6 +94,25 @@ def test_frames_follow_each_other_with_another_task(accelerators: dict[str, Acce
         assert_equals_reference(accelerators["odd"], network, task)
 
 
+@pytest.mark.parametrize("shape", ["more", "wide"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        Sizes(pooled=True),
+        Sizes(layers=4, threshold=12000, capacity=3),
+        Sizes(layers=4, threshold=15000, renormalise=True, capacity=4, priority="choice"),
+    ],
+    ids=["pool", "token order", "choice order"],
+)
+def test_what_only_some_models_have(accelerators: dict[str, Accelerator], shape: str, extra: Sizes) -> None:
+    accelerator = accelerators[shape]
+    for seed, normalisation in ((3, "all"), (4, "chosen")):
+        network = random_integer_network(seed, accelerator.shape.precision, extra, normalisation=normalisation)
+        routings = [v for v in run(network, random_image(network, 7), 0).values.values() if isinstance(v, Routing)]
+        assert any((routing.chosen < 0).any() for routing in routings) != extra.pooled
+        assert_equals_reference(accelerator, network, 0)
+
+
 def test_scores_of_the_whole_range(accelerators: dict[str, Accelerator]) -> None:
     """Scores of ±2048: the running exponent rises by more than a probability has bits."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0, tasks=1))

@@ -271,6 +271,33 @@ def test_weights_that_are_stored_quantised_are_read(tmp_path: Path) -> None:
     assert operations(read_network(edited("plain-ts19", tmp_path, edit), {}), Activation)
 
 
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        ("gate_pruned-ts17", (2, "all", 0.3, False, 0, "token")),
+        ("gate_pruned_chosen-dynamo20", (2, "chosen", 0.3, False, 0, "token")),
+        ("gate_pruned_rest-ts17", (2, "all", 0.3, True, 0, "token")),
+        ("capacity_choice-dynamo20", (2, "all", 0.0, False, 3, "choice")),
+        ("capacity_tokens-ts17", (2, "all", 0.0, False, 3, "token")),
+        ("capacity_loop-dynamo20", (2, "all", 0.0, False, 3, "choice")),
+        ("capacity_mask-ts17", (2, "all", 0.0, False, 3, "token")),
+    ],
+)
+def test_thresholds_and_capacities(name: str, gate: tuple[object, ...]) -> None:
+    (route,) = operations(read_network(fixture(name), {}), Route)
+    fields = (route.k, route.normalisation, route.threshold, route.renormalise, route.capacity, route.priority)
+    assert fields == pytest.approx(gate)
+
+
+def test_experts_on_slots_are_those_on_tokens() -> None:
+    (plain,) = operations(read_network(fixture("experts_dense-ts17"), {}), Experts)
+    for name in names():
+        if name.startswith("capacity"):
+            (experts,) = operations(read_network(fixture(name), {}), Experts)
+            np.testing.assert_allclose(experts.first_weight, plain.first_weight)
+            np.testing.assert_allclose(experts.second_bias, plain.second_bias)
+
+
 def test_the_documentation_lists_every_form() -> None:
     text = (Path(__file__).parents[2] / "docs" / "frontend.md").read_text()
     for form, opsets in groups().items():

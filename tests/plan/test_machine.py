@@ -22,6 +22,7 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.integer.precision import W8A8, W16A16, Precision
+from moehls.network.operations import Priority
 from moehls.plan.layout import (
     activation_tensor,
     chosen_gates,
@@ -103,6 +104,14 @@ def test_gated_mlps_and_experts_shared_experts_and_rms_norms(
 ) -> None:
     network = random_integer_network(8, precision, Sizes(gated=True, centred=False), activation="silu")
     assert_equals_reference(network, token_parallel, block, task)
+
+
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+def test_pools_thresholds_and_capacities(precision: Precision) -> None:
+    order: Priority
+    for order, renormalise in (("token", False), ("choice", True)):
+        extra = Sizes(layers=4, pooled=True, threshold=12000, renormalise=renormalise, capacity=3, priority=order)
+        assert_equals_reference(random_integer_network(3, precision, extra), 3, 8, 1)
 
 
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:

@@ -71,6 +71,7 @@ class Sizes:
     centred: bool = True
     """LayerNorm, not RMSNorm"""
     threshold: int = 0
+    """of the gates; with a capacity too, of those of the first router only"""
     renormalise: bool = False
     capacity: int = 0
     priority: Priority = "token"
@@ -284,6 +285,7 @@ class _Builder:
         spread = np.stack([one.ravel() for one in logits], axis=1)
         scaling = self.fit(spread, 2.0 ** (p.logit_fraction + 1), bias=False)
         output = f"{layer}.routing"
+        limited = s.capacity > 0 and (layer != "layer1" or not s.threshold)
         self.append(
             IntegerRoute(
                 f"{layer}.route",
@@ -295,11 +297,11 @@ class _Builder:
                 scaling.shift,
                 s.k,
                 self.normalisation,
-                s.threshold,
-                s.renormalise,
-                s.capacity,
+                0 if limited else s.threshold,
+                s.renormalise and not limited,
+                s.capacity if limited else 0,
                 s.priority,
-            ),  # fmt: skip
+            ),
             "routing",
         )
         return output

@@ -45,7 +45,11 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    project = write_random_project(tmp_path_factory.mktemp("units"), 1, replace(TINY, pooled=True))
+    project = write_random_project(
+        tmp_path_factory.mktemp("units"),
+        1,
+        replace(TINY, layers=4, pooled=True, threshold=12000, renormalise=True, capacity=2, priority="choice"),
+    )
     sources = sorted((project.path / "src").glob("*.cpp"))
     generated = generate_modules(sources, [project.path / "include", shim()], project.path / "build/rtl")
     folder = project.path / "rtl"
