@@ -87,8 +87,8 @@ def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
     routes = {op.output: op for op in network.operations if isinstance(op, IntegerRoute)}
 
     def tokens(route: IntegerRoute) -> float:
-        even = network.tokens * route.k / route.weight.shape[1]
-        return min(even, route.capacity) if route.capacity else even
+        even = float(network.tokens * route.k / route.weight.shape[1])
+        return min(even, float(route.capacity)) if route.capacity else even
 
     return {
         op.name: [tokens(routes[op.routing])] * len(op.first_weight)

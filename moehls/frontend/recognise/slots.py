@@ -119,7 +119,8 @@ def _by_expert(value: FeedForward, slots: int) -> FeedForward:
     while product < slots:
         product *= axes[count].size
         count += 1
-    arrays = (value.first, value.first_bias, value.second, value.second_bias)
+    every = (value.first, value.first_bias, value.second, value.second_bias, value.up, value.up_bias)
+    arrays = [array for array in every if array is not None]
     if product != slots or value.selector is not None or value.coefficient is not None:
         raise UnsupportedError("slots and channels are mixed before they are combined", _REMEDY)
     varying = [i for i in range(count) if any(array.shape[i] != 1 for array in arrays)]
