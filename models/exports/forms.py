@@ -36,6 +36,8 @@ class Form:
     task: str = "none"
     scale: bool = False
     """LayerScale after attention and MLP"""
+    gate_input: str = "same"
+    """what the router reads: the experts' input, a norm of its own, the residual, the block's input or its first norm"""
 
 
 GELUS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -407,9 +409,9 @@ class Mixture(nn.Module):
         self.gate = Gate(form.gate, form.task)
         self.experts = Experts(form.experts)
 
-    def forward(self, x: Tensor, task: Tensor | int | None) -> Tensor:
+    def forward(self, x: Tensor, task: Tensor | int | None, gate_input: Tensor) -> Tensor:
         flat = x.reshape(-1, WIDTH)
-        gates, index = self.gate(flat, task)
+        gates, index = self.gate(gate_input.reshape(-1, WIDTH), task)
         out: Tensor = self.experts(flat, gates, index)
         return out.reshape(x.shape)
 
@@ -423,12 +425,24 @@ class Block(nn.Module):
         self.mlp = None if sparse else Mlp(form.mlp, form.gelu)
         self.scale1 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
         self.scale2 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
+        self.gate_input = form.gate_input
+        self.gate_norm = norm(form.norm) if form.gate_input == "own_norm" else None
+
+    def _gate_input(self, before: Tensor, x: Tensor) -> Tensor:
+        if self.gate_norm is not None:
+            return self.gate_norm(x)
+        if self.gate_input == "first_norm":
+            return self.norm1(before)
+        if self.gate_input == "block":
+            return before
+        return x if self.gate_input == "residual" else self.norm2(x)
 
     def forward(self, x: Tensor, task: Tensor | int | None) -> Tensor:
+        before = x
         out: Tensor = self.attention(self.norm1(x))
         x = x + (out if self.scale1 is None else out * self.scale1)
         if self.sparse is not None:
-            out = self.sparse(self.norm2(x), task)
+            out = self.sparse(self.norm2(x), task, self._gate_input(before, x))
         elif self.mlp is not None:
             out = self.mlp(self.norm2(x))
         return x + (out if self.scale2 is None else out * self.scale2)

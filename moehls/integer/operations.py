@@ -101,6 +101,8 @@ class IntegerNorm:
     """multiplier holds the signed gain"""
     epsilon: int
     centred: bool = True
+    plain: bool = False
+    """whether the residual is not normalised, only scaled"""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class Builder:
             max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),
             gated=any(s.instruction.mode == Mode.GATED for s in self.steps if s.instruction.kind == Kind.LINEAR),
             pools=any(s.instruction.kind == Kind.POOL for s in self.steps),
+            plain_norms=any(s.instruction.flags & Flag.PLAIN for s in self.steps if s.instruction.kind == Kind.NORM),
             thresholds=any(i.offset for i in routes),
             capacities=any(i.split != NO_CAPACITY for i in routes),
         )

@@ -232,10 +232,10 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
         case Kind.POOL:  # the sums of a block, then its channels one by one
             return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
         case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
-            passes = -(-i.n0 // shape.route_experts)
+            parts = -(-i.n0 // shape.route_experts)
             if i.mode & Gating.BY_CHOICE:  # all tokens pass once a choice
-                return i.n1 * (i.rows + 1) * passes + 2 * passes + i.n0 + _ROUTE
-            return i.rows * max(passes, i.n1) + 2 * passes + i.n0 + _ROUTE
+                return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + _ROUTE
+            return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + _ROUTE
         case Kind.GATHER:
             each = tokens_a_pass(shape)
             copies = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short

@@ -66,6 +66,7 @@ class Flag(enum.IntFlag):
     PLANES = 8
     CHOSEN = 16
     RMS = 32
+    PLAIN = 64
 
 
 class Binding(enum.IntEnum):

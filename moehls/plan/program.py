@@ -110,7 +110,9 @@ class _Operations(Builder):
         fine = Place("m2", base, planes * blocks, rows, x.channels, planes=planes)
         instruction = Instruction(
             Kind.NORM,
-            flags=(Flag.PLANES if fine_is_read else 0) | (0 if op.centred else Flag.RMS),
+            flags=(Flag.PLANES if fine_is_read else 0)
+            | (0 if op.centred else Flag.RMS)
+            | (Flag.PLAIN if op.plain else 0),
             n2=blocks,
             rows=rows,
             channels=x.channels.count,

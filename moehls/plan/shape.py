@@ -39,6 +39,8 @@ class Shape:
     """whether the hardware for POOL steps is there"""
     gated: bool = False
     """whether `activate` can multiply with an operand of memory W"""
+    plain_norms: bool = False
+    """whether norms can only scale"""
     thresholds: bool = False
     """whether routers can leave out experts of small gates"""
     capacities: bool = False

@@ -149,6 +149,8 @@ class Requirements:
     pools: bool = False
     """whether there are POOL steps"""
     gated: bool = False
+    plain_norms: bool = False
+    """whether norms only scale some residual"""
     thresholds: bool = False
     """whether routers leave out experts of small gates"""
     capacities: bool = False

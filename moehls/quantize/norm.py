@@ -10,7 +10,7 @@ from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.given import signed_grid
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
-from moehls.quantize.structure import NormStep
+from moehls.quantize.structure import FineStep, NormStep
 
 _GAIN_BITS = 15
 _LARGEST_SHIFT = 15
@@ -60,3 +60,18 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
         int(rounded(step.norm.epsilon * channels**2 / float(builder.grids[step.source].scale[0]) ** 2)),
         step.norm.centred,
     )
+
+
+def convert_fine(step: FineStep, builder: Builder) -> IntegerNorm:
+    """Both have 16 bits and one scale: the fine value is the residual."""
+    rows, channels = builder.data.integer(step.source).shape[1:]
+    one, zero = np.ones(channels, np.int64), np.zeros(channels, np.int64)
+    grid, fine = builder.grids[step.source], fine_name(step.source)
+    operand = step.source + ".operand"
+    wide = 2.0**builder.precision.fine_shift
+    builder.add(fine, "fine", builder.precision.fine_bits, True, grid)
+    builder.add(
+        operand, "operand", builder.precision.activation_bits, True, Grid(grid.scale * wide, grid.offset / wide)
+    )
+    scaling = Scaling(zero, one, zero)
+    return IntegerNorm(fine, step.source, fine, operand, 0, rows, scaling, 0, plain=True)

@@ -24,12 +24,13 @@ from moehls.quantize.linear import (
     convert_residual,
     convert_up,
 )
-from moehls.quantize.norm import convert_norm, fine_name
+from moehls.quantize.norm import convert_fine, convert_norm, fine_name
 from moehls.quantize.pool import convert_pool
 from moehls.quantize.route import convert_route
 from moehls.quantize.structure import (
     AttentionInputStep,
     ExpertsStep,
+    FineStep,
     GatedStep,
     GeluStep,
     NormStep,
@@ -114,6 +115,8 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_embed(step, source, builder)
         case NormStep():
             return convert_norm(step, builder)
+        case FineStep():
+            return convert_fine(step, builder)
         case PoolStep():
             return convert_pool(step, builder)
         case AttentionInputStep():
@@ -147,6 +150,8 @@ def _written(step: Step) -> str:
             return step.linear.output
         case GeluStep():
             return step.gelu.output
+        case FineStep():
+            return step.source
         case PoolStep():
             return step.mean.output
         case _:

@@ -43,6 +43,13 @@ class NormStep:
 
 
 @dataclass(frozen=True)
+class FineStep:
+    """The residual value itself as a fine value, for the routers that read it."""
+
+    source: str
+
+
+@dataclass(frozen=True)
 class PoolStep:
     """The mean of tokens of a residual value or of a LayerNorm's output."""
 
@@ -105,7 +112,7 @@ class ExpertsStep:
 
 
 LinearStep = AttentionInputStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
-Step = Embed | NormStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
+Step = Embed | NormStep | FineStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class _Resolver:
                 if self.residuals:
                     raise MoehlsError(f"{operation.name}: a second patch embedding; supported: one")
                 self.residuals.add(operation.output)
-                return [operation]
+                return [operation, *self._fine(operation.output)]
             case LayerNorm():
                 return self._norms(operation)
             case Linear():
@@ -183,8 +190,11 @@ class _Resolver:
                 return [operation]
             case Route():
                 maker = self._maker(operation.input, self.operands)
-                if not isinstance(maker, LayerNorm):
-                    raise self._refusal(operation, "its input is not the output of a LayerNorm over all tokens")
+                if not isinstance(maker, LayerNorm) and operation.input not in self.residuals:
+                    raise self._refusal(
+                        operation,
+                        "its input is neither the output of a LayerNorm over all tokens nor the residual stream",
+                    )
                 self._only(operation.output, operation, lambda reader: isinstance(reader, Experts))
                 return [operation]
             case Experts():
@@ -293,8 +303,7 @@ class _Resolver:
     def _experts(self, experts: Experts) -> ExpertsStep:
         self._maker(experts.input, self.operands, experts)
         route = self.makers.get(experts.routing)
-        if not isinstance(route, Route) or route.input != experts.input:
-            raise self._refusal(experts, "its router does not read the same LayerNorm")
+        assert isinstance(route, Route)
         self._only(experts.output, experts, lambda reader: isinstance(reader, Add))
         add = self.readers[experts.output][0]
         assert isinstance(add, Add)
@@ -305,7 +314,11 @@ class _Resolver:
         if len(sides) != 1 or not isinstance(self.makers.get(sides[0]), Linear | Experts):
             raise self._refusal(add, "it is not the residual stream plus the output of a linear or of experts")
         self.residuals.add(add.output)
-        return []
+        return self._fine(add.output)
+
+    def _fine(self, residual: str) -> list[Step]:
+        """The fine value of a residual that routers read; taken at once, as the residual may be updated before they come."""
+        return [FineStep(residual)] if any(isinstance(reader, Route) for reader in self.readers[residual]) else []
 
     def _residual(self, add: Add, branch: str) -> str:
         other = add.right if add.left == branch else add.left
@@ -350,8 +363,8 @@ class _Resolver:
             "Activation": "an activation after a linear",
             "Multiply": "the product of an activation and a linear of the same tokens, as in SwiGLU",
             "Add": "residual adds",
-            "Route": "a router on a LayerNorm over all tokens that feeds experts",
-            "Experts": "experts on the LayerNorm that their router reads, added to the residual stream",
+            "Route": "a router on a LayerNorm over all tokens, or on the residual stream, that feeds experts",
+            "Experts": "experts on a LayerNorm over all tokens, added to the residual stream",
             "MeanTokens": "a mean of tokens of the residual stream before a LayerNorm, or of a LayerNorm's output",
             "SelectTokens": "a selection of rows beside the LayerNorm before a head",
         }

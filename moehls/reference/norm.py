@@ -17,6 +17,8 @@ def norm(operation: IntegerNorm, residual: IntArray, precision: Precision) -> tu
     s2 = (x * x).sum(axis=1, keepdims=True)
     r, e = rsqrt(np.maximum(channels * s2 - s1 * s1 + operation.epsilon, 1))
     n = sat(rs((channels * x - s1) * r, e // 2 + 16 - precision.norm_fraction), precision.norm_bits)
+    if operation.plain:
+        n = x
     scaling = operation.scaling
     fine = sat(rs(n * scaling.multiplier + scaling.bias, scaling.shift), precision.fine_bits)
     return fine, sat(rs(fine, precision.fine_shift), precision.activation_bits)

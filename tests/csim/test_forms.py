@@ -25,6 +25,10 @@ FORMS = (
     "gate_pruned-ts17",
     "gate_pruned_chosen-dynamo20",
     "gate_pruned_rest-ts17",
+    "gate_own_norm-dynamo20",
+    "gate_residual-ts17",
+    "gate_block_input-dynamo20",
+    "gate_first_norm-ts17",
     "capacity_choice-dynamo20",
     "capacity_tokens-ts17",
 )

@@ -85,6 +85,7 @@ class Machine:
             s1, s2 = 0 if h.flags & Flag.RMS else x.sum(), (x * x).sum()
             r, e = rsqrt(np.maximum(h.channels * s2 - s1 * s1 + h.epsilon, 1))
             n = sat(rs((h.channels * x - s1) * r, e // 2 + 16 - p.norm_fraction), p.norm_bits)
+            n = x if h.flags & Flag.PLAIN else n
             fine = sat(rs(n * gain + bias, shift), p.fine_bits)
             operand = sat(rs(fine, p.fine_shift), p.activation_bits)
             lane, group = row % tt, row // tt

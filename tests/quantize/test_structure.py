@@ -120,11 +120,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         r"l0\.q \(Linear\).*more than one of query, key and value",
     ),
     "two forms of GELU": ("l0.gelu", other_form, "tanh in l0.gelu, exact in l1.experts"),
-    "a router on another norm": (
-        "l1.gate",
-        with_input("l1.n1"),
-        r"l1\.experts \(Experts\).*router does not read the same",
-    ),
+    "a router on an attention": ("l1.gate", with_input("l1.c"), r"l1\.gate \(Route\).*nor the residual stream"),
     "a selection of keys": (
         "l0.attention",
         lambda o: [SelectTokens("part", "l0.k", "part", 0, 4), edited(o, key="part")],

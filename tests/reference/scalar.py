@@ -109,6 +109,7 @@ def norm(op: IntegerNorm, residual: Matrix, p: Precision) -> tuple[Matrix, Matri
         s1, s2 = sum(x) if op.centred else 0, sum(v * v for v in x)
         r, e = rsqrt(max(d * s2 - s1 * s1 + op.epsilon, 1))
         n = [sat(rs((d * v - s1) * r, e // 2 + 16 - p.norm_fraction), p.norm_bits) for v in x]
+        n = list(x) if op.plain else n
         row = [sat(rs(n[c] * g[c] + b[c], s[c]), p.fine_bits) for c in range(d)]
         fine.append(row)
         operand.append([sat(rs(v, p.fine_shift), p.activation_bits) for v in row])
