@@ -7,8 +7,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := build/digits
+COUNTED := build/digits-counted
 
-.PHONY: help setup demo test lint test-models bench bench-m3vit faults fuzz-onnx fuzz-rtl clean
+.PHONY: help setup demo test lint test-models bench bench-m3vit bench-resources faults fuzz-onnx fuzz-rtl clean
 
 help:
 	@echo "make demo         compile, simulate, verify and report the committed digits model"
@@ -16,6 +17,7 @@ help:
 	@echo "make setup        the virtual environment alone, everything but torch"
 	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
 	@echo "make bench        the figures of benchmarks/"
+	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan in DSP, BRAM and URAM"
 	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
 	@echo "make faults       100 breaks in generated RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
@@ -51,6 +53,12 @@ test-models: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-resources: $(STAMP)
+	$(BIN)/moehls compile models/digits/digits.onnx --calibrate models/digits/calibration.npz -o $(COUNTED) --force \
+		--set token_parallel=4 --set block=8 --set epilogue_lanes=2 --set ports=2
+	$(BIN)/moehls resources $(COUNTED)
+	$(BIN)/python -m benchmarks resources $(COUNTED)
 
 bench-m3vit: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl,models]'
