@@ -34,7 +34,7 @@ FORMS = (
 )
 WHOLE = (
     "timm_registers-dynamo20",
-    "transformers_deit_teacher-ts17",
+    "transformers_deit-ts17",
     "transformers_dinov2_registers-dynamo20",
     "tokens_projected-ts17",
     "task_some-dynamo20",
