@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from moehls import doctor, reference, serialize, zoo
 from moehls.boards import Board, load_board
@@ -396,18 +395,13 @@ def _project_samples(network: Network, images: FloatArray) -> Samples:
     return Samples(images[np.arange(count) % len(images)], np.arange(count, dtype=np.int64) % network.tasks)
 
 
-def _tokens(chosen: npt.NDArray[np.int64], experts: int) -> npt.NDArray[np.int64]:
-    """Tokens of each expert, from the choices `[tokens, k]`."""
-    return np.bincount(chosen[chosen >= 0], minlength=experts)
-
-
 def _expert_load(integer: IntegerNetwork, runs: Sequence[reference.Execution]) -> dict[str, list[float]]:
     """Mean tokens of each expert over the runs, by the name of the experts operation."""
     load = {}
     for op in integer.operations:
         if isinstance(op, IntegerExperts):
-            counts = [_tokens(run.routing(op.routing).chosen, len(op.first_weight)) for run in runs]
-            load[op.name] = [float(tokens) for tokens in np.mean(counts, axis=0)[: len(op.first_weight)]]
+            counts = [run.routing(op.routing).tokens(len(op.first_weight)) for run in runs]
+            load[op.name] = [float(tokens) for tokens in np.mean(counts, axis=0)]
     return load
 
 

@@ -22,7 +22,6 @@ from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import (
     ANY_TASK,
     FIELDS,
-    NO_CAPACITY,
     NO_EXPERT,
     Binding,
     Field,
@@ -110,7 +109,6 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
         "flags": [(str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1) for f in Flag],
         "any_task": ANY_TASK,
         "no_expert": NO_EXPERT,
-        "no_capacity": NO_CAPACITY,
         "tables": tables_of(shape.precision, activation),
     }
 

@@ -27,6 +27,11 @@ class Routing:
     gates: IntArray
     """[tokens, k]"""
 
+    def tokens(self, experts: int) -> IntArray:
+        """`[experts]`: how many tokens each expert gets, of the first `experts`."""
+        taken = self.chosen[(self.chosen >= 0) & (self.chosen < experts)]
+        return np.bincount(taken, minlength=experts).astype(np.int64)
+
 
 def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precision) -> Routing:
     """Fine `[tokens, channels]` to the routing of `task`."""

@@ -177,9 +177,7 @@ def verify(
 def _expert_tokens(integer: IntegerNetwork, execution: reference.Execution) -> dict[str, tuple[int, ...]]:
     """Tokens each expert gets, by the name of the experts operation."""
     return {
-        op.name: tuple(
-            np.bincount(execution.routing(op.routing).chosen.ravel(), minlength=len(op.first_weight)).tolist()
-        )
+        op.name: tuple(execution.routing(op.routing).tokens(len(op.first_weight)).tolist())
         for op in integer.operations
         if isinstance(op, IntegerExperts)
     }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moehls.plan.instruction import NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import NO_CAPACITY, NO_SPLIT, Binding, Flag, Gating, Instruction, Kind, Mode, Source
 from tests.csim.bench import Bench, BenchStep, assert_steps_equal
 from tests.csim.conftest import SHAPES, Accelerator
 
@@ -59,9 +59,10 @@ def test_norm(accelerator: Accelerator, data: st.DataObject) -> None:
     bench, shape = bench_of(accelerator, data), accelerator.shape
     rows, blocks = some(data, 1, 14), some(data, 1, 6)
     first = some(data, 0, rows - 1)
+    kinds = [0, Flag.RMS, Flag.PLAIN] if shape.plain_norms else [0, Flag.RMS]
     norm = Instruction(
         Kind.NORM,
-        flags=data.draw(st.sampled_from([0, Flag.PLANES])) | data.draw(st.sampled_from([0, Flag.RMS])),
+        flags=data.draw(st.sampled_from([0, Flag.PLANES])) | data.draw(st.sampled_from(kinds)),
         rows=rows - first,
         n2=blocks,
         channels=blocks * shape.block,
@@ -183,6 +184,10 @@ def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
     route = Instruction(
         Kind.ROUTE, flags=data.draw(st.sampled_from([0, Flag.CHOSEN])), n0=experts, n1=some(data, 1, experts), n2=logits,
         rows=tokens, multiplier=some(data, 0, 65535), shift=some(data, 4, 40),
+        mode=data.draw(st.sampled_from([0, Gating.RENORMALISE] if shape.thresholds else [0]))
+        | data.draw(st.sampled_from([0, Gating.BY_CHOICE] if shape.capacities else [0])),
+        offset=data.draw(st.sampled_from([0, 5000, 20000] if shape.thresholds else [0])),
+        split=data.draw(st.sampled_from([NO_CAPACITY, 1, 3] if shape.capacities else [NO_CAPACITY])),
     )  # fmt: skip
     steps = [*filled(bench, tokens, blocks), gate, BenchStep(route)]
     for expert in range(experts):

@@ -21,6 +21,7 @@ from moehls.network.operations import (
     Experts,
     LayerNorm,
     Linear,
+    MeanTokens,
     Network,
     Operation,
     Route,
@@ -107,6 +108,27 @@ def test_a_planted_error_in_gated_and_shared_experts_is_caught(wrong: str) -> No
     check_network(found.network, path, found.routers, 0)
     with pytest.raises(MoehlsError, match="does not compute what the file does"):
         check_network(planted(found.network, kind, change, number), path, found.routers, 0)
+
+
+FORMS: dict[str, tuple[str, type, Change]] = {
+    "another order of priority": ("capacity_choice-ts17", Route, lambda o: replace(o, priority="token")),
+    "a larger capacity": ("capacity_tokens-dynamo20", Route, lambda o: replace(o, capacity=o.capacity + 1)),
+    "capacity forgotten": ("capacity_mask-ts17", Route, lambda o: replace(o, capacity=0)),
+    "threshold forgotten": ("gate_pruned-ts17", Route, lambda o: replace(o, threshold=0.0)),
+    "rest not renormalised": ("gate_pruned_rest-dynamo20", Route, lambda o: replace(o, renormalise=False)),
+    "router on the experts' norm": ("gate_residual-ts17", Route, lambda o: replace(o, input="norm3")),
+    "mean with the class token": ("mean_then_norm-ts17", MeanTokens, lambda o: replace(o, start=0)),
+}
+
+
+@pytest.mark.parametrize("wrong", FORMS)
+def test_a_planted_error_in_another_form_is_caught(wrong: str) -> None:
+    name, kind, change = FORMS[wrong]
+    found = reading(name)
+    assert found.network is not None
+    check_network(found.network, fixture(name), found.routers, 0)
+    with pytest.raises(MoehlsError, match="does not compute what the file does"):
+        check_network(planted(found.network, kind, change), fixture(name), found.routers, 0)
 
 
 def test_a_near_tie_is_decided_as_onnxruntime_decides_it() -> None:

@@ -207,6 +207,27 @@ def test_a_relative_position_bias_on_the_scores(tmp_path: Path) -> None:
     assert "mask or bias" in refusal.reason
 
 
+@pytest.mark.parametrize(
+    ("place", "factor", "reason"),
+    [(1, 0.5, "a mixture of tokens"), (0, None, "another token than it holds")],
+    ids=["dispatch", "combine"],
+)
+def test_slots_must_hold_a_token_each(tmp_path: Path, place: int, factor: float | None, reason: str) -> None:
+    """Half a token in a slot, as soft MoE has it; outputs of slots given to the next token."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        tensor = nodes(graph, "Einsum")[place]
+        if factor is not None:
+            graph.initializer.append(numpy_helper.from_array(np.float32(factor), "half"))
+            insert_after(graph, tensor, helper.make_node("Mul", ["", "half"], [""], name="part"))
+        else:
+            graph.initializer.append(numpy_helper.from_array(np.roll(np.arange(7), 1), "order"))
+            insert_after(graph, tensor, helper.make_node("Gather", ["", "order"], [""], name="roll", axis=0))
+
+    found = refusals("capacity_choice-ts17", tmp_path, edit)
+    assert any(reason in refusal.reason and refusal.remedy for refusal in found)
+
+
 def test_gates_less_a_threshold_are_no_gates(tmp_path: Path) -> None:
     """What is above the threshold is kept as it is; here the threshold is taken off too."""
 

@@ -23,7 +23,7 @@ from moehls.frontend.values import Affine, FeedForward, Routed, Tokens, Value, r
 
 _REMEDY = (
     "let each slot of an expert hold one token, dispatched by a 0/1 tensor and combined by the gate weights of the same "
-    "tokens (V-MoE, GShard), or mix tokens into slots by softmax (soft MoE)"
+    "tokens (V-MoE, GShard); soft MoE and expert choice have no place on the accelerator"
 )
 
 
@@ -85,6 +85,8 @@ def read_combine(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     slots = context.builder.slots_of(value.base)
     if slots is None:
         return None
+    if any(not np.isin(held, (0, 1)).all() or (held.sum(axis=0) > 1).any() for held in slots.dispatch):
+        raise UnsupportedError("a slot of an expert holds a mixture of tokens, as in soft MoE", _REMEDY)
     if routed.source is not slots.source:
         raise UnsupportedError("slots are filled by one router and combined by another", _REMEDY)
     dims = dict(zip(labels.right, value.layout.dims, strict=True))
@@ -147,8 +149,6 @@ def _capacity(value: FeedForward, slots: Slots, combine: list[Array], layout: La
     experts = value.layout.dims[0][0].size
     coefficients: list[Array] = []
     for held, given in zip(slots.dispatch, combine, strict=True):
-        if not np.isin(held, (0, 1)).all() or (held.sum(axis=0) > 1).any():
-            raise UnsupportedError("a slot of an expert holds a mixture of tokens", _REMEDY)
         if given[held == 0].any():
             raise UnsupportedError("the output of a slot goes to another token than it holds", _REMEDY)
         coefficients.append(given.reshape(len(given), experts, -1).sum(axis=2))
