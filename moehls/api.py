@@ -36,7 +36,7 @@ from moehls.rtl.report import RtlReport, read_report
 from moehls.rtl.resources import Usage
 from moehls.rtl.resources import count as count_resources
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
-from moehls.simulate.rtl import generated_sources
+from moehls.simulate.rtl import RtlSimulator, generated_sources
 from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
 from moehls.simulate.simulator import Simulator
 from moehls.simulate.simulators import simulator
@@ -182,13 +182,14 @@ def verify(
     seed: int = 0,
     stall: float = 0.0,
     bounded: bool = False,
+    waves: Path | None = None,
     progress: Progress = lambda text, share: None,
 ) -> Verification:
     """Run `levels` on samples and update the project's summary.
 
     The samples are those of `inputs` (at most `samples` of them), or `samples` random images from `seed`, or the project's
     own. `stall` is the chance of a stall an interface and cycle of the RTL; with `bounded` the FIFOs of the C simulation hold
-    no more than their depths.
+    no more than their depths. The RTL writes waves (FST) to `waves`.
 
     Raises:
         MoehlsError: no such level, no project, samples that do not fit, or a level that cannot run here.
@@ -200,7 +201,7 @@ def verify(
     project = open_project(directory)
     chosen = _verification_samples(project, inputs, samples, seed)
     simulators: dict[str, Simulator] = {
-        name: simulator(project, name, seed=seed, stall=stall, bounded=bounded)
+        name: simulator(project, name, seed=seed, stall=stall, bounded=bounded, waves=waves)
         for name in LEVELS
         if name in wanted and name != "reference"
     }
@@ -213,6 +214,9 @@ def verify(
         fidelity="reference" in wanted,
         progress=progress,
     )
+    for machine in simulators.values():
+        if isinstance(machine, RtlSimulator):
+            machine.close()
     project.write_summary(with_verification(project.summary(), result))
     return result
 

@@ -133,11 +133,12 @@ def verify(
     bounded: Annotated[
         bool, typer.Option("--bounded", help="C simulation: FIFOs of their declared depths, a deadlock is a failure.")
     ] = False,
+    waves: Annotated[Path | None, typer.Option(metavar="FILE.fst", help="RTL: write waves.")] = None,
     as_json: Json = False,
 ) -> None:
     """Verify a project at every level; exit 1 where a level differs from the reference in any bit."""
     with show.progress(err) as report:
-        result = api.verify(project, levels.split(","), inputs, samples, seed, stall, bounded, report)
+        result = api.verify(project, levels.split(","), inputs, samples, seed, stall, bounded, waves, report)
     if as_json:
         print(json.dumps(result.as_json(), indent=2))
     else:

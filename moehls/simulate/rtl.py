@@ -142,7 +142,14 @@ class RtlSimulator:
     """The kernel in a running bench; its DRAM and memories live as long as it, as on the board."""
 
     def __init__(
-        self, project: Project, dram: Dram, *, kernel: Kernel | None = None, waves: Path | None = None, threads: int = 1
+        self,
+        project: Project,
+        dram: Dram,
+        *,
+        kernel: Kernel | None = None,
+        waves: Path | None = None,
+        threads: int = 1,
+        dram_bytes: int = 0,
     ) -> None:
         """Build and start the bench, and load the weights.
 
@@ -152,6 +159,7 @@ class RtlSimulator:
             kernel: other RTL than the project's.
             waves: write waves (FST) to this file.
             threads: threads of the simulator.
+            dram_bytes: size of the DRAM; at least what the project needs.
 
         Raises:
             MoehlsError: something is missing, or the RTL does not build.
@@ -162,7 +170,7 @@ class RtlSimulator:
         program = build_frame(
             self.kernel,
             project.path / BUILD,
-            self.layout.size,
+            max(dram_bytes, self.layout.size),
             waves=waves is not None,
             threads=threads,
             fast=project.plan.cycles > _SHORT_FRAME,
@@ -173,6 +181,11 @@ class RtlSimulator:
         self.registers = {register["name"]: register for register in project.manifest["registers"]}
         if waves is not None:
             self.bench.command("trace", waves.absolute())
+        self.load(project)
+
+    def load(self, project: Project) -> None:
+        """Weights and program of `project` into the DRAM: its own, or one that was planned for the same shape and fits there."""
+        self.project, self.layout = project, layout_of(project)
         for address, chunks in zip(self.layout.weights, weight_stream(project), strict=True):
             self.bench.load(address, chunks)
 

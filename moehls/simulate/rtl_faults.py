@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moehls import reference
-from moehls.errors import CheckFailed, MoehlsError
-from moehls.integer.host import quantise_image
-from moehls.integer.operations import IntArray
+from moehls.errors import MoehlsError
 from moehls.project import Project
+from moehls.simulate.faults import KINDS, Check, Checked, Fault
 from moehls.simulate.rtl import BUILD, RtlSimulator, dram_of, project_kernel
-from moehls.simulate.simulator import Simulation
-from moehls.simulate.verify import compare
 
-KINDS = ("operator", "constant", "width", "index", "condition")
 _SELECT = "frame.fault"
 _LIBRARY = ("burst_read", "burst_write", "control", "fifo", "memory")
+_YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
 _HANG = 3
 """a frame that takes so many times the good one's cycles hangs"""
 
@@ -38,44 +36,12 @@ _OPERATORS = {" + ": " - ", " - ": " + ", " & ": " | ", " | ": " & ", " < ": " >
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One break: line `line` (from 0) of `file`, whose expression becomes `broken`."""
-
-    file: str
-    line: int
-    kind: str
-    good: str
-    broken: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line + 1} ({self.kind}): {self.good} → {self.broken}"
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What a break does: `seen` names the check that went red; `effect` whether anything at all changed."""
 
     fault: Fault
     seen: str | None
     effect: bool
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame of the campaign and what the reference says."""
-
-    pixels: IntArray
-    execution: reference.Execution
-    task: int
-
-
-def frames_of(project: Project, images: Sequence[tuple[object, int]]) -> list[Frame]:
-    """Frames from (image, task)."""
-    found = []
-    for image, task in images:
-        execution = reference.run(project.integer, image, task)  # type: ignore[arg-type]
-        found.append(Frame(quantise_image(project.integer, image), execution, task))  # type: ignore[arg-type]
-    return found
 
 
 def sites(path: Path) -> Iterator[Fault]:
@@ -154,68 +120,90 @@ def _instrumented(line: str, number: int, fault: Fault, widths: dict[str, int]) 
     if fault.kind == "width":  # the top bit is lost
         broken = f"{fault.good}"
     signal = f"wire [{width - 1}:0]"
-    kept = f"{{1'b0, {name}_bad[{width - 2}:0]}}" if width > 1 else "1'b0"
-    chosen = kept if fault.kind == "width" else f"{name}_bad"
+    chosen = _kept(name, width) if fault.kind == "width" else f"{name}_bad"
     return (
         f"    {signal} {name}_good = {fault.good}; {signal} {name}_bad = {broken};"
         f" assign {name} = {active} ? {chosen} : {name}_good;"
     )
 
 
+def _kept(name: str, width: int) -> str:
+    """What a width break leaves of the value: all but the top bit."""
+    return f"{{1'b0, {name}_bad[{width - 2}:0]}}" if width > 1 else "1'b0"
+
+
+def proved_none(paths: Sequence[Path], fault: Fault, folder: Path) -> bool:
+    """Whether SAT (yosys) shows that the broken expression always equals the good one, whatever the registers and inputs are.
+
+    Only the logic of the fault's own module between registers is looked at: what holds because of how values come about
+    (a counter that never gets so far) is not proved.
+    """
+    source = next(path for path in paths if path.name == fault.file)
+    lines = source.read_text().splitlines()
+    if _GUARD.match(lines[fault.line]):
+        return False  # the opposite of a condition never equals it
+    widths = {m[2]: int(m[1] or 0) + 1 for line in lines if (m := _DECLARED.match(line))}
+    name = lines[fault.line].split()[1]
+    broken = _instrumented(lines[fault.line], 0, fault, widths).replace(f"({_SELECT} == 16'd0)", "1'b0")
+    bad = _kept(name, widths[name]) if fault.kind == "width" else f"{name}_bad"
+    lines[fault.line] = f"{broken} always_comb assert ({name}_good == {bad});"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "proof.sv"
+    target.write_text("\n".join([*lines, ""]))
+    commands = [
+        f"read_verilog -sv -formal {target}",
+        f"hierarchy -top {source.stem}",
+        "proc",
+        "opt",
+        "cutpoint -blackbox",
+    ]
+    # what comes out of registers and other modules is free
+    commands += ["expose -evert-dff", "async2sync", "opt", "sat -verify -prove-asserts -set-def-inputs -timeout 60"]
+    done = subprocess.run(
+        [sys.executable, "-c", _YOSYS, *commands], capture_output=True, text=True, check=False, timeout=600
+    )
+    return done.returncode == 0
+
+
 class Campaign:
     """A simulator with faults built in."""
 
-    def __init__(self, project: Project, faults: Sequence[Fault], frames: Sequence[Frame]) -> None:
-        """Build, and run every frame once without a fault.
+    def __init__(self, project: Project, faults: Sequence[Fault], checks: Sequence[Check], dram_bytes: int) -> None:
+        """Build, and run every check once without a fault. The checks need a DRAM of `dram_bytes`.
 
         Raises:
-            MoehlsError: a frame is wrong without any fault.
+            MoehlsError: a check is red without any fault.
         """
-        self.project, self.faults, self.frames = project, list(faults), list(frames)
+        self.faults, self.checks = list(faults), list(checks)
         kernel = project_kernel(project)
         sources = instrument(kernel.sources, self.faults, project.path / BUILD / "faults")
-        self.simulator = RtlSimulator(project, dram_of(project), kernel=replace(kernel, sources=sources))
-        self.good: list[Simulation] = []
-        for frame in self.frames:
-            found = self._run(frame)
-            difference = compare(project.integer, project.program, frame.execution, found, 0, frame.task)
-            if difference is not None:
-                raise MoehlsError(f"the RTL is wrong without a fault: {difference}")
+        kernel = replace(kernel, sources=sources)
+        self.simulator = RtlSimulator(project, dram_of(project), kernel=kernel, dram_bytes=dram_bytes)
+        self.good: list[Checked] = []
+        for check in self.checks:
+            found = check.rtl(self.simulator)
+            if found.difference is not None:
+                raise MoehlsError(f"the RTL is wrong without a fault: {found.difference}")
             self.good.append(found)
-        self.simulator.limit = _HANG * max(found.cycles or 0 for found in self.good)
+        self.simulator.limit = _HANG * max(found.cycles for found in self.good)
 
-    def verdict(self, number: int, usual: int) -> tuple[Verdict, bool]:
-        """Run the frames with fault `number` until a check goes red.
-
-        Returns:
-            The verdict, and whether one of the first `usual` frames showed the fault.
-        """
+    def verdict(self, number: int) -> Verdict:
+        """Run the checks with fault `number` until one goes red."""
         self._select(number + 1)
-        effect, seen, frames = False, None, 0
+        effect, seen = False, None
         try:
-            for frame, good in zip(self.frames, self.good, strict=True):
-                seen = self._check(frame)
-                frames += 1
+            for check, good in zip(self.checks, self.good, strict=True):
+                try:
+                    found = check.rtl(self.simulator)
+                except IndexError:
+                    found = Checked("a queue holds tokens that there are not", 0, ())
+                seen, effect = found.difference, effect or found != good
                 if seen is not None:
                     break
-                effect = effect or self.last.steps != good.steps
         finally:
             self._select(0)
             self.simulator.bench.command("reset")
-        return Verdict(self.faults[number], seen, effect or seen is not None), seen is not None and frames <= usual
-
-    def _check(self, frame: Frame) -> str | None:
-        try:
-            self.last = self._run(frame)
-        except CheckFailed as failure:
-            return str(failure)
-        except IndexError:
-            return "a queue holds tokens that there are not"
-        difference = compare(self.project.integer, self.project.program, frame.execution, self.last, 0, frame.task)
-        return None if difference is None else str(difference)
-
-    def _run(self, frame: Frame) -> Simulation:
-        return self.simulator.run(frame.pixels, frame.task, trace=True)
+        return Verdict(self.faults[number], seen, effect)
 
     def _select(self, number: int) -> None:
         self.simulator.bench.command("dram", "fault", number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
@@ -43,7 +44,15 @@ class CSimulator:
         return Simulation(output_tensors(results, plan.outputs), stages)
 
 
-def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0, bounded: bool = False) -> Simulator:
+def simulator(
+    project: Project,
+    level: str,
+    *,
+    seed: int = 0,
+    stall: float = 0.0,
+    bounded: bool = False,
+    waves: Path | None = None,
+) -> Simulator:
     """The simulator of `csim` or `rtl`; it is built when the project's sources are newer than the last build.
 
     Args:
@@ -52,6 +61,7 @@ def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0
         seed: of the RTL's stalls.
         stall: chance of a stall an interface and cycle of the RTL.
         bounded: whether the streams of the C simulation hold no more than their depths.
+        waves: file for the waves (FST) of the RTL.
 
     Raises:
         MoehlsError: the level cannot run here; the message says what is missing.
@@ -67,5 +77,5 @@ def simulator(project: Project, level: str, *, seed: int = 0, stall: float = 0.0
                 f"the level rtl needs {' and '.join(missing)}, not installed here: pip install 'moehls[rtl]', or leave the "
                 "level out with --levels reference,csim"
             )
-        return RtlSimulator(project, dram_of(project, stall=stall, seed=seed))
+        return RtlSimulator(project, dram_of(project, stall=stall, seed=seed), waves=waves)
     raise MoehlsError(f"unknown level {level!r}; the simulators are csim and rtl")

@@ -15,7 +15,8 @@ from moehls.plan.instruction import Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
 from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word
 from moehls.plan.shape import Shape
-from moehls.simulate.csim import Library, Memories
+from moehls.simulate.csim import Library
+from moehls.simulate.simulator import MemoryImages
 from tests.plan.machine import Machine
 
 
@@ -75,12 +76,12 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     """Run `steps` on both; every memory is equal after every step, and so are the results."""
     shape = bench.shape
     program = [BenchStep(Instruction(Kind.ROUTE, task=1 - task)), *steps, BenchStep(Instruction(Kind.END))]
-    stream = np.concatenate([_words(step, shape) for step in program])
+    stream = np.concatenate([step_words(step, shape) for step in program])
     pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
     states: list[dict[str, np.ndarray]] = []
     library.load(port_chunks(stream, shape.ports))
-    beats = sum(_beats(step.instruction, shape) for step in steps)
-    results = library.run(pixels, beats, task, lambda index, ran, memories: states.append(_state(memories, shape)))
+    beats = sum(step_beats(step.instruction, shape) for step in steps)
+    results = library.run(pixels, beats, task, lambda index, ran, memories: states.append(state_of(memories, shape)))
 
     machine = Machine(shape, "exact")
     _start_from(machine, states[0])
@@ -88,7 +89,7 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
 
     def compare(index: int, model: Machine) -> None:
         routes = [s.instruction.n0 for s in program[1 : index + 1] if s.instruction.kind == Kind.ROUTE]
-        for memory, value in _model_state(model).items():
+        for memory, value in model_state(model).items():
             # a router leaves the counts of the experts it has not
             known = slice(routes[-1] if routes and memory == "count" else None)
             np.testing.assert_array_equal(
@@ -99,7 +100,7 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     assert results.tobytes() == expected
 
 
-def _words(step: BenchStep, shape: Shape) -> Bytes:
+def step_words(step: BenchStep, shape: Shape) -> Bytes:
     out = np.zeros((1 + step.instruction.payload_words, shape.word_bits // 8), np.uint8)
     out[0] = header_word(step.instruction, shape)
     if step.payload is not None:
@@ -107,14 +108,14 @@ def _words(step: BenchStep, shape: Shape) -> Bytes:
     return out
 
 
-def _beats(instruction: Instruction, shape: Shape) -> int:
+def step_beats(instruction: Instruction, shape: Shape) -> int:
     if instruction.kind != Kind.STORE:
         return 0
     bits = 16 if instruction.mode != Source.RAW else 32 if shape.precision.accumulator_bits == 32 else 64
     return instruction.rows * instruction.n2 * shape.block * bits // 128
 
 
-def _state(memories: Memories, shape: Shape) -> dict[str, np.ndarray]:
+def state_of(memories: MemoryImages, shape: Shape) -> dict[str, np.ndarray]:
     operand = shape.precision.activation_bits // 8
     state: dict[str, np.ndarray] = {}
     for number in range(4):
@@ -137,7 +138,7 @@ def _start_from(machine: Machine, state: dict[str, np.ndarray]) -> None:
     machine.count = state["count"].copy()
 
 
-def _model_state(machine: Machine) -> dict[str, np.ndarray]:
+def model_state(machine: Machine) -> dict[str, np.ndarray]:
     state: dict[str, np.ndarray] = {}
     for number in range(4):
         state[f"m{number}"] = machine.data[number]

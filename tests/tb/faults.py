@@ -1,41 +1,68 @@
-"""A campaign of faults: `python -m tests.tb.faults NUMBER [SEED]` (the Makefile's `faults`) prints every survivor.
+"""Campaigns of faults: `python -m tests.tb.faults NUMBER [SEED]` (the Makefile's `faults`) prints every survivor.
 
-Faults that no image of the large set shows in a stage or an output count as equivalent on what the network exercises; of the
-others, verification with the usual number of images must see at least 95 %.
+`NUMBER` breaks of the generated C++ in the C simulation, and as many of the generated RTL in Verilator. Verification runs
+several networks on one machine, images that reach the saturations among them, and random programs of single steps. A break
+that it does not see is
+
+- none, where that is proved (C++: the compiler makes the very same code of it; RTL: SAT shows that the broken expression
+  always equals the good one);
+- a survivor otherwise. Verification must see at least 95 % of all breaks that are not proved to be none.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from moehls.project import Project
-from moehls.simulate.rtl import project_kernel
-from moehls.simulate.rtl_faults import Campaign, Verdict, choose, frames_of
+from moehls.simulate import cpp_faults
+from moehls.simulate.faults import Check, Fault, frames_of
+from moehls.simulate.rtl import layout_of, project_kernel
+from moehls.simulate.rtl_faults import Campaign, choose, proved_none
 from tests.support.random_networks import Sizes, random_image
-from tests.tb.projects import write_random_project
+from tests.tb.projects import TINY, Variant, write_family
+from tests.tb.step_programs import roomy, step_programs
 
-IMAGES = 6
-MORE_IMAGES = 12
+ROOM = 1 << 19
+"""bytes of DRAM for a program of steps"""
+LARGE: list[Variant] = [
+    (Sizes(), "all"),
+    (Sizes(tokens=13, width=44, heads=2, mlp=70, experts=6, hidden=19, k=3, head=0), "chosen"),
+    (Sizes(tokens=9, width=24, heads=2, experts=0, tasks=1, prefix=0, head=9), "all"),
+]
+SMALL: list[Variant] = [
+    (TINY, "all"),
+    (Sizes(tokens=5, width=26, heads=1, mlp=30, experts=3, hidden=18, k=1, tasks=1, prefix=0, head=0), "chosen"),
+]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The verdicts of a campaign."""
+    """What became of the faults of a campaign."""
 
-    seen: list[Verdict]
-    survivors: list[Verdict]
-    """faults that only the larger set of images shows"""
-    equivalent: list[Verdict]
+    seen: list[Fault]
+    survivors: list[Fault]
+    none: list[Fault]
+    """breaks that are none, by proof"""
 
     @property
     def share(self) -> float:
-        """Seen faults among those that are not equivalent."""
+        """Seen faults among those that are not proved to be none."""
         return len(self.seen) / max(1, len(self.seen) + len(self.survivors))
+
+    def show(self, what: str) -> None:
+        """Every fault that was not seen, and the sums."""
+        for fault in self.survivors:
+            print(f"survives: {fault}")
+        for fault in self.none:
+            print(f"none: {fault}")
+        print(f"{what}: {len(self.seen)} seen, {len(self.survivors)} survive, {len(self.none)} are none")
+        print(f"{100 * self.share:.1f} % of the others are seen", flush=True)
 
 
 def images_of(project: Project, seed: int, number: int) -> list[np.ndarray]:
@@ -46,35 +73,49 @@ def images_of(project: Project, seed: int, number: int) -> list[np.ndarray]:
     return images + [(np.sign(image - np.median(image)) * far).astype(np.float32) for image in images]
 
 
-def run_campaign(project: Project, number: int, seed: int) -> Result:
-    """`number` faults in the project's RTL, one after another."""
-    tasks = range(project.integer.tasks)
-    usual = [(image, task) for image in images_of(project, 0, IMAGES) for task in tasks]
-    more = [(image, task) for image in images_of(project, 100, MORE_IMAGES) for task in tasks]
-    faults = choose(project_kernel(project).sources, number, seed)
-    campaign = Campaign(project, faults, frames_of(project, [*usual, *more]))
-    seen, survivors, equivalent = [], [], []
+def verification(projects: Sequence[Project], number: int, seed: int) -> list[Check]:
+    """Frames of every project and task, and programs of single steps."""
+    checks: list[Check] = []
+    for project in projects:
+        images = images_of(project, seed, number)
+        checks += frames_of(project, [(image, task) for image in images for task in range(project.integer.tasks)])
+    return [*checks, *step_programs(projects[0].plan.shape, projects[0].integer.activation, seed)]
+
+
+def run_cpp(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:
+    """`number` faults in the C++ of the projects, which is the same."""
+    first = projects[0]
+    campaign = cpp_faults.Campaign(first, cpp_faults.choose(first, number, seed), verification(projects, images, seed))
+    outcomes = [campaign.run(n) for n in range(len(campaign.faults))]
+    unseen = [outcome.fault for outcome in outcomes if outcome.seen is None]
+    none = [fault for fault in unseen if cpp_faults.same_code(first, fault)]
+    return Result([o.fault for o in outcomes if o.seen is not None], [f for f in unseen if f not in none], none)
+
+
+def run_rtl(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:
+    """`number` faults in the RTL of the projects, which is the same."""
+    first = projects[0]
+    sources = project_kernel(first).sources
+    size = max(ROOM, *(layout_of(project).size for project in projects))
+    campaign = Campaign(first, choose(sources, number, seed), verification(projects, images, seed), size)
     try:
-        for n in range(len(faults)):
-            verdict, by_usual = campaign.verdict(n, len(usual))
-            (seen if by_usual else survivors if verdict.seen else equivalent).append(verdict)
+        verdicts = [campaign.verdict(n) for n in range(len(campaign.faults))]
     finally:
         campaign.close()
-    return Result(seen, survivors, equivalent)
+    unseen = [verdict.fault for verdict in verdicts if verdict.seen is None]
+    none = [fault for fault in unseen if proved_none(sources, fault, first.path / "build/proofs")]
+    return Result([v.fault for v in verdicts if v.seen is not None], [f for f in unseen if f not in none], none)
 
 
 def main() -> None:
-    """Run a campaign on a random network and print it."""
+    """Run the campaigns on random networks and print them."""
     number, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     with tempfile.TemporaryDirectory() as folder:
-        result = run_campaign(write_random_project(Path(folder), seed, Sizes()), number, seed)
-    for verdict in result.survivors:
-        print(f"survives: {verdict.fault}\n    seen only with more images: {verdict.seen}")
-    for verdict in result.equivalent:
-        print(f"no effect: {verdict.fault}" + (" (other cycles)" if verdict.effect else ""))
-    print(f"{len(result.seen)} seen, {len(result.survivors)} survive, {len(result.equivalent)} have no effect")
-    print(f"{100 * result.share:.1f} % of the faults with an effect are seen")
-    sys.exit(result.share < 0.95)
+        projects = write_family(Path(folder), seed, LARGE, roomy)
+        results = {"C++": run_cpp(projects, number, seed), "RTL": run_rtl(projects, number, seed)}
+    for what, result in results.items():
+        result.show(what)
+    sys.exit(min(result.share for result in results.values()) < 0.95)
 
 
 if __name__ == "__main__":

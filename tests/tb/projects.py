@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from moehls.emit.results import result_bytes
 from moehls.integer import storage
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerNetwork
+from moehls.network.operations import GateNormalisation
 from moehls.plan import build_program, plan, save_plan, weights_bytes
 from moehls.plan.layout import input_bytes
+from moehls.plan.shape import Shape
 from moehls.project import MANIFEST, Project, json_text
 from moehls.reference import Execution, run
 from moehls.rtl.elaborate import Unit
@@ -25,6 +29,8 @@ from tests.support.random_networks import Sizes, random_image, random_integer_ne
 TINY = Sizes(
     tokens=7, width=18, heads=2, layers=2, mlp=20, experts=4, hidden=11, k=2, tasks=2, prefix=1, patch=(3, 5), head=5
 )
+Variant = tuple[Sizes, GateNormalisation]
+"""what a random network is made of, besides its seed"""
 SMALL_SHAPE = {"token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64"}
 
 
@@ -43,6 +49,23 @@ def write_random_project(
     save_plan(path / "data/plan.npz", planned)
     weights_bytes(integer, planned).tofile(path / "data/weights.bin")
     return Project(path, found)
+
+
+def write_family(path: Path, seed: int, variants: Sequence[Variant], grow: Callable[[Shape], Shape]) -> list[Project]:
+    """Projects of several networks for one machine, grown from the largest that one of them needs: the same C++ runs them all."""
+    found = [
+        write_random_project(path / str(n), seed + n, sizes, normalisation=normalisation)
+        for n, (sizes, normalisation) in enumerate(variants)
+    ]
+    shapes = [project.plan.shape for project in found]
+    depths = ("activation", "residual", "raw", "kept", "norm", "parameter")
+    sizes = {f"{name}_depth": max(getattr(shape, f"{name}_depth") for shape in shapes) for name in depths}
+    sizes |= {name: max(getattr(shape, name) for shape in shapes) for name in ("max_tokens", "max_experts")}
+    shape = grow(replace(shapes[0], **sizes))
+    for project in found:
+        emit_hls(shape, project.integer.activation, project.path)
+        save_plan(project.path / "data/plan.npz", replace(project.plan, shape=shape))
+    return [Project(project.path, project.manifest) for project in found]
 
 
 def frame(project: Project, seed: int, task: int) -> tuple[np.ndarray, np.ndarray, Execution]:

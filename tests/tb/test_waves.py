@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
+from moehls.simulate.rtl import RtlSimulator, dram_of
 from moehls.simulate.rtl_bench import Bench, run_bench
+from tests.tb.projects import pixels_of, write_random_project
 from tests.tb.test_library import LIBRARY
 
 HEADER, GEOMETRY, HIERARCHY_LZ4 = 0, 3, 6
@@ -61,3 +63,14 @@ def test_waves_hold_the_signals_of_the_design(tmp_path: Path) -> None:
     size = int.from_bytes(geometry[:8], "big")
     text = geometry[16:] if len(geometry) - 16 == size else zlib.decompress(geometry[16:])
     assert len(text) == size
+
+
+def test_waves_of_whole_frames_name_the_processes(tmp_path: Path) -> None:
+    project = write_random_project(tmp_path / "project", 2)
+    simulator = RtlSimulator(project, dram_of(project), waves=tmp_path / "frame.fst")
+    simulator.run(pixels_of(project.integer, 1), 0, trace=False)
+    simulator.close()
+    found = blocks((tmp_path / "frame.fst").read_bytes())
+    names = lz4_block(found[HIERARCHY_LZ4][8:])
+    for name in (b"compute_0", b"engine", b"multiply", b"step_taken", b"words_valid"):
+        assert name in names

@@ -1,0 +1,226 @@
+"""Random programs of single steps as checks of a campaign: data, sizes and addresses that no network of the tests reaches.
+
+The functional model (`tests/plan/machine.py`, written from docs/accelerator.md) says what the results and the memories hold
+at the end. Words that the program does not write depend on what was there before; the model, run twice from opposite
+memories, shows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from moehls.integer.operations import IntArray
+from moehls.plan.instruction import NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
+from moehls.plan.layout import CHUNK_BYTES, port_chunks
+from moehls.plan.shape import Shape
+from moehls.simulate.csim import Library, Memories
+from moehls.simulate.faults import Checked
+from moehls.simulate.rtl import Images, RtlSimulator, peeked
+from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, step_words
+from tests.plan.machine import Machine
+
+_PAGE = 4096
+_UNREAD = ("exponents of m0", "exponents of m1", "exponents of m2")
+"""the RTL keeps no bits that nobody reads"""
+_MEMORIES = ("m0", "m1", "m2", "m3", "residual", "raw", "queue", "count")
+
+
+class StepProgram:
+    """A program, its input, and what must be in the results and memories after it."""
+
+    def __init__(self, bench: Bench, steps: list[BenchStep], form: Any) -> None:
+        self.shape = bench.shape
+        self.program = [*steps, BenchStep(Instruction(Kind.END))]
+        self.stream = np.concatenate([step_words(step, self.shape) for step in self.program])
+        self.pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
+        self.beats = sum(step_beats(step.instruction, self.shape) for step in steps)
+        machines = [Machine(self.shape, form), _opposite(Machine(self.shape, form))]
+        self.results, same = (machine.run(self.stream, self.pixels.tobytes(), 0) for machine in machines)
+        assert self.results == same, "a program sends what it never wrote"
+        self.after, other = (model_state(machine) for machine in machines)
+        self.known = {name: value == other[name] for name, value in self.after.items() if name not in _UNREAD}
+        self.known["count"][:] &= np.arange(self.shape.max_experts) < self._experts()
+
+    def _experts(self) -> int:
+        """Experts of the last router: it leaves the counts of the others."""
+        return next((s.instruction.n0 for s in self.program[::-1] if s.instruction.kind == Kind.ROUTE), 0)
+
+    def difference(self, results: bytes, state: dict[str, IntArray]) -> str | None:
+        """Where results or memories differ from the model's."""
+        if results != self.results:
+            return "the results differ"
+        wrong = (name for name, known in self.known.items() if (known & (state[name] != self.after[name])).any())
+        name = next(wrong, None)
+        return None if name is None else f"memory {name} differs"
+
+    def csim(self, library: Library) -> str | None:
+        """Run it on the C simulation."""
+        found: dict[str, IntArray] = {}
+
+        def on_step(index: int, _ran: bool, memories: Memories) -> None:
+            if index == len(self.program) - 1:
+                found.update(state_of(memories, self.shape))
+
+        library.load(port_chunks(self.stream, self.shape.ports))
+        results = library.run(self.pixels, self.beats, 0, on_step)
+        return self.difference(results.tobytes(), found)
+
+    def rtl(self, simulator: RtlSimulator) -> Checked:
+        """Run it on the RTL."""
+        bench, last = simulator.bench, len(self.program) - 2
+        chunks = port_chunks(self.stream, self.shape.ports)
+        parts = [*chunks, self.pixels, np.full(max(1, self.beats) * CHUNK_BYTES, 0xA5, np.uint8)]
+        starts = np.cumsum([0, *(-(-max(1, part.size) // _PAGE) * _PAGE for part in parts)]).tolist()
+        for start, part in zip(starts, parts, strict=False):
+            if part.size:
+                bench.load(start, part)
+        values = {f"weights{port}": starts[port] for port in range(len(chunks))}
+        values |= {"input": starts[-3], "output": starts[-2], "task": 0, "weight_beats": chunks.shape[1]}
+        values |= {"input_beats": len(self.pixels) // CHUNK_BYTES, "output_beats": self.beats}
+        for name, value in values.items():
+            bench.write(simulator.registers[name]["offset"], value, simulator.registers[name]["bits"])
+        for memory in _MEMORIES:
+            bench.command("peek", last, memory, peeked(bench, last, memory))
+        run = bench.start(simulator.limit)
+        if not run.done:
+            return Checked("the kernel hangs", run.cycles, run.steps)
+        results = bench.dump(starts[-2], self.beats * CHUNK_BYTES).tobytes() if self.beats else b""
+        return Checked(self.difference(results, state_of(Images(simulator, last), self.shape)), run.cycles, run.steps)
+
+
+def _opposite(machine: Machine) -> Machine:
+    """The machine with other memories, bit by bit or number by number."""
+    machine.data = [(1 << machine.p.activation_bits) - 1 - data for data in machine.data]
+    machine.exponent = [exponent + 1 for exponent in machine.exponent]
+    machine.residual, machine.raw = ~machine.residual, ~machine.raw
+    machine.queue, machine.count = machine.queue + 1, machine.count + 1
+    return machine
+
+
+def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
+    """Programs with every kind and mode of a step."""
+    made = []
+    for number, steps in enumerate([_norms, *[_products] * 4, *[_attention] * 4, *[_experts] * 3]):
+        bench = Bench(shape, np.random.default_rng((seed, number)))
+        made.append(StepProgram(bench, list(steps(bench, number)), form))
+    return made
+
+
+def _some(bench: Bench, low: int, high: int) -> int:
+    return int(bench.rng.integers(low, high + 1))
+
+
+def _filled(bench: Bench, rows: int, blocks: int) -> list[BenchStep]:
+    """Operands in M3, M0, M1 and M2, and a residual, in every lane."""
+    groups = -(-rows // bench.shape.token_parallel)
+    rows = groups * bench.shape.token_parallel
+    strides = {"n0": blocks, "n1": groups, "n2": blocks, "x_s1": blocks, "x_s2": 1, "y_s0": 1, "y_s1": blocks}
+    return [
+        bench.input(Instruction(Kind.INPUT, n0=min(1, rows - 1), n2=blocks, rows=rows)),
+        bench.load(Instruction(Kind.LOAD, n2=blocks, rows=rows)),
+        *(
+            bench.linear(Instruction(Kind.LINEAR, Mode.REQUANTISE, binding, rows=rows, **strides))
+            for binding in (Binding.CONTEXT, Binding.QUERY_VALUE, Binding.KEY)
+        ),
+    ]
+
+
+def _norms(bench: Bench, _number: int) -> Iterator[BenchStep]:
+    shape = bench.shape
+    for epsilon in (0, 12345, (1 << 48) - 1):
+        rows, blocks = _some(bench, 6, 12), _some(bench, 1, min(4, shape.norm_depth))
+        yield bench.load(Instruction(Kind.LOAD, n2=blocks, rows=rows))
+        first = _some(bench, 0, rows - 1)
+        place = {"w_base": first % shape.token_parallel, "w_s0": first // shape.token_parallel}
+        norm = Instruction(Kind.NORM, n2=blocks, channels=blocks * shape.block, epsilon=epsilon)
+        yield bench.norm(replace(norm, flags=Flag.PLANES, rows=rows, x_base=3, y_base=2))
+        yield bench.norm(replace(norm, rows=rows - first, y_base=20, **place))  # type: ignore[arg-type]
+        yield BenchStep(Instruction(Kind.STORE, Source.RESIDUAL, rows=rows - first, n2=blocks, **place))
+        yield BenchStep(Instruction(Kind.STORE, Source.FINE, rows=rows - first, n2=blocks, x_base=3, **place))
+    yield bench.load(Instruction(Kind.LOAD, n2=1, rows=5))
+    yield bench.norm(Instruction(Kind.NORM, rows=5, n2=1, channels=shape.block, y_base=40))
+    row = bench.load(Instruction(Kind.LOAD, n2=1, rows=2))
+    payload: Any = row.payload
+    payload.values[:] = -(1 << 15)  # no variance: the root of its floor
+    yield row
+    yield bench.norm(Instruction(Kind.NORM, rows=2, n2=1, channels=shape.block, y_base=44))
+
+
+def _products(bench: Bench, number: int) -> Iterator[BenchStep]:
+    shape = bench.shape
+    rows, inputs, outputs = _some(bench, 5, 12), 2 * _some(bench, 1, 2), _some(bench, 2, 4)
+    yield from _filled(bench, rows, max(inputs, outputs))
+    mode = (Mode.REQUANTISE, Mode.GELU, Mode.RESIDUAL, Mode.RAW)[number % 4]
+    planes = mode == Mode.RAW and shape.precision.activation_bits == 8
+    linear = Instruction(
+        Kind.LINEAR, mode, Binding.PROJECT, flags=[0, Flag.X_UNSIGNED][number // 2 % 2], n0=outputs,
+        n1=-(-rows // shape.token_parallel), n2=inputs, rows=rows, x_s1=inputs, x_s2=1,
+        y_base=20 if mode not in (Mode.RAW, Mode.RESIDUAL) else 0, y_s0=1, y_s1=outputs,
+        split=inputs // 2 if planes else NO_SPLIT, shift=_some(bench, 8, 20), offset=_some(bench, 0, 1 << 14),
+    )  # fmt: skip
+    yield bench.linear(linear, (4, 30) if shape.precision.activation_bits == 8 else (20, 50))
+    if mode == Mode.RAW:
+        yield BenchStep(Instruction(Kind.STORE, Source.RAW, rows=rows, n2=outputs))
+
+
+def _attention(bench: Bench, number: int) -> Iterator[BenchStep]:
+    shape = bench.shape
+    queries, keys, blocks = _some(bench, 5, 12), _some(bench, 9, 12), _some(bench, 1, 2)
+    query_groups, key_groups = (-(-n // shape.token_parallel) for n in (queries, keys))
+    yield from _filled(bench, max(queries, keys), blocks)
+    yield BenchStep(
+        Instruction(
+            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=query_groups, n1=key_groups, n2=blocks, rows=keys,
+            x_s0=blocks, x_s2=1, w_s1=blocks, w_s2=1, y_base=24, y_s0=key_groups, y_s1=1,
+            multiplier=_some(bench, 1 << 14, 65535), shift=15 + 2 * (number % 4),
+        )
+    )  # fmt: skip
+    yield bench.context(
+        Instruction(
+            Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED,
+            n0=query_groups, n1=blocks, n2=key_groups, rows=keys, x_base=24 + key_groups - 1, x_s0=key_groups, x_s2=-1,
+            w_base=(key_groups - 1) * blocks, w_s1=1, w_s2=-blocks, y_s0=blocks, y_s1=1,
+        )
+    )  # fmt: skip
+
+
+def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
+    """Route, gather and scatter; every second expert has the gate of its neighbour, so logits tie."""
+    shape = bench.shape
+    tokens, blocks, experts = _some(bench, 6, shape.max_tokens), _some(bench, 1, 2), _some(bench, 2, shape.max_experts)
+    groups, logits = -(-tokens // shape.token_parallel), -(-experts // shape.block)
+    gate = bench.linear(
+        Instruction(
+            Kind.LINEAR, Mode.RAW, Binding.PROJECT, n0=logits, n1=groups, n2=blocks, rows=tokens, x_s1=blocks, x_s2=1,
+            y_s0=1, y_s1=logits,
+        )
+    )  # fmt: skip
+    payload: Any = gate.payload
+    payload.weight[1::2] = payload.weight[::2]
+    payload.parameters.bias[:] = 0
+    yield from _filled(bench, tokens, blocks)
+    yield gate
+    yield BenchStep(
+        Instruction(
+            Kind.ROUTE, flags=[0, Flag.CHOSEN][number % 2], n0=experts, n1=_some(bench, 1, experts), n2=logits, rows=tokens,
+            multiplier=_some(bench, 1 << 12, 65535), shift=_some(bench, 10, 24),
+        )
+    )  # fmt: skip
+    for expert in range(experts):
+        yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=blocks, y_base=24))
+        scatter = Instruction(
+            Kind.LINEAR, Mode.SCATTER, Binding.SCORES, expert=expert, n0=blocks, n1=groups, n2=blocks, rows=tokens,
+            x_base=24, x_s1=blocks, x_s2=1,
+        )  # fmt: skip
+        yield bench.linear(scatter, (4, 20))
+
+
+def roomy(shape: Shape) -> Shape:
+    """The shape with memories that hold every program of here."""
+    least = {"activation_depth": 48, "residual_depth": 16, "raw_depth": 48, "kept_depth": 8, "norm_depth": 4}
+    least |= {"parameter_depth": 4, "max_tokens": 12, "max_experts": 4}
+    return replace(shape, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]
