@@ -19,7 +19,7 @@ help:
 	@echo "make bench        the figures of benchmarks/"
 	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan in DSP, BRAM and URAM"
 	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
-	@echo "make faults       100 breaks in generated RTL: which of them verification sees"
+	@echo "make faults       100 breaks in generated C++ and 100 in RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
 	@echo "make fuzz-onnx    10000 changed ONNX files (CASES=…, SEED=…): each is read correctly or refused"
 	@echo "make clean        removes build/ and the caches, not the virtual environment"

@@ -39,6 +39,10 @@ _OPERATORS = {" + ": " - ", " - ": " + ", " < ": " >= ", " == ": " != ", " > ": 
 _CONSTANT = re.compile(r"(?<![\w.<>])\d+(?![\w.>])")
 _WIDTH = re.compile(r"\bap_u?int<([^<>]+)>")
 _INDEX = re.compile(r"(?<=\w)\[([^\[\]]+)\](?!\s*;)")
+_INITIAL = re.compile(r"^    +[\w:<>* ]+ \w+ = \d+;$")
+"""a first value, which the subset wants where it means nothing too"""
+_NARROW = 8
+"""bits up to which a width may be more than this machine needs"""
 _CONDITION = re.compile(r"\bif \((.+)\)(?= |$)")
 
 
@@ -76,6 +80,10 @@ def _breaks(code: str) -> Iterator[tuple[str, str]]:
     }
     for kind, (pattern, change) in changes.items():
         for found in list(pattern.finditer(code))[:1]:
+            if kind == "width" and found[1].isdigit() and int(found[1]) <= _NARROW:
+                continue
+            if kind == "constant" and _INITIAL.match(code):
+                continue
             yield kind, code[: found.start()] + change(found) + code[found.end() :]
 
 

@@ -23,6 +23,8 @@ from moehls.simulate.rtl import BUILD, RtlSimulator, dram_of, project_kernel
 _SELECT = "frame.fault"
 _LIBRARY = ("burst_read", "burst_write", "control", "fifo", "memory")
 _YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
+_COUNTERS = (16, 32)
+"""widths of the C++'s counters and addresses, whatever a model needs of them"""
 _HANG = 3
 """a frame that takes so many times the good one's cycles hangs"""
 
@@ -37,10 +39,11 @@ _OPERATORS = {" + ": " - ", " - ": " + ", " & ": " | ", " | ": " & ", " < ": " >
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a break does: `seen` names the check that went red; `effect` whether anything at all changed."""
+    """What a break does: `seen` says what a check found, `check` which one did; `effect` whether anything at all changed."""
 
     fault: Fault
     seen: str | None
+    check: int | None
     effect: bool
 
 
@@ -128,8 +131,9 @@ def _instrumented(line: str, number: int, fault: Fault, widths: dict[str, int]) 
 
 
 def _kept(name: str, width: int) -> str:
-    """What a width break leaves of the value: all but the top bit."""
-    return f"{{1'b0, {name}_bad[{width - 2}:0]}}" if width > 1 else "1'b0"
+    """What a width break leaves of the value: all but the top bit, of counters and addresses the lower half."""
+    kept = width // 2 if width in _COUNTERS else width - 1
+    return f"{{{width - kept}'d0, {name}_bad[{kept - 1}:0]}}" if kept else "1'b0"
 
 
 def proved_none(paths: Sequence[Path], fault: Fault, folder: Path) -> bool:
@@ -190,20 +194,21 @@ class Campaign:
     def verdict(self, number: int) -> Verdict:
         """Run the checks with fault `number` until one goes red."""
         self._select(number + 1)
-        effect, seen = False, None
+        effect, seen, number_of_check = False, None, None
         try:
-            for check, good in zip(self.checks, self.good, strict=True):
+            for n, (check, good) in enumerate(zip(self.checks, self.good, strict=True)):
                 try:
                     found = check.rtl(self.simulator)
                 except IndexError:
                     found = Checked("a queue holds tokens that there are not", 0, ())
                 seen, effect = found.difference, effect or found != good
                 if seen is not None:
+                    number_of_check = n
                     break
         finally:
             self._select(0)
             self.simulator.bench.command("reset")
-        return Verdict(self.faults[number], seen, effect)
+        return Verdict(self.faults[number], seen, number_of_check, effect)
 
     def _select(self, number: int) -> None:
         self.simulator.bench.command("dram", "fault", number)

@@ -31,6 +31,8 @@ TINY = Sizes(
 )
 Variant = tuple[Sizes, GateNormalisation]
 """what a random network is made of, besides its seed"""
+HARDWARE = ("pools", "gated")
+"""hardware that only some networks need"""
 SMALL_SHAPE = {"token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64"}
 
 
@@ -61,7 +63,8 @@ def write_family(path: Path, seed: int, variants: Sequence[Variant], grow: Calla
     depths = ("activation", "residual", "raw", "kept", "norm", "parameter")
     sizes = {f"{name}_depth": max(getattr(shape, f"{name}_depth") for shape in shapes) for name in depths}
     sizes |= {name: max(getattr(shape, name) for shape in shapes) for name in ("max_tokens", "max_experts")}
-    shape = grow(replace(shapes[0], **sizes))
+    parts = {name: any(getattr(shape, name) for shape in shapes) for name in HARDWARE}
+    shape = grow(replace(shapes[0], **sizes, **parts))
     for project in found:
         emit_hls(shape, project.integer.activation, project.path)
         save_plan(project.path / "data/plan.npz", replace(project.plan, shape=shape))

@@ -104,7 +104,7 @@ def _opposite(machine: Machine) -> Machine:
 def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
     """Programs with every kind and mode of a step."""
     made = []
-    for number, steps in enumerate([_norms, *[_products] * 4, *[_attention] * 4, *[_experts] * 3]):
+    for number, steps in enumerate([*[_norms] * 5, *[_products] * 8, *[_attention] * 16, *[_experts] * 3, _long]):
         bench = Bench(shape, np.random.default_rng((seed, number)))
         made.append(StepProgram(bench, list(steps(bench, number)), form))
     return made
@@ -157,7 +157,7 @@ def _products(bench: Bench, number: int) -> Iterator[BenchStep]:
     mode = (Mode.REQUANTISE, Mode.GELU, Mode.RESIDUAL, Mode.RAW)[number % 4]
     planes = mode == Mode.RAW and shape.precision.activation_bits == 8
     linear = Instruction(
-        Kind.LINEAR, mode, Binding.PROJECT, flags=[0, Flag.X_UNSIGNED][number // 2 % 2], n0=outputs,
+        Kind.LINEAR, mode, Binding.PROJECT, flags=[0, Flag.X_UNSIGNED][number // 4 % 2], n0=outputs,
         n1=-(-rows // shape.token_parallel), n2=inputs, rows=rows, x_s1=inputs, x_s2=1,
         y_base=20 if mode not in (Mode.RAW, Mode.RESIDUAL) else 0, y_s0=1, y_s1=outputs,
         split=inputs // 2 if planes else NO_SPLIT, shift=_some(bench, 8, 20), offset=_some(bench, 0, 1 << 14),
@@ -176,7 +176,7 @@ def _attention(bench: Bench, number: int) -> Iterator[BenchStep]:
         Instruction(
             Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=query_groups, n1=key_groups, n2=blocks, rows=keys,
             x_s0=blocks, x_s2=1, w_s1=blocks, w_s2=1, y_base=24, y_s0=key_groups, y_s1=1,
-            multiplier=_some(bench, 1 << 14, 65535), shift=15 + 2 * (number % 4),
+            multiplier=_some(bench, 1 << 14, 65535), shift=19 + number % 8,
         )
     )  # fmt: skip
     yield bench.context(
@@ -191,7 +191,7 @@ def _attention(bench: Bench, number: int) -> Iterator[BenchStep]:
 def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
     """Route, gather and scatter; every second expert has the gate of its neighbour, so logits tie."""
     shape = bench.shape
-    tokens, blocks, experts = _some(bench, 6, shape.max_tokens), _some(bench, 1, 2), _some(bench, 2, shape.max_experts)
+    tokens, blocks, experts = _some(bench, 6, 12), _some(bench, 1, 2), _some(bench, 2, shape.max_experts)
     groups, logits = -(-tokens // shape.token_parallel), -(-experts // shape.block)
     gate = bench.linear(
         Instruction(
@@ -219,8 +219,33 @@ def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
         yield bench.linear(scatter, (4, 20))
 
 
+def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
+    """Steps of more than 512 iterations of every loop, and addresses of more than 8 bits."""
+    shape = bench.shape
+    tokens, blocks, experts = shape.max_tokens, 4, 4
+    groups = -(-tokens // shape.token_parallel)
+    yield bench.input(Instruction(Kind.INPUT, n2=blocks, rows=groups * shape.token_parallel))
+    yield bench.load(Instruction(Kind.LOAD, n2=blocks, rows=groups * shape.token_parallel))
+    yield bench.norm(
+        Instruction(Kind.NORM, rows=groups * shape.token_parallel, n2=blocks, channels=blocks * shape.block)
+    )
+    linear = Instruction(Kind.LINEAR, n1=groups, n2=blocks, rows=tokens, x_s1=blocks, x_s2=1, y_s0=1)
+    yield bench.linear(replace(linear, mode=Mode.GELU, binding=Binding.PROJECT, n0=blocks, y_s1=blocks, shift=12))
+    yield bench.linear(replace(linear, mode=Mode.RESIDUAL, binding=Binding.CONTEXT, n0=blocks, y_s1=blocks))
+    yield bench.linear(replace(linear, mode=Mode.RAW, binding=Binding.PROJECT, n0=1, y_s1=1))
+    yield BenchStep(
+        Instruction(Kind.ROUTE, n0=experts, n1=2, n2=1, rows=tokens, multiplier=40000, shift=20, flags=Flag.CHOSEN)
+    )
+    for expert in range(experts):
+        yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=blocks))
+        own = replace(linear, mode=Mode.SCATTER, binding=Binding.SCORES, expert=expert, n0=blocks)
+        yield bench.linear(own, (4, 20))
+    yield BenchStep(Instruction(Kind.STORE, Source.RESIDUAL, rows=tokens, n2=blocks))
+    yield BenchStep(Instruction(Kind.STORE, Source.RAW, rows=tokens, n2=1))
+
+
 def roomy(shape: Shape) -> Shape:
     """The shape with memories that hold every program of here."""
-    least = {"activation_depth": 48, "residual_depth": 16, "raw_depth": 48, "kept_depth": 8, "norm_depth": 4}
-    least |= {"parameter_depth": 4, "max_tokens": 12, "max_experts": 4}
+    least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 130, "kept_depth": 8, "norm_depth": 4}
+    least |= {"parameter_depth": 4, "max_tokens": 130, "max_experts": 4}
     return replace(shape, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]

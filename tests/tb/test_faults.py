@@ -1,17 +1,30 @@
-"""Verification sees what is broken: a small campaign of faults in generated RTL."""
+"""Verification sees what is broken: small campaigns of faults in generated C++ and RTL."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
-from tests.tb.faults import run_campaign
-from tests.tb.projects import write_random_project
+from moehls.project import Project
+from tests.tb.faults import SMALL, run_cpp, run_rtl
+from tests.tb.projects import write_family
+from tests.tb.step_programs import roomy
 
-NUMBER = 30
+NUMBER = 25
+LEAST = 0.95
 
 
-def test_verification_sees_broken_rtl(tmp_path: Path) -> None:
-    result = run_campaign(write_random_project(tmp_path, 3), NUMBER, 1)
-    assert len(result.seen) + len(result.survivors) + len(result.equivalent) == NUMBER
-    assert len(result.seen) >= NUMBER // 2, "the campaign reaches what the frames use"
-    assert result.share >= 0.95, [str(verdict.fault) for verdict in result.survivors]
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Project]:
+    return write_family(tmp_path_factory.mktemp("faults"), 3, SMALL, roomy)
+
+
+def test_verification_sees_broken_cpp(projects: list[Project]) -> None:
+    found = run_cpp(projects, NUMBER, 1, images=1)
+    assert len(found.seen) + len(found.none) + len(found.silent) >= NUMBER - 3, "breaks that do not compile are few"
+    assert found.strict >= LEAST, [str(fault) for fault in found.silent]
+
+
+def test_verification_sees_broken_rtl(projects: list[Project]) -> None:
+    found = run_rtl(projects, NUMBER, 1, images=1)
+    assert len(found.seen) >= NUMBER // 2, "the campaign reaches what is run"
+    assert found.share >= LEAST, [str(fault) for fault in found.survivors]
