@@ -58,7 +58,7 @@ def test_a_fifo_that_is_too_shallow_is_a_deadlock(digits_folder: Path, tmp_path:
     folder = tmp_path / "shallow"
     shutil.copytree(digits_folder, folder, ignore=shutil.ignore_patterns("build"))
     path = folder / "src/norm.cpp"
-    text, changes = re.subn(r"(hls::stream<\w+, )[^>]*(>\s+blocks_t;)", r"\g<1>1\2", path.read_text())
+    text, changes = re.subn(r"NORM_DEPTH \+ \d+(?=>\s+blocks_t;)", "1", path.read_text())
     assert changes == 1
     path.write_text(text)
     project = open_project(folder)
