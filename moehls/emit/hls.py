@@ -120,6 +120,7 @@ def _check(shape: Shape) -> None:
         (b % 8 == 0 and b >= 8, f"block is {b}, but must be a multiple of 8"),
         (1 <= tt <= b, f"token_parallel is {tt}, but must be 1 … block ({b})"),
         (b % shape.epilogue_lanes == 0, f"epilogue_lanes is {shape.epilogue_lanes}, but must divide block ({b})"),
+        (0 <= shape.lut_columns <= b, f"lut_columns is {shape.lut_columns}, but must be 0 … block ({b})"),
         (shape.word_bits <= 4096, f"a word has {shape.word_bits} bits, the limit is 4096: choose a smaller block"),
         (shape.word_bits >= 512, f"a word has {shape.word_bits} bits, but a header needs 512: choose a larger block"),
         (

@@ -16,7 +16,9 @@ from moehls.plan.shape import Shape, Storage
 from moehls.plan.steps import Requirements
 
 LIMIT = 0.9
-"""share of a board's block RAM, DSPs and LUTs that a plan uses; the rest is for routing and what is not counted"""
+"""share of a board's block RAM and LUTs that a plan uses; the rest is for routing and what is not counted"""
+DSP_LIMIT = 0.97
+"""share of its DSPs: they are counted product by product"""
 LUTRAM_DEPTH = 64
 """shallower memories are LUT RAM"""
 _BRAM18_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))

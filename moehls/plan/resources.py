@@ -1,6 +1,7 @@
 """DSPs, LUTs and flip-flops planned for a shape: counted from the C++ process by process, before any tool runs.
 
-DSP48E2 multiply 27 × 18 bits signed, so an accumulator (32 or 48 bits) times an 18-bit multiplier takes two. LUTs and
+DSP48E2 multiply 27 × 18 bits signed. An accumulator of 32 bits times an 18-bit multiplier takes one, and LUTs for the six
+bits above; of 48 bits it takes two. LUTs and
 flip-flops are rough: a bit of an adder, a comparator or a two-way multiplexer counts one LUT, a bit of a variable
 shifter three (six levels, two a LUT6). Expect 30 % either way.
 """
@@ -16,8 +17,14 @@ _GROUP = 4
 """products a DSP cascade adds"""
 _AXI_LUT, _CONTROL_LUT = 1500, 6000
 _LOOP_DSP = 2
-"""product of the loop bounds, once a process that has a nest"""
-_PROCESSES = 16
+"""product of the loop bounds, once a process beside the engine that has a nest"""
+_PROCESSES = 9
+_PRODUCT_LUT, _SUM_LUT = 80, 20
+"""of 9 × 8 bits: four selected multiples and their sums; of the sum with another"""
+_SLOPE_LUT = 60
+"""product of the slope of GELU's table"""
+_WIDE_LUT = 120
+"""the bits of a wide product above 26, and their sum with the DSP's"""
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,12 @@ class Resources:
 def dsp_by_process(shape: Shape) -> dict[str, int]:
     """DSPs of each process that multiplies."""
     b, lanes = shape.block, shape.token_parallel * shape.epilogue_lanes
-    two_a_dsp = shape.precision.activation_bits == 8
+    wide = 1 if shape.precision.accumulator_bits <= 34 else 2
     pairs = -(-shape.token_parallel // 2)
     return {
-        "multiply": pairs * b * b * (1 if two_a_dsp else 2),
-        "rescale": 2 * lanes,
-        "activate": (5 if shape.gated else 4) * lanes,  # slope, second requantisation (two), its multiplier; gate · up
+        "multiply": (pairs * b - shape.lut_columns) * column_dsps(shape),
+        "rescale": wide * lanes,
+        "activate": (wide + shape.gated) * lanes,  # second multiplier or second requantisation; gate · up
         "write": b,  # z · gate
         "norm": shape.norm_tokens * b * (2 + _products(_scale_bits(shape))) + 12,  # x², x·(D·r), n·g a channel; a root
         "reciprocals": 3,
@@ -57,6 +64,11 @@ def _products(bits: int) -> int:
     return -(-bits // 27)
 
 
+def column_dsps(shape: Shape) -> int:
+    """Of an output of two tokens: two products of 8 bits share one."""
+    return shape.block * (1 if shape.precision.activation_bits == 8 else 2)
+
+
 def plan_resources(shape: Shape) -> Resources:
     """Everything `shape` takes."""
     memories = memory_map(shape)
@@ -73,13 +85,21 @@ def _logic_luts(shape: Shape) -> int:
     partial = p.activation_bits + p.weight_bits + 4
     groups = b // _GROUP
     multiply = tt * b * ((groups - 1) * partial + p.accumulator_bits + groups * partial // 2)
-    rescale = lanes * (3 * (p.accumulator_bits + 17) + 3 * p.requantised_bits)
+    in_luts = 2 * shape.lut_columns * b * (_PRODUCT_LUT + _SUM_LUT) * p.weight_bits // 8
+    rescale = lanes * (3 * (p.accumulator_bits + 17) + 3 * p.requantised_bits + _WIDE_LUT)
     halvings = (p.activation_bits + 1) * p.activation_bits  # a chain of conditional halvings of a probability
-    activate = lanes * (3 * (p.gelu_bits + 18) + 3 * (p.accumulator_bits + 18) + 4 * p.activation_bits + halvings)
+    activate = lanes * (
+        3 * (p.gelu_bits + 18)
+        + 3 * (p.accumulator_bits + 18)
+        + 4 * p.activation_bits
+        + halvings
+        + _WIDE_LUT
+        + _SLOPE_LUT
+    )
     write = tt * b * (2 * p.residual_bits + p.requantised_bits // 2 + p.accumulator_bits // 2) + 40 * b
     feed = tt * b * (2 * p.activation_bits + halvings)
     norm = shape.norm_tokens * b * (3 * 48 + 3 * 36 + 8 * p.residual_bits + tt * p.residual_bits // 2)
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
     stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT
-    return multiply + rescale + activate + write + feed + norm + route + memory_ports + stream + _CONTROL_LUT
+    return multiply + in_luts + rescale + activate + write + feed + norm + route + memory_ports + stream + _CONTROL_LUT

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moehls.boards import Board
 from moehls.errors import DoesNotFit, MoehlsError
 from moehls.integer.operations import IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
-from moehls.plan.memory import LIMIT, fit_memories
+from moehls.plan.memory import DSP_LIMIT, LIMIT, fit_memories
 from moehls.plan.program import build_program
-from moehls.plan.resources import dsp_by_process, plan_resources
+from moehls.plan.resources import column_dsps, dsp_by_process, plan_resources
 from moehls.plan.shape import Shape, Storage
 from moehls.plan.steps import Program
 
@@ -40,6 +40,7 @@ class Settings:
     residual_storage: Storage | None = None
     hidden_parts: int | None = None
     """parts in which hidden layers are computed (`moehls.plan.parts`)"""
+    lut_columns: int | None = None
 
 
 def parse_settings(settings: Mapping[str, str]) -> Settings:
@@ -57,7 +58,7 @@ def parse_settings(settings: Mapping[str, str]) -> Settings:
             if text not in _STORAGES:
                 raise MoehlsError(f"setting {key} = {text!r}: a memory is one of {', '.join(_STORAGES)}")
             values[key] = text
-        elif not (text.isascii() and text.isdigit() and int(text) > 0):
+        elif not (text.isascii() and text.isdigit() and int(text) >= (key != "lut_columns")):
             raise MoehlsError(f"setting {key} = {text!r} is not a positive whole number")
         else:
             values[key] = int(text)
@@ -112,13 +113,22 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                         continue
                     parallel = token_parallel, block, lanes, ports
                     shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0)
-                    if sum(dsp_by_process(shape).values()) <= LIMIT * board.dsp:
+                    shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
+                    if shape.lut_columns <= block and sum(dsp_by_process(shape).values()) <= DSP_LIMIT * board.dsp:
                         yield shape
+
+
+def _lut_columns(shape: Shape, board: Board, settings: Settings) -> int:
+    """The fewest columns of the array in LUTs with which the DSPs suffice."""
+    if settings.lut_columns is not None:
+        return settings.lut_columns
+    over = sum(dsp_by_process(shape).values()) - DSP_LIMIT * board.dsp
+    return max(0, math.ceil(over / column_dsps(shape)))
 
 
 def fitted(program: Program, candidate: Shape, board: Board, settings: Settings) -> Shape:
     parallel = candidate.token_parallel, candidate.block, candidate.epilogue_lanes, candidate.ports
-    return fit_memories(
+    shape = fit_memories(
         program.requirements,
         board,
         candidate.precision,
@@ -128,6 +138,7 @@ def fitted(program: Program, candidate: Shape, board: Board, settings: Settings)
         activation_storage=settings.activation_storage,
         residual_storage=settings.residual_storage,
     )
+    return replace(shape, lut_columns=candidate.lut_columns)
 
 
 def _first(pair: tuple[float, MoehlsError]) -> float:
@@ -166,6 +177,7 @@ def _no_candidate(network: IntegerNetwork, board: Board, settings: Settings) -> 
     return (
         f"no accelerator for {board.name} has {fixed or 'any shape'}: block is a multiple of 8 whose words of weights "
         f"(block² · {network.precision.weight_bits} bits) have at most {WORD_BITS_LIMIT} bits, token_parallel at most "
-        f"block, epilogue_lanes divides block, ports (at most {board.hp_ports}) divide the word in 128-bit parts, and "
-        f"the DSPs are at most {LIMIT:.0%} of {board.dsp}; leave some of the settings to the search"
+        f"block, epilogue_lanes divides block, lut_columns is at most block, ports (at most {board.hp_ports}) divide "
+        "the word in 128-bit parts, and "
+        f"the DSPs are at most {DSP_LIMIT:.0%} of {board.dsp}; leave some of the settings to the search"
     )

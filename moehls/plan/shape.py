@@ -45,6 +45,8 @@ class Shape:
     """whether routers can leave out experts of small gates"""
     capacities: bool = False
     """whether experts can take a limited number of tokens"""
+    lut_columns: int = 0
+    """outputs of the last pair of tokens whose products are made of LUTs"""
 
     @property
     def slices(self) -> int:

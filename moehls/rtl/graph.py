@@ -272,6 +272,10 @@ class Graph:
                 return b if op == "mul" else a
             if op == "mul" and b.value & (b.value - 1) == 0:
                 return self.shift("shl", a, self.const(b.value.bit_length() - 1, width))
+            if op == "mul" and b.value.bit_count() == 2:  # an adder, not a multiplier
+                low = b.value & -b.value
+                terms = [self.arithmetic("mul", a, self.const(n, width)) for n in (low, b.value - low)]
+                return self.arithmetic("add", terms[0], terms[1])
             if op == "sub":
                 return self.arithmetic("add", a, self.const(-b.value, width))
         return self.make(op, (a, b), width)

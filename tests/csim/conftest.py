@@ -14,9 +14,9 @@ from moehls.simulate.csim import Library, build
 
 SHAPES = {
     "w8a8": Shape(W8A8, 4, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64),
-    "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64, gated=True),
-    # an odd number of token lanes, and a tile in one slice
-    "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64, gated=True),
+    "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64, lut_columns=1, gated=True),
+    # an odd number of token lanes, a tile in one slice, and products in LUTs
+    "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64, lut_columns=3, gated=True),
     # one token lane, and experts that do not fill a pass of the router
     "one": Shape(W8A8, 1, 8, 4, 1, 512, 128, 64, 64, 8, 8, 32, 3, 64),
     # what some models need

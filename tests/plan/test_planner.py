@@ -16,7 +16,7 @@ from moehls.integer.operations import IntegerAttention, IntegerLinear, IntegerOu
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan import build_program, load_plan, plan, save_plan, weights_bytes
 from moehls.plan.layout import input_bytes, output_tensors, port_chunks
-from moehls.plan.memory import LIMIT
+from moehls.plan.memory import DSP_LIMIT, LIMIT
 from tests.plan.support import small_network
 from tests.support.random_networks import Sizes, random_integer_network
 
@@ -29,7 +29,7 @@ SMALL = {"block": "8"}
 def test_a_plan_is_within_its_board(name: str, precision: Precision) -> None:
     board = load_board(name)
     found = plan(small_network(precision), board, board.clock_mhz, {})
-    assert found.resources.dsp <= LIMIT * board.dsp
+    assert found.resources.dsp <= DSP_LIMIT * board.dsp
     assert found.resources.bram36 <= LIMIT * board.bram36
     assert found.resources.uram <= board.uram
     assert found.resources.lut <= LIMIT * board.lut
@@ -112,7 +112,7 @@ def test_a_network_too_large_for_a_board_says_what_would_fit() -> None:
 
 
 def test_a_board_with_too_few_dsps_says_so() -> None:
-    with pytest.raises(MoehlsError, match="90% of 50"):
+    with pytest.raises(MoehlsError, match="97% of 50"):
         plan(small_network(), replace(BOARD, dsp=50), 300, {})
 
 

@@ -33,7 +33,9 @@ Variant = tuple[Sizes, GateNormalisation]
 """what a random network is made of, besides its seed"""
 HARDWARE = ("pools", "gated")
 """hardware that only some networks need"""
-SMALL_SHAPE = {"token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64"}
+SMALL_SHAPE = {
+    "token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64", "lut_columns": "2"
+}  # fmt: skip
 
 
 def write_random_project(
