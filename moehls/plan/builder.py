@@ -86,7 +86,7 @@ class Builder:
             activation_depth=self.memory.depth,
             residual_depth=(self.groups(self.network.tokens) + len(self.pools)) * max(residual, default=1),
             raw_depth=self.raw_depth,
-            kept_depth=max((m.input_blocks * m.planes for m in streams), default=1),
+            kept_depth=max((m.input_blocks for m in streams), default=1),
             norm_depth=max(residual, default=1),
             parameter_depth=max((i.payload_words for i in contexts), default=1),
             max_tokens=self.network.tokens,
@@ -109,7 +109,7 @@ class Builder:
             raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {source.value!r} has {x.channels.count}")
         blocks, planes = self.blocks(x.channels), x.planes
         parameters = self.parameters(y.channels, scaling, gelu)
-        matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), planes)
+        matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block))
         y_s0, y_s1 = (0, 0) if mode == Mode.SCATTER else (1, y.stride)
         writes_memory = mode in (Mode.REQUANTISE, Mode.GELU, Mode.GATED)
         instruction = Instruction(

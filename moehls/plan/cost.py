@@ -189,10 +189,11 @@ def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Boun
     """
     serial = shape.token_parallel if i.mode in (Mode.RAW, Mode.SCATTER) else 0
     several = max(0.0, min(1.0, queue.groups - queue.busy))  # that there is more than one group
-    reuse = i.n0 * max(0, _REUSE - i.n2) * several
+    each = min(i.n2, i.split)  # words of a block: the low plane of a 16-bit operand takes them once more
+    reuse = i.n0 * max(0, _REUSE - each) * (several if each == i.n2 else queue.busy)
     tile = shape.slices + serial
     times: dict[Bound, float] = {
-        "multiply": queue.busy * (i.payload_words + tile) + i.n0 * i.n2 * (queue.groups - queue.busy) + reuse,
+        "multiply": queue.busy * (i.payload_words + tile) + i.n0 * (i.n2 * queue.groups - each * queue.busy) + reuse,
         "write" if serial else "epilogue": queue.busy * (1 + i.n2) + i.n0 * queue.groups * tile,
     }
     bound = max(times, key=lambda name: times[name])

@@ -71,20 +71,19 @@ class Matrix:
     """Parameters and weights of a LINEAR step in stream order.
 
     `weight` is `[out, in]`; output channel o lies at `parameters.positions[o]`, input channel i at `columns[i]` of
-    `input_blocks` blocks; the input blocks are repeated `planes` times.
+    `input_blocks` blocks.
     """
 
     parameters: Parameters
     weight: WeightArray
     input_blocks: int
     columns: IntArray
-    planes: int = 1
 
     def count(self, shape: Shape) -> int:
-        return self.parameters.count(shape) + self.parameters.blocks * self.input_blocks * self.planes
+        return self.parameters.count(shape) + self.parameters.blocks * self.input_blocks
 
     def write(self, out: Bytes, shape: Shape) -> None:
-        blocks, each, b = self.parameters.blocks, self.input_blocks * self.planes, shape.block
+        blocks, each, b = self.parameters.blocks, self.input_blocks, shape.block
         group = shape.blocks_per_parameter_word
         padded = np.zeros((blocks * b, self.input_blocks * b), self.weight.dtype)
         padded[np.ix_(self.parameters.positions, self.columns)] = self.weight
@@ -95,10 +94,8 @@ class Matrix:
         self.parameters.write(parameters, shape)
         out[:: 1 + group * each] = parameters
         first = np.arange(blocks) * each + np.arange(blocks) // group + 1
-        for plane in range(self.planes):
-            for block in range(blocks):
-                start = first[block] + plane * self.input_blocks
-                out[start : start + self.input_blocks] = words[block]
+        for block in range(blocks):
+            out[first[block] : first[block] + each] = words[block]
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,12 @@ class Bench:
 
     def linear(self, instruction: Instruction, shifts: tuple[int, int] = (8, 24)) -> BenchStep:
         top, b = (1 << (self.shape.precision.weight_bits - 1)) - 1, self.shape.block
-        weight = self.rng.integers(-top, top + 1, (instruction.n0 * b, instruction.n2 * b))
+        inputs = min(instruction.n2, instruction.split)
+        weight = self.rng.integers(-top, top + 1, (instruction.n0 * b, inputs * b))
         narrow = self.shape.precision.weight_bits == 8
         stored: WeightArray = weight.astype(np.int8) if narrow else weight.astype(np.int16)
         parameters = self.parameters(instruction.n0, 1 << 20, None, shifts)
-        matrix = Matrix(parameters, stored, instruction.n2, np.arange(instruction.n2 * b))
+        matrix = Matrix(parameters, stored, inputs, np.arange(inputs * b))
         return self.step(instruction, matrix)
 
     def context(self, instruction: Instruction) -> BenchStep:

@@ -114,7 +114,7 @@ class Machine:
         for i0 in range(h.n0):
             if i0 % group == 0:
                 parameters = self.parameters([next(words)], group)
-            kept = [signed(next(words), self.p.weight_bits // 8).reshape(b, b) for _ in range(h.n2)]
+            kept = [signed(next(words), self.p.weight_bits // 8).reshape(b, b) for _ in range(min(h.n2, h.split))]
             for i1 in range(groups):
                 acc = np.zeros((tt, b), np.int64)
                 for i2 in range(h.n2):
@@ -122,7 +122,7 @@ class Machine:
                         acc = acc << 8
                     address = h.x_base + i1 * h.x_s1 + i2 * h.x_s2
                     is_unsigned = bool(h.flags & Flag.X_UNSIGNED) or i2 >= h.split
-                    acc = acc + self.operands(x, address, is_unsigned) @ kept[i2].T
+                    acc = acc + self.operands(x, address, is_unsigned) @ kept[i2 % len(kept)].T
                 factor = self.operands(w, h.w_base + i0 * h.w_s0 + i1 * h.w_s1, False) if h.mode == Mode.GATED else None
                 tile = self.epilogue(h, acc, factor, *(field[i0 % group] for field in parameters))
                 self.write_tile(h, y, i0, i1, tile, int(rows))

@@ -62,23 +62,22 @@ def test_parameters_of_a_step_come_first(shape: Shape) -> None:
         assert_parameters(words[block // shape.blocks_per_parameter_word], block, parameters, shape)
 
 
-@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.precision.name}-{s.block}")
-def test_weights_follow_the_parameters_of_their_block(shape: Shape, planes: int) -> None:
+def test_weights_follow_the_parameters_of_their_block(shape: Shape) -> None:
     wb, b, inputs = shape.precision.weight_bits, shape.block, shape.block + 3
     parameters = random_parameters(shape, 5, 3 * b + 2)
     rng = np.random.default_rng(1)
     dtype = np.int8 if wb == 8 else np.int16
     weight = rng.integers(-(1 << (wb - 1)), 1 << (wb - 1), (len(parameters.positions), inputs)).astype(dtype)
     columns = np.arange(inputs) + 2
-    words = iter(written(Matrix(parameters, weight, 2, columns, planes), shape))
+    words = iter(written(Matrix(parameters, weight, 2, columns), shape))
     padded = np.zeros((5 * b, 2 * b), np.int64)
     padded[np.ix_(parameters.positions, columns)] = weight
     for block in range(5):
         if block % shape.blocks_per_parameter_word == 0:
             word = next(words)
         assert_parameters(word, block, parameters, shape)
-        for inputs_block in [0, 1] * planes:
+        for inputs_block in (0, 1):
             tile = next(words)
             for i in range(b):
                 for o in range(b):
