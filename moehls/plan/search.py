@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from moehls.boards import Board
 from moehls.errors import DoesNotFit, MoehlsError
-from moehls.integer.operations import IntegerNetwork
+from moehls.integer.operations import IntegerEmbed, IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
 from moehls.plan.memory import DSP_LIMIT, LIMIT, fit_memories
@@ -102,6 +102,7 @@ def search(
 
 def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
     """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
+    channels = max((op.initial.shape[1] for op in network.operations if isinstance(op, IntegerEmbed)), default=1)
     for block in _choices(settings.block, BLOCKS):
         word_bits = block * block * network.precision.weight_bits
         if word_bits > WORD_BITS_LIMIT or word_bits < HEADER_BITS or block % 8:
@@ -113,6 +114,7 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                         continue
                     parallel = token_parallel, block, lanes, ports
                     shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0)
+                    shape = replace(shape, norm_depth=-(-channels // block))
                     shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
                     if shape.lut_columns <= block and sum(dsp_by_process(shape).values()) <= DSP_LIMIT * board.dsp:
                         yield shape
