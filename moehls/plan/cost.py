@@ -54,7 +54,7 @@ class StepCost:
     cycles: int
     macs: int
     weight_bytes: int
-    """header, parameters and weights"""
+    """parameters and weights, and the word of headers that begins with its own"""
     utilisation: float
     """real multiply-accumulates of those the array could do"""
     start: int
@@ -113,7 +113,7 @@ def estimate(
     rate = bytes_a_cycle(shape, board, clock_mhz)
     pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
     own = [step_cycles(step, shape, load, pixels, counted=counted) for step in program.steps]
-    words = [1 + step.instruction.payload_words for step in program.steps]
+    words = program.step_words
     times = against_stream([cycles for cycles, _ in own], words, shape, rate)
     costs, start = [], float(_START)
     for step, (cycles, bound), count, time in zip(program.steps, own, words, times, strict=True):
@@ -133,7 +133,7 @@ def frame_cycles(program: Program, shape: Shape, board: Board, clock_mhz: float,
     """The whole frame, without the list of steps."""
     pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
     own = [step_cycles(step, shape, load, pixels)[0] for step in program.steps]
-    words = [1 + step.instruction.payload_words for step in program.steps]
+    words = program.step_words
     return _START + sum(against_stream(own, words, shape, bytes_a_cycle(shape, board, clock_mhz)))
 
 
@@ -142,7 +142,7 @@ def frame_macs(program: Program, load: ExpertLoad) -> float:
     return sum(_macs(step, load) for step in program.steps)
 
 
-def against_stream(own: list[float], words: list[int], shape: Shape, rate: float) -> list[float]:
+def against_stream(own: Sequence[float], words: Sequence[int], shape: Shape, rate: float) -> list[float]:
     """Cycles of each step when its words come at `rate` bytes a cycle through a FIFO of the shape's depth."""
     interval = shape.word_bits / 8 / rate
     level, times = 1.0, []  # the first header is there

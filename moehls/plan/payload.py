@@ -6,6 +6,7 @@ In go arrays of the integer network (kept by reference, nothing is copied before
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -123,10 +124,17 @@ def token_words_a_word(shape: Shape) -> int:
     return shape.word_bits // (shape.block * shape.precision.residual_bits)
 
 
-def header_word(instruction: Instruction, shape: Shape) -> Bytes:
-    """`[word_bytes]`: the header in the low bits of a word."""
+def headers_a_word(shape: Shape) -> int:
+    """Steps whose headers share a word; the word stands before the first one's payload."""
+    return shape.word_bits // HEADER_BITS
+
+
+def header_word(instructions: Sequence[Instruction], shape: Shape) -> Bytes:
+    """`[word_bytes]`: the headers of consecutive steps, the first in the low bits."""
     word = np.zeros(shape.word_bits // 8, np.uint8)
-    word[: HEADER_BITS // 8] = np.frombuffer(encode(instruction).to_bytes(HEADER_BITS // 8, "little"), np.uint8)
+    size = HEADER_BITS // 8
+    for n, instruction in enumerate(instructions):
+        word[n * size : (n + 1) * size] = np.frombuffer(encode(instruction).to_bytes(size, "little"), np.uint8)
     return word
 
 

@@ -31,7 +31,7 @@ from moehls.integer.operations import (
 )
 from moehls.plan.builder import BINDINGS, Builder
 from moehls.plan.instruction import ANY_TASK, NO_CAPACITY, Binding, Flag, Gating, Instruction, Kind, Mode, Source
-from moehls.plan.payload import Rows
+from moehls.plan.payload import Rows, headers_a_word
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
 
@@ -53,7 +53,7 @@ def build_program(network: IntegerNetwork, shape: Shape) -> Program:
     if builder.input is None:
         raise MoehlsError("the network has no patch embedding; the machine starts with one")
     steps, stages, outputs = tuple(builder.steps), tuple(builder.stages), tuple(builder.outputs)
-    return Program(steps, stages, builder.input, outputs, builder.requirements())
+    return Program(steps, stages, builder.input, outputs, builder.requirements(), headers_a_word(shape))
 
 
 class _Operations(Builder):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moehls.integer.operations import IntArray, TensorKind
 from moehls.plan.instruction import Instruction
-from moehls.plan.payload import Payload, header_word
+from moehls.plan.payload import Payload
 from moehls.plan.shape import Shape
 
 Memory = Literal["m0", "m1", "m2", "m3", "residual", "raw", "queue"]
@@ -91,11 +91,10 @@ class Step:
     writes: tuple[Access, ...] = ()
 
     def words(self, shape: Shape) -> npt.NDArray[np.uint8]:
-        """`[1 + payload_words, word_bytes]`: header word and payload."""
-        out = np.zeros((1 + self.instruction.payload_words, shape.word_bits // 8), np.uint8)
-        out[0] = header_word(self.instruction, shape)
+        """`[payload_words, word_bytes]`: its payload."""
+        out = np.zeros((self.instruction.payload_words, shape.word_bits // 8), np.uint8)
         if self.payload is not None:
-            self.payload.write(out[1:], shape)
+            self.payload.write(out, shape)
         return out
 
 
@@ -166,11 +165,17 @@ class Program:
     input: InputPlace
     outputs: tuple[OutputPlace, ...]
     requirements: Requirements
+    headers_a_word: int
+
+    @property
+    def step_words(self) -> tuple[int, ...]:
+        """Words of the stream at each step: a word of headers where its own is the first there, and its payload."""
+        return tuple((n % self.headers_a_word == 0) + s.instruction.payload_words for n, s in enumerate(self.steps))
 
     @property
     def words(self) -> int:
         """Words of the whole stream."""
-        return sum(1 + step.instruction.payload_words for step in self.steps)
+        return sum(self.step_words)
 
     @property
     def output_beats(self) -> int:

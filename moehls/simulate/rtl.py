@@ -101,7 +101,7 @@ def hooks_of(project: Project) -> Hooks:
 
     banked = [(name, banks(name)) for name in ("m0", "m1", "m2", "m3", "residual")]
     single = [(name, (f"TOP.frame.{_COMPUTE}.{name}_memory",)) for name in ("raw", "queue", "count")]
-    return Hooks(f"{_COMPUTE}.own_words_ready", (*banked, *single))
+    return Hooks(f"{_COMPUTE}.own_count_read_enable", (*banked, *single))
 
 
 def vitis_sources(project: Path) -> tuple[Path, ...]:

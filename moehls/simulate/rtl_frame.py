@@ -64,7 +64,7 @@ class Hooks:
     """Where the bench looks into the RTL that moehls generates; RTL of other origin has none.
 
     Attributes:
-        step_taken: expression in `frame` that is 1 in the cycle in which the step machine takes a header.
+        step_taken: expression in `frame` that is 1 in the cycle in which the step machine turns to a step.
         memories: scopes of the banks of each memory (arrays named `words`), lane 0 first.
     """
 

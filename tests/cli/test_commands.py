@@ -172,8 +172,8 @@ def test_a_flipped_weight_is_found_at_its_first_stage(
     shutil.copytree(digits_folder, copy)
     project = open_project(copy)
     step = next(step for step in project.program.steps if step.name.startswith("linear") or "norm" in step.name)
-    words = [1 + s.instruction.payload_words for s in project.program.steps]
-    first = sum(words[: project.program.steps.index(step)]) + 1
+    words, index = project.program.step_words, project.program.steps.index(step)
+    first = sum(words[: index + 1]) - step.instruction.payload_words
     path = copy / "data/weights.bin"
     data = bytearray(path.read_bytes())
     data[first * project.plan.shape.word_bits // 8 + 5] ^= 0x40  # high byte of a multiplier, above a 32-bit bias

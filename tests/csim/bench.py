@@ -13,7 +13,7 @@ import numpy as np
 from moehls.integer.operations import IntArray, WeightArray
 from moehls.plan.instruction import Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
-from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word
+from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word, headers_a_word
 from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library
 from moehls.simulate.simulator import MemoryImages
@@ -77,7 +77,7 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     """Run `steps` on both; every memory is equal after every step, and so are the results."""
     shape = bench.shape
     program = [BenchStep(Instruction(Kind.ROUTE, task=1 - task)), *steps, BenchStep(Instruction(Kind.END))]
-    stream = np.concatenate([step_words(step, shape) for step in program])
+    stream = stream_of(program, shape)
     pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
     states: list[dict[str, np.ndarray]] = []
     library.load(port_chunks(stream, shape.ports))
@@ -101,12 +101,15 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     assert results.tobytes() == expected
 
 
-def step_words(step: BenchStep, shape: Shape) -> Bytes:
-    out = np.zeros((1 + step.instruction.payload_words, shape.word_bits // 8), np.uint8)
-    out[0] = header_word(step.instruction, shape)
-    if step.payload is not None:
-        step.payload.write(out[1:], shape)
-    return out
+def stream_of(program: Sequence[BenchStep], shape: Shape) -> Bytes:
+    parts, each = [], headers_a_word(shape)
+    for n, step in enumerate(program):
+        if n % each == 0:
+            parts.append(header_word([s.instruction for s in program[n : n + each]], shape)[None])
+        parts.append(np.zeros((step.instruction.payload_words, shape.word_bits // 8), np.uint8))
+        if step.payload is not None:
+            step.payload.write(parts[-1], shape)
+    return np.concatenate(parts)
 
 
 def step_beats(instruction: Instruction, shape: Shape) -> int:

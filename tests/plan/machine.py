@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
 from moehls.integer.operations import IntArray
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import ANY_TASK, FIELDS, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, FIELDS, HEADER_BITS, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 
 BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2))
@@ -42,7 +42,10 @@ class Machine:
         self.read_bytes = 0
         index = 0
         while True:
-            h = decode(next(words))
+            at = index % (self.shape.word_bits // HEADER_BITS)
+            if at == 0:
+                headers = next(words)
+            h = decode(headers[at * HEADER_BITS // 8 :])
             if h.kind == Kind.END:
                 assert next(words, None) is None, "words after the end"
                 assert self.read_bytes == len(self.pixels), "input left over"

@@ -20,7 +20,7 @@ from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library, Memories
 from moehls.simulate.faults import Checked
 from moehls.simulate.rtl import Images, RtlSimulator, peeked
-from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, step_words
+from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, stream_of
 from tests.plan.machine import Machine
 
 _PAGE = 4096
@@ -35,7 +35,7 @@ class StepProgram:
     def __init__(self, bench: Bench, steps: list[BenchStep], form: Any) -> None:
         self.shape = bench.shape
         self.program = [*steps, BenchStep(Instruction(Kind.END))]
-        self.stream = np.concatenate([step_words(step, self.shape) for step in self.program])
+        self.stream = stream_of(self.program, self.shape)
         self.pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
         self.beats = sum(step_beats(step.instruction, self.shape) for step in steps)
         machines = [Machine(self.shape, form), _opposite(Machine(self.shape, form))]

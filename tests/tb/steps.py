@@ -104,7 +104,7 @@ def bench_data(
     for k, n in enumerate(chosen):
         assert formals(steps[n])[0] == unit
         words = steps[n].words(shape)
-        arrays[f"{k}.words"] = words[1:]
+        arrays[f"{k}.words"] = words
         kind = steps[n].instruction.kind
         arrays[f"{k}.pixels"] = trace.pixels.reshape(-1, CHUNK_BYTES)[: None if kind == Kind.INPUT else 0]
         arrays[f"{k}.results"] = _results(project, steps[n], trace)
