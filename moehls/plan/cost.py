@@ -27,8 +27,8 @@ ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
 _DISPATCH = 7
 """cycles from one header to the first stage of its step: three stages of `compute`, start, done"""
-_FEED, _RESCALE, _ACTIVATE, _WRITE = 5, 8, 9, 7
-"""of the engine: stages from a process's input to its output, with the cycle in the FIFO behind it (`report/rtl.json`)"""
+_ENGINE = 24
+"""of the engine: stages from input to output of feed, rescale, activate and write, and the FIFOs between (measured)"""
 _RECIPROCAL = 8
 _NORM = _DISPATCH + 8 + 19 + 9  # moments, root, normalise
 _POOL = _DISPATCH + 10
@@ -179,7 +179,7 @@ def step_cycles(
 def _chain(shape: Shape) -> int:
     """Cycles of a step with one tile of one word besides its iterations: the header, and every process behind another."""
     multiply = 1 + shape.block.bit_length() - 1  # products, and a tree of adders over the inputs
-    return _DISPATCH + _FEED + multiply + _RESCALE + _ACTIVATE + _WRITE
+    return _DISPATCH + multiply + _ENGINE
 
 
 def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Bound]:

@@ -64,7 +64,8 @@ def test_vitis_sees_its_pragmas_and_no_other(accelerator: Accelerator, tmp_path:
         text += subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pragmas = re.findall(r"#pragma HLS ([A-Z_]+)(.*)", text)
     assert {name for name, _ in pragmas} == VITIS_PRAGMAS
-    loops = sum(source.text.count("for (ap_uint<32> n") for source in render_hls(accelerator.shape, "exact"))
+    heads = ("for (ap_uint<32> n", "while (more)")
+    loops = sum(source.text.count(head) for source in render_hls(accelerator.shape, "exact") for head in heads)
     assert (
         sum(name == "PIPELINE" for name, _ in pragmas) == loops + 3
     )  # read_parameters, copy_tokens, the counts of enqueue
