@@ -116,8 +116,12 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                     shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0)
                     shape = replace(shape, norm_depth=-(-channels // block))
                     shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
-                    if shape.lut_columns <= block and sum(dsp_by_process(shape).values()) <= DSP_LIMIT * board.dsp:
+                    if _has_dsps(shape, board):
                         yield shape
+
+
+def _has_dsps(shape: Shape, board: Board) -> bool:
+    return shape.lut_columns <= shape.block and sum(dsp_by_process(shape).values()) <= DSP_LIMIT * board.dsp
 
 
 def _lut_columns(shape: Shape, board: Board, settings: Settings) -> int:
@@ -140,7 +144,10 @@ def fitted(program: Program, candidate: Shape, board: Board, settings: Settings)
         activation_storage=settings.activation_storage,
         residual_storage=settings.residual_storage,
     )
-    return replace(shape, lut_columns=candidate.lut_columns)
+    shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
+    if not _has_dsps(shape, board):  # of a candidate they were without what depends on the network
+        raise DoesNotFit(_too_many_dsps(shape, board))
+    return shape
 
 
 def _first(pair: tuple[float, MoehlsError]) -> float:
@@ -163,6 +170,13 @@ def _too_many_luts(shape: Shape, luts: int, board: Board) -> str:
         f"{shape.token_parallel} tokens and blocks of {shape.block} channels in parallel take about {luts} LUTs, "
         f"{board.name} has {LIMIT * board.lut:.0f} (of {board.lut}, less a reserve); set a smaller token_parallel, "
         "block or epilogue_lanes, or choose a larger board"
+    )
+
+
+def _too_many_dsps(shape: Shape, board: Board) -> str:
+    return (
+        f"{shape.token_parallel} tokens and blocks of {shape.block} channels in parallel take more DSPs than {DSP_LIMIT:.0%} "
+        f"of the {board.dsp} of {board.name}; set a smaller token_parallel, block or epilogue_lanes"
     )
 
 
