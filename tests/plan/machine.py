@@ -14,7 +14,18 @@ import numpy.typing as npt
 from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
 from moehls.integer.operations import IntArray
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import ANY_TASK, FIELDS, HEADER_BITS, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import (
+    ANY_TASK,
+    FIELDS,
+    HEADER_BITS,
+    NO_EXPERT,
+    Flag,
+    Gating,
+    Instruction,
+    Kind,
+    Mode,
+    Source,
+)
 from moehls.plan.shape import Shape
 
 BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2))
