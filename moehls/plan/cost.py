@@ -27,7 +27,7 @@ ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
 _DISPATCH = 7
 """cycles from one header to the first stage of its step: three stages of `compute`, start, done"""
-_ENGINE = 24
+_ENGINE = 29
 """of the engine: stages from input to output of feed, rescale, activate and write, and the FIFOs between (measured)"""
 _RECIPROCAL = 8
 _NORM = _DISPATCH + 8 + 19 + 9  # moments, root, normalise
