@@ -91,7 +91,7 @@ def save_bytes(path: Path, data: bytes) -> None:
     ("name", "write", "words"),
     [
         ("shape.npz", lambda p: np.savez(p, image=np.zeros((4, 3, 32, 32))), ("[4, 3, 32, 32]", "[samples, 1, 32, 32]")),
-        ("alone.npz", lambda p: np.savez(p, image=np.zeros((1, 32, 32))), ("[samples, 1, 32, 32]",)),
+        ("alone.npz", lambda p: np.savez(p, image=np.zeros((32, 32))), ("[samples, 1, 32, 32]",)),
         ("nan.npz", lambda p: np.savez(p, image=np.full((2, 1, 32, 32), np.nan)), ("not finite",)),
         ("key.npz", lambda p: np.savez(p, picture=images(2)), ("missing 'image'", "unknown 'picture'")),
         ("none.npz", lambda p: np.savez(p, image=np.zeros((0, 1, 32, 32))), ("no sample",)),

@@ -30,7 +30,9 @@ def test_a_point_becomes_a_project(run: Run, tmp_path: Path) -> None:
     number = len(points) // 2
     assert run("compile", MODEL, "-o", tmp_path / "p", "--point", f"{file}:{number}").code == 0
     chosen, shape = points[number - 1], open_project(tmp_path / "p").plan.shape
-    assert {key: str(getattr(shape, key)) for key in chosen["settings"]} == chosen["settings"]
+    settings = {key: value for key, value in chosen["settings"].items() if key != "hidden_parts"}
+    assert {key: str(getattr(shape, key)) for key in settings} == settings
+    assert open_project(tmp_path / "p").summary()["hidden_parts"] == int(chosen["settings"]["hidden_parts"])
     assert open_project(tmp_path / "p").summary()["dsp"]["value"] == chosen["dsp"]
 
 
