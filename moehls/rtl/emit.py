@@ -389,7 +389,7 @@ class ProcessEmitter:
             ahead = [self.at_step(older, later) for later in range(1, gap + 1)]
             self.holds[0].append(f"({self.at_step(step, 0)} & ({' | '.join(ahead)}))")
         for stage in range(last + 1):
-            self._declare("logic", f"valid_{stage}", 1)
+            self._declare("logic", f"valid_{stage}", 1, self._enables(stage + 1))
             if many:
                 self._declare("logic", f"step_{stage}", self.step_bits)
         for stage in range(front + 1):
@@ -405,10 +405,8 @@ class ProcessEmitter:
             lines += ["always_ff @(posedge clock) begin", f"    if (reset) valid_{stage} <= 1'b0;"]
             lines.append(f"    else {if_open}valid_{stage} <= {self.advance(stage - 1)};")
             moved = [*([f"step_{stage} <= step_{stage - 1};"] if many else []), *self.pipeline[stage]]
-            if if_open and moved:
-                lines += [f"    {if_open}begin", *(f"        {m}" for m in moved), "    end"]
-            else:
-                lines += [f"    {m}" for m in moved]
+            taken = if_open or f"if (valid_{stage - 1}) "  # nothing moves without a token
+            lines += [f"    {taken}begin", *(f"        {m}" for m in moved), "    end"] if moved else []
             lines += ["end", ""]
         self._done()
 

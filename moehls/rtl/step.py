@@ -201,6 +201,9 @@ class StepBuilder:
             return g.mux(g.slice(args[0], width - 1, 1), g.arithmetic("sub", g.const(0, width), args[0]), args[0])
         if name == "usub.sat":
             return g.mux(g.compare("ult", args[0], args[1]), g.const(0, width), g.arithmetic("sub", args[0], args[1]))
+        if name == "uadd.sat":
+            total = g.arithmetic("add", g.zext(args[0], width + 1), g.zext(args[1], width + 1))
+            return g.mux(g.slice(total, width, 1), g.const(-1, width), g.slice(total, 0, width))
         if name in ("fshl", "fshr") and args[2].op == "const":
             n = args[2].value % width
             low = n if name == "fshr" else width - n if n else width
