@@ -79,6 +79,8 @@ class _Scheduler:
         self.edges: dict[Vertex, list[_Edge]] = defaultdict(list)
         self.stage: dict[Vertex, int] = {}
         self.time: dict[Vertex, float] = {}
+        self.steady: set[int] = set()
+        """loops that decide in stage 0 whether they go on"""
         self.result = Schedule(budget=self.budget, loads=loads(process, self.nodes.values()))
 
     # the graph
@@ -169,6 +171,7 @@ class _Scheduler:
             conditions = [p for p, target in step.successors if target == step.index]
             leaves = _cone(conditions)
             if all(n.op in ("reg", "input", "const") for n in leaves if not n.args):
+                self.steady.add(step.index)
                 for p in conditions:
                     self.edge(p.id, NEXT, recurrence=True, cost=model.BRANCH)
                 for n in leaves:
@@ -277,7 +280,8 @@ class _Scheduler:
             calls = [r.port[a.port] for a in p.accesses if a.step == step.index and a.kind == "call"]
             known = any(c.op != "const" for c, _ in step.successors)
             r.branch.append(max([r.events[f"next:{step.index}"] if known else 0, *calls]))
-            r.stay.append(r.events.get(f"stay:{step.index}", 0) if step.loop and not calls else r.branch[-1])
+            stay = r.events[NEXT] if step.index in self.steady else r.events.get(f"stay:{step.index}", 0)
+            r.stay.append(stay if step.loop and not calls else r.branch[-1])
         self._last_uses()
         fetched = [r.port[a.port] + 1 for a in p.accesses if a.kind == "mread"]
         r.stages = 1 + max([*r.last_use.values(), *r.port.values(), *r.write.values(), *r.branch, *fetched, 0])
