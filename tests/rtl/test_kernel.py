@@ -36,7 +36,7 @@ def test_lint_has_nothing_to_say(project: tuple[Path, RtlReport]) -> None:
 
 def test_a_process_is_a_file_that_says_what_it_is(project: tuple[Path, RtlReport]) -> None:
     folder, _ = project
-    text = (folder / "rtl" / "gather.sv").read_text()
-    assert text.startswith("// gather: made by moehls")
+    text = (folder / "rtl" / "form_passes.sv").read_text()
+    assert text.startswith("// form_passes: made by moehls")
     assert "queue_read_address" in text
     assert "to_address" in text
