@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,16 @@ def hooks_of(project: Project) -> Hooks:
 
     banked = [(name, banks(name)) for name in ("m0", "m1", "m2", "m3", "residual")]
     single = [(name, (f"TOP.frame.{_COMPUTE}.{name}_memory",)) for name in ("raw", "queue", "count")]
-    return Hooks(f"{_COMPUTE}.own_count_read_enable", (*banked, *single))
+    return Hooks(_step_taken((project.path / "rtl/compute.sv").read_text()), (*banked, *single))
+
+
+def _step_taken(text: str) -> str:
+    """When the step machine turns to a step: it reads `count` once a header, in the cycle in which that stage moves on."""
+    read = f"{_COMPUTE}.own_count_read_enable"
+    stage = re.search(r"assign own_count_read_enable = \(*valid_(\d+)", text)
+    if stage is None or f"assign advance_{stage[1]} =" not in text:
+        return read
+    return f"{read} & {_COMPUTE}.advance_{stage[1]}"
 
 
 def vitis_sources(project: Path) -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moehls.plan.instruction import NO_CAPACITY, NO_SPLIT, Binding, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.shape import Shape
 from tests.csim.bench import Bench, BenchStep, assert_steps_equal
 from tests.csim.conftest import SHAPES, Accelerator
 
@@ -165,6 +166,17 @@ def test_attention(accelerator: Accelerator, data: st.DataObject) -> None:
     assert_steps_equal(accelerator.library, bench, steps)
 
 
+def gating(data: st.DataObject, shape: Shape) -> dict[str, int]:
+    """Fields of a ROUTE step: a threshold or a capacity where the machine has them, as no model has both."""
+    if shape.thresholds and data.draw(st.booleans()):
+        mode = data.draw(st.sampled_from([0, Gating.RENORMALISE]))
+        return {"mode": mode, "offset": data.draw(st.sampled_from([0, 5000, 20000])), "split": NO_CAPACITY}
+    if shape.capacities and data.draw(st.booleans()):
+        mode = data.draw(st.sampled_from([0, Gating.BY_CHOICE]))
+        return {"mode": mode, "split": data.draw(st.sampled_from([NO_CAPACITY, 1, 3]))}
+    return {"split": NO_CAPACITY}
+
+
 @random_data
 @given(data=draws)
 def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
@@ -184,10 +196,7 @@ def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
     route = Instruction(
         Kind.ROUTE, flags=data.draw(st.sampled_from([0, Flag.CHOSEN])), n0=experts, n1=some(data, 1, experts), n2=logits,
         rows=tokens, multiplier=some(data, 0, 65535), shift=some(data, 4, 40),
-        mode=data.draw(st.sampled_from([0, Gating.RENORMALISE] if shape.thresholds else [0]))
-        | data.draw(st.sampled_from([0, Gating.BY_CHOICE] if shape.capacities else [0])),
-        offset=data.draw(st.sampled_from([0, 5000, 20000] if shape.thresholds else [0])),
-        split=data.draw(st.sampled_from([NO_CAPACITY, 1, 3] if shape.capacities else [NO_CAPACITY])),
+        **gating(data, shape),
     )  # fmt: skip
     steps = [*filled(bench, tokens, blocks), gate, BenchStep(route)]
     for expert in range(experts):
