@@ -19,13 +19,14 @@ import onnx
 import torch
 from torch import Tensor
 
-from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form, SmallVit
+from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form
 from models.exports.gated import GatedForm, GatedVit
 from models.exports.library_vits import HEADS as LIBRARY_HEADS
 from models.exports.library_vits import LIBRARY_VITS, TOKEN_VITS, build
 from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
 from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fused_attention, with_moe
 from models.exports.quantised_graphs import quantised
+from models.exports.small_vit import SmallVit
 from models.m3vit import initialise
 from models.strip import strip
 

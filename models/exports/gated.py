@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.exports.forms import CHOSEN, EXPERTS, HEADS, HIDDEN, WIDTH, Embed, Tokens
+from models.exports.forms import CHOSEN, EXPERTS, HEADS, HIDDEN, WIDTH
+from models.exports.small_vit import Embed, Tokens
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
