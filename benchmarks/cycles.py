@@ -1,12 +1,13 @@
-"""Estimated and measured cycles of a project: `python -m benchmarks cycles PROJECT`.
+"""Estimated and measured cycles of a project: `python -m benchmarks cycles PROJECT [--draw F.svg]`.
 
 In goes a project whose RTL has run (`moehls verify PROJECT --levels rtl`); out comes a table by step class, every step over
 1 % of the frame whose estimate is more than 10 % off, and the frame. Experts are estimated with the tokens that they had in the
-measured frame, the other steps as the plan estimates them.
+measured frame, the other steps as the plan estimates them. `--draw` writes the frame's timeline.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 from moehls.errors import MoehlsError
 from moehls.plan.cost import estimate
 from moehls.project import Project, open_project
+from moehls.report.page import timed_steps
+from moehls.report.timeline import draw, timeline
 
 SHARE, LIMIT = 0.01, 0.1
 
@@ -94,9 +97,19 @@ def _row(name: str, steps: int, estimated: int, measured: int, frame: MeasuredFr
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of one project."""
-    if len(arguments) != 1:
-        sys.exit("usage: python -m benchmarks cycles PROJECT (after moehls verify PROJECT --levels rtl)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks cycles", description="after moehls verify PROJECT --levels rtl"
+    )
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--draw", type=Path, help="write the timeline of the frame as SVG")
+    options = parser.parse_args(arguments)
     try:
-        print(table(measured_frame(open_project(Path(arguments[0])))))
+        project = open_project(options.project)
+        print(table(measured_frame(project)))
     except MoehlsError as error:
         sys.exit(f"error: {error}")
+    if options.draw is not None:
+        shape = project.manifest["shape"]
+        drawing = timeline(timed_steps(project.summary(), shape), shape["ports"])
+        if drawing is not None:
+            options.draw.write_text(draw(drawing))

@@ -74,45 +74,6 @@ class Figure:
     width: float = WIDTH
 
 
-def timeline(steps: Sequence[Json]) -> Figure | None:
-    """Steps along the cycles, each as high as its utilisation of the multipliers."""
-    total = sum(step["cycles"] for step in steps)
-    if not total:
-        return None
-    left, height, top = 46.0, 170.0, 14.0
-    scale = (WIDTH - left - 10) / total
-    rects, position = [], 0
-    for step in steps:
-        share = step["utilisation"] or 0.0
-        tall = max(height * min(share, 1.0), 3.0)
-        title = f"{step['name']}: {step['cycles']:,} cycles, {step['macs']:,} MACs, utilisation {100 * share:.0f} %"
-        rects.append(
-            Rect(
-                left + position * scale,
-                top + height - tall,
-                max(step["cycles"] * scale, 0.15),
-                tall,
-                f"k-{step['class']}",
-                title,
-            )
-        )
-        position += step["cycles"]
-    lines, texts = _vertical_axis(left, top, height, ((0, "0"), (0.5, "50 %"), (1, "100 %")))
-    for tick in _ticks(total, 6):
-        texts.append(Text(left + tick * scale, top + height + 18, _short(tick), "middle"))
-    texts.append(Text(WIDTH - 10, top + height + 36, "cycles", "end"))
-    used = {step["class"] for step in steps}
-    legend = tuple((f"k-{kind}", name) for kind, name in KINDS.items() if kind in used)
-    return Figure(
-        top + height + 44,
-        "Utilisation of every step over the cycles of one image",
-        tuple(rects),
-        tuple(texts),
-        tuple(lines),
-        legend,
-    )
-
-
 def shares(steps: Sequence[Json]) -> Figure | None:
     """One bar: how the cycles divide among the kinds of steps."""
     total = sum(step["cycles"] for step in steps)
@@ -180,7 +141,7 @@ def fidelity(stages: Sequence[Json]) -> Figure | None:
     ticks = [
         (0.0 if high == low else (value - low) / (high - low), f"{value:.0f} dB") for value in _steps(low, high, 10)
     ]
-    lines, texts = _vertical_axis(left, top, height, ticks)
+    lines, texts = vertical_axis(left, top, height, ticks)
     kinds = [kind for kind in ("residual", "operand", "fine", "raw") if any(s["kind"] == kind for s in known)]
     lines.append(Line(tuple(line), "trend"))
     return Figure(
@@ -245,7 +206,7 @@ def curve(points: Sequence[Sequence[float]], label: str) -> Figure | None:
     scale = (WIDTH - left - 10) / max(max(xs) - min(xs), 1e-12)
     line = tuple((left + (x - min(xs)) * scale, top + height / 2 * (1 - y / most)) for x, y in zip(xs, ys, strict=True))
     ticks = ((0, f"−{most:.1e}"), (0.5, "0"), (1, f"{most:.1e}"))
-    lines, texts = _vertical_axis(left, top, height, ticks)
+    lines, texts = vertical_axis(left, top, height, ticks)
     for x in _steps(math.ceil(min(xs)), math.floor(max(xs)), 1 if max(xs) - min(xs) <= 16 else 4):
         texts.append(Text(left + (x - min(xs)) * scale, top + height + 18, f"{x:.0f}", "middle"))
     return Figure(top + height + 26, label, (), tuple(texts), (*lines, Line(line, "curve")))
@@ -267,20 +228,21 @@ def network(blocks: Sequence[Json]) -> Figure:
     return Figure(height + 22, "The recognised model, block by block", tuple(rects), tuple(texts))
 
 
-def _vertical_axis(
-    left: float, top: float, height: float, ticks: Sequence[tuple[float, str]]
+def vertical_axis(
+    left: float, top: float, height: float, marks: Sequence[tuple[float, str]]
 ) -> tuple[list[Line], list[Text]]:
-    lines = [Line(((left, top + height * (1 - s)), (WIDTH - 10, top + height * (1 - s))), "grid") for s, _ in ticks]
-    texts = [Text(left - 8, top + height * (1 - share) + 4, text, "end") for share, text in ticks]
+    """Horizontal lines at shares of the height, and their texts."""
+    lines = [Line(((left, top + height * (1 - s)), (WIDTH - 10, top + height * (1 - s))), "grid") for s, _ in marks]
+    texts = [Text(left - 8, top + height * (1 - share) + 4, text, "end") for share, text in marks]
     return lines, texts
 
 
-def _ticks(total: float, count: int) -> list[float]:
-    """About `count` round values from 0 to `total`."""
+def round_ticks(total: float, count: int) -> list[tuple[float, str]]:
+    """About `count` round values from 0 to `total`, and how they are written."""
     rough = total / count
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return [i * step for i in range(int(total / step) + 1)]
+    return [(i * step, _short(i * step)) for i in range(int(total / step) + 1)]
 
 
 def _steps(low: float, high: float, step: float) -> list[float]:

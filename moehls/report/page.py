@@ -12,6 +12,7 @@ import jinja2
 
 from moehls.project import Project
 from moehls.report import figures
+from moehls.report.timeline import timeline
 from moehls.resources import resource
 
 _NAMES = {"dsp": "DSP48E2", "bram36": "BRAM36", "uram": "URAM", "lut": "LUT", "ff": "flip-flops"}
@@ -58,7 +59,7 @@ def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
         figures={
             "network": figures.network(blocks),
             "fidelity": figures.fidelity(fidelity.get("stages", [])),
-            "timeline": figures.timeline(steps),
+            "timeline": timeline(steps, manifest["shape"]["ports"]),
             "shares": figures.shares(steps),
             "resources": figures.resources(summary, _NAMES),
             "gelu": figures.curve(summary["gelu"]["curve"], "Error of the integer activation over its input"),
