@@ -14,6 +14,8 @@ WIDTH, HIDDEN, HEADS, EXPERTS, CHOSEN, TASKS = 8, 12, 2, 4, 2, 2
 CAPACITY = 3
 """tokens an expert takes"""
 CHANNELS, HEIGHT, IMAGE_WIDTH, PATCH = 2, 8, 12, 4
+GROUPS = 2
+"""of experts"""
 PATCHES = (HEIGHT // PATCH) * (IMAGE_WIDTH // PATCH)
 
 

@@ -91,6 +91,10 @@ FORMS: dict[str, Form] = {
     "gate_pruned": Form(gate="pruned", experts="loop"),
     "gate_pruned_chosen": Form(gate="pruned_renormalise"),
     "gate_pruned_rest": Form(gate="pruned_rest", experts="gather"),
+    "gate_sigmoid": Form(gate="sigmoid", experts="loop"),
+    "gate_sigmoid_chosen": Form(gate="sigmoid_renormalise"),
+    "gate_topk_sigmoid": Form(gate="topk_sigmoid", experts="index_add"),
+    "gate_grouped": Form(gate="grouped", experts="gather"),
     "gate_own_norm": Form(gate_input="own_norm"),
     "gate_residual": Form(gate_input="residual", experts="loop"),
     "gate_block_input": Form(gate_input="block", gate="topk_softmax"),
@@ -99,6 +103,7 @@ FORMS: dict[str, Form] = {
     "capacity_tokens": Form(experts="capacity_tokens", head="all_tokens"),
     "capacity_loop": Form(experts="capacity_loop", head="all_tokens"),
     "capacity_mask": Form(experts="capacity_mask", head="all_tokens"),
+    "capacity_kept": Form(gate="pruned", experts="capacity_kept", head="all_tokens"),
     "task_stacked": Form(task="stacked"),
     "task_vector": Form(task="vector", experts="bmm"),
     "task_joined": Form(task="joined", experts="loop"),
@@ -125,6 +130,7 @@ GATED: dict[str, GatedForm] = {
     "gated_experts_dense": GatedForm(norm="rms_product", experts="dense"),
     "gated_experts_gather": GatedForm(norm="rms_product", experts="gather"),
     "shared_sum": GatedForm(norm="rms_cast", experts="loop", shared="sum", factor=2.5),
+    "shared_sigmoids": GatedForm(norm="rms_cast", experts="index_add", gate="sigmoid", shared="sum", factor=2.5),
     "shared_gated": GatedForm(norm="rms_cast", experts="index_add", shared="gated"),
 }
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {

@@ -10,6 +10,7 @@ from models.exports.forms import (
     CAPACITY,
     CHOSEN,
     EXPERTS,
+    GROUPS,
     HIDDEN,
     TASKS,
     WIDTH,
@@ -39,6 +40,14 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, task: Tensor | int | None) -> tuple[Tensor, Tensor]:
         logits = self.logits(x, task)
+        if self.form == "topk_sigmoid":
+            chosen, index = torch.topk(logits, CHOSEN, dim=-1)
+            return torch.sigmoid(chosen), index
+        if self.form == "grouped":
+            return self._grouped(F.softmax(logits, dim=-1))
+        if self.form.startswith("sigmoid"):
+            gates, index = torch.topk(torch.sigmoid(logits), CHOSEN, dim=-1)
+            return gates / gates.sum(-1, keepdim=True) if self.form == "sigmoid_renormalise" else gates, index
         if self.form == "topk_softmax":
             chosen, index = torch.topk(logits, CHOSEN, dim=-1)
             return F.softmax(chosen, dim=-1), index
@@ -59,6 +68,15 @@ class Gate(nn.Module):
         if self.form == "renormalise":
             gates = gates / gates.sum(-1, keepdim=True)
         return gates, index
+
+    @staticmethod
+    def _grouped(scores: Tensor) -> tuple[Tensor, Tensor]:
+        """DeepSeek-V2: the group with the best expert, then the best experts of that group."""
+        groups = scores.view(scores.shape[0], GROUPS, -1).max(dim=-1).values
+        kept = torch.topk(groups, k=1, dim=-1, sorted=False)[1]
+        mask = torch.zeros_like(groups).scatter_(1, kept, 1)
+        wide = mask.unsqueeze(-1).expand(-1, GROUPS, EXPERTS // GROUPS).reshape(scores.shape[0], -1)
+        return torch.topk(scores.masked_fill(~wide.bool(), 0.0), k=CHOSEN, dim=-1, sorted=False)
 
 
 class Experts(nn.Module):
@@ -167,6 +185,12 @@ class Experts(nn.Module):
         parts = flat.reshape(EXPERTS, CAPACITY, -1).chunk(EXPERTS, dim=0)
         out = torch.cat([self._expert(part, e) for e, part in enumerate(parts)], dim=0)
         return combine.reshape(x.shape[0], -1) @ out.reshape(EXPERTS * CAPACITY, -1)
+
+    def _capacity_kept(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """Only choices that a threshold has kept take a place, first choices first."""
+        kept = F.one_hot(index.t().reshape(-1), EXPERTS) * (gates.t().reshape(-1, 1) > 0)
+        place = (torch.cumsum(kept, dim=0) * kept).sum(-1).reshape(CHOSEN, -1).t()
+        return self._dense(x, gates * (place <= CAPACITY), index)
 
     def _capacity_mask(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
         """Choices without room get no weight; every expert runs on all tokens."""

@@ -109,7 +109,7 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
         "flags": [(str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1) for f in Flag],
         "any_task": ANY_TASK,
         "no_expert": NO_EXPERT,
-        "tables": tables_of(shape.precision, activation),
+        "tables": tables_of(shape.precision, activation, shape.sigmoids),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from moehls.integer.operations import IntArray
 from moehls.integer.precision import Precision
-from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
+from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table, sigmoid_table
 from moehls.network.operations import ActivationForm
 
 
@@ -23,11 +23,16 @@ class Table:
     signed: bool = False
 
 
-def tables_of(precision: Precision, activation: ActivationForm) -> tuple[Table, ...]:
-    """Every table of an accelerator of this precision."""
+def tables_of(precision: Precision, activation: ActivationForm, sigmoids: bool = False) -> tuple[Table, ...]:
+    """Every table of an accelerator of this precision; `sigmoids` where routers have them."""
     delta = delta_table(activation, precision.delta_fraction, precision.delta_step)
     slope = np.append(np.diff(delta), 0)
     top = (1 << precision.activation_bits) - 1
+    tail = sigmoid_table()
+    scores = (
+        _table("SIGMOID", "65535 / (1 + 2^(i / 16))", tail),
+        _table("SIGMOID_FALL", "differences of SIGMOID", np.append(-np.diff(tail), 0)),
+    )
     return (
         _table("RECIPROCAL", "2^24 / (i + 128.5)", reciprocal_table()),
         _table("RSQRT", "2^16 * sqrt(256 / (i + 64.5))", rsqrt_table()),
@@ -45,6 +50,7 @@ def tables_of(precision: Precision, activation: ActivationForm) -> tuple[Table, 
             int(np.abs(slope).max()).bit_length() + 1,
             True,
         ),
+        *(scores if sigmoids else ()),
     )
 
 

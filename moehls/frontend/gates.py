@@ -16,10 +16,11 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from moehls.frontend.activations import sigmoid
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.values import ExpertTerm, Mixture, RouteSource
-from moehls.network.interpreter import within_capacity
-from moehls.network.operations import FloatArray, GateNormalisation, Priority
+from moehls.network.interpreter import eligible, within_capacity
+from moehls.network.operations import FloatArray, GateNormalisation, Priority, Score
 
 TOLERANCE = 1e-5
 _SMALLEST = 1e-3
@@ -55,6 +56,11 @@ def sample_logits(shape: tuple[int, ...], seed: int) -> tuple[FloatArray, ...]:
     return tuple(samples)
 
 
+def distinct(sample: FloatArray) -> FloatArray:
+    """Logits of at most 6 in steps of 1/256, whose sigmoids are equal in float32 only where the logits are."""
+    return np.round(sample * 6.0 / max(6.0, float(np.abs(sample).max())) * 256).astype(np.float32) / np.float32(256)
+
+
 @dataclass(frozen=True)
 class Gate:
     """How a router weighs and leaves out experts; the fields are those of `Route`."""
@@ -65,23 +71,30 @@ class Gate:
     renormalise: bool = False
     capacity: int = 0
     priority: Priority = "token"
+    score: Score = "softmax"
+    group: int = 0
+    kept_groups: int = 0
 
 
 def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
     """`[…, tokens, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower
     index."""
-    order = np.argsort(-logits, axis=-1, kind="stable")[..., : gate.k]
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    chosen = np.zeros_like(exponentials)
-    np.put_along_axis(chosen, order, np.take_along_axis(exponentials, order, axis=-1), axis=-1)
-    total = exponentials if gate.normalisation == "all" else chosen
-    gates = np.asarray(chosen / total.sum(axis=-1, keepdims=True))
+    order = np.argsort(-eligible(logits, gate.group, gate.kept_groups), axis=-1, kind="stable")[..., : gate.k]
+    wide = logits.astype(np.float64)
+    scores = sigmoid(wide) if gate.score == "sigmoid" else np.exp(wide - wide.max(axis=-1, keepdims=True))
+    chosen = np.zeros_like(scores)
+    np.put_along_axis(chosen, order, np.take_along_axis(scores, order, axis=-1), axis=-1)
+    gates = chosen
+    if gate.normalisation != "none":
+        total = scores if gate.normalisation == "all" else chosen
+        gates = np.asarray(chosen / total.sum(axis=-1, keepdims=True))
     if gate.threshold > 0:
         gates = np.where(gates > gate.threshold, gates, 0)
     if gate.renormalise:
         gates = gates / np.maximum(gates.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     if gate.capacity:
-        room = within_capacity(order, logits.shape[-1], gate.capacity, gate.priority)
+        wanted = np.take_along_axis(gates, order, axis=-1) > 0
+        room = within_capacity(order, wanted, logits.shape[-1], gate.capacity, gate.priority)
         kept = np.zeros(gates.shape, bool)
         np.put_along_axis(kept, order, room, axis=-1)
         gates = gates * kept
@@ -148,26 +161,36 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
             return MatchedExperts(gate, arrays)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
-        "nor over the chosen ones gives them on sampled logits, with or without a threshold (`Where(gate > t, gate, 0)`, also "
-        "renormalised) or a capacity that tokens fill in order, first choices first or token by token; groups of experts "
-        "that exclude others show so"
+        "or over the chosen ones nor sigmoids, plain or divided by their sum, give them on sampled logits, with or without "
+        "groups that the largest logits choose, a threshold (`Where(gate > t, gate, 0)`, also renormalised; what it "
+        "leaves out takes no place) and a capacity that tokens fill in order, first choices first or token by token"
     )
 
 
 def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int) -> Iterator[tuple[Gate, ...]]:
     """Gates that the coefficients may be, likely ones first; those of a group exclude each other."""
-    orders: tuple[GateNormalisation, ...] = get_args(GateNormalisation)
-    for order in orders:
-        yield (Gate(used, order),)
-    for threshold in sorted({value for value in mixture.source.compared if 0 < value < 1}):
-        for k, order, renormalise in product(range(used, logits.shape[1] + 1), orders, (False, True)):
-            yield (Gate(k, order, threshold, renormalise),)
+    experts = logits.shape[1]
+    plain = [Gate(used, order) for order in ("all", "chosen")]
+    plain += [Gate(used, order, score="sigmoid") for order in ("none", "chosen", "all")]
+    for gate in plain:
+        yield (gate,)
+    thresholds = sorted({value for value in mixture.source.compared if 0 < value < 1})
+    pruned = [
+        replace(gate, k=k, threshold=threshold, renormalise=renormalise)
+        for threshold, k, gate, renormalise in product(thresholds, range(used, experts + 1), plain, (False, True))
+    ]
+    for gate in pruned:
+        yield (gate,)
     tokens = len(logits) // len(mixture.source.samples)
-    capacity = int((coefficients != 0).reshape(-1, tokens, logits.shape[1]).sum(axis=1).max())
+    capacity = int((coefficients != 0).reshape(-1, tokens, experts).sum(axis=1).max())
     if capacity < tokens:
-        priorities: tuple[Priority, ...] = get_args(Priority) if used > 1 else ("token",)
-        for order in orders:
-            yield tuple(Gate(used, order, capacity=capacity, priority=priority) for priority in priorities)
+        for gate in (*plain, *pruned):
+            priorities: tuple[Priority, ...] = get_args(Priority) if gate.k > 1 else ("token",)
+            yield tuple(replace(gate, capacity=capacity, priority=priority) for priority in priorities)
+    for size in (size for size in range(2, experts) if experts % size == 0):
+        for kept in range(-(-used // size), experts // size):
+            for gate in plain:
+                yield (replace(gate, group=size, kept_groups=kept),)
 
 
 def _match(gate: Gate, mixture: Mixture, logits: Array, coefficients: Array) -> tuple[list[int], list[float]] | None:
@@ -175,9 +198,14 @@ def _match(gate: Gate, mixture: Mixture, logits: Array, coefficients: Array) -> 
     tokens = len(logits) // len(mixture.source.samples)
     expected = gate_weights(logits.reshape(-1, tokens, logits.shape[1]), gate).reshape(logits.shape)
     if gate.threshold > 0:  # a gate weight as near as this may fall on either side
-        plain = gate_weights(logits, replace(gate, threshold=0.0, renormalise=False))
+        plain = gate_weights(logits, replace(gate, threshold=0.0, renormalise=False, capacity=0))
         clear = (np.abs(plain - gate.threshold) > _NEAR).all(axis=1)
+        if gate.capacity:  # it decides over the places of later tokens
+            clear = np.repeat(clear.reshape(-1, tokens).all(axis=1), tokens)
         expected, coefficients = expected[clear], coefficients[clear]
+    some, clearly = ((coefficients != 0).sum(axis=1), (np.abs(coefficients) > _SMALLEST).sum(axis=1))
+    if ((expected > _SMALLEST).sum(axis=1) > some).any() or (clearly > (expected != 0).sum(axis=1)).any():
+        return None
     return _columns(coefficients, expected)
 
 

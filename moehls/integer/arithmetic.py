@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from moehls.integer.operations import IntArray
 from moehls.integer.precision import Precision
-from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
+from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table, sigmoid_table
 from moehls.network.operations import ActivationForm
 
 
@@ -84,6 +84,15 @@ def exp2_at(value: IntArray, exponent: IntArray, maximum: IntArray) -> IntArray:
     """`value · 2^exponent` relative to `2^maximum`, floor. Values have at most 16 bits, so 31 shifts leave nothing."""
     shift: IntArray = np.minimum(maximum - exponent, 31)
     return value >> shift
+
+
+def sigmoid(t: IntArray, fraction: int) -> IntArray:
+    """`65535 / (1 + 2^-t)`, t with `fraction` fraction bits: a table at steps of 1/16, interpolated."""
+    table, step, u = sigmoid_table(), fraction - 4, np.abs(t)
+    i = np.minimum(u >> step, len(table) - 2)
+    between = table[i] - rs((table[i] - table[i + 1]) * (u & ((1 << step) - 1)), step)
+    tail = np.where(u >> step >= len(table) - 1, 0, between)
+    return np.where(t < 0, tail, 65535 - tail)
 
 
 def halved(value: IntArray, times: IntArray) -> IntArray:

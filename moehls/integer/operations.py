@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.integer.precision import Precision
-from moehls.network.operations import ActivationForm, GateNormalisation, Priority
+from moehls.network.operations import ActivationForm, GateNormalisation, Priority, Score
 
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
@@ -169,6 +169,11 @@ class IntegerRoute:
     capacity: int = 0
     """tokens an expert takes at most; 0 for no limit"""
     priority: Priority = "token"
+    score: Score = "softmax"
+    group: int = 0
+    """experts of a group; 0 where there are no groups"""
+    kept_groups: int = 0
+    """groups a token chooses its experts from"""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,14 @@ def delta_table(form: ActivationForm, delta_fraction: int, delta_step: int) -> I
 
 
 @cache
+def sigmoid_table() -> IntArray:
+    """`[273]`: `round_half_up(65535 / (1 + 2^(i/16)))`; only the last entry is zero."""
+    with localcontext(_CONTEXT):
+        rest = (_round_half_up(65535 / (1 + Decimal(2) ** (Decimal(i) / 16))) for i in range(1, 273))
+        return _frozen([32768, *rest])  # the first is a tie
+
+
+@cache
 def reciprocal_table() -> IntArray:
     """`[128]`: `round_half_up(2^16 · 256 / (i + 128.5))`."""
     return _frozen(((2 << 25) + (2 * i + 257)) // (2 * (2 * i + 257)) for i in range(128))

@@ -211,14 +211,16 @@ class _Walk:
         self.check_accumulator(name, operation.weight, operation.bias, 1 << (p.fine_bits - 1))
         if not 1 <= operation.k <= experts:
             self.fail(name, f"k = {operation.k} of {experts} experts")
-        if operation.normalisation not in ("all", "chosen"):
-            self.fail(name, f"normalisation {operation.normalisation!r}; all and chosen are defined")
+        known: dict[str, tuple[str, ...]] = {"softmax": ("all", "chosen"), "sigmoid": ("all", "chosen", "none")}
+        if operation.normalisation not in known.get(operation.score, ()):
+            self.fail(name, f"score {operation.score!r}, normalisation {operation.normalisation!r}; defined: {known}")
+        size, kept = operation.group, operation.kept_groups
+        if (size or kept) and (size < 1 or experts % size or not operation.k <= kept * size <= experts):
+            self.fail(name, f"{operation.k} of {experts} experts from {kept} groups of {size}")
         if not 0 <= operation.threshold < 1 << p.gate_fraction:
             self.fail(name, f"threshold {operation.threshold} is not in 0 … 2^{p.gate_fraction} - 1")
-        if operation.capacity < 0 or (operation.capacity and operation.threshold):
-            self.fail(
-                name, f"capacity {operation.capacity} with threshold {operation.threshold}; one of them is defined"
-            )
+        if operation.capacity < 0:
+            self.fail(name, f"capacity {operation.capacity} is negative")
         if operation.renormalise and not operation.threshold:
             self.fail(name, "gates are renormalised that no threshold leaves out")
         if operation.priority not in ("token", "choice"):

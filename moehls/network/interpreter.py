@@ -140,30 +140,50 @@ _ERFC = (
 def choices(operation: Route, logits: FloatArray) -> IndexArray:
     """What the router chooses for logits `[samples, tokens, experts]`: experts `[samples, tokens, k]`, `~expert` where the
     choice is left out."""
-    indices = top_k(logits, operation.k)
+    indices = top_k(eligible(logits, operation.group, operation.kept_groups), operation.k)
     taken = np.ones(indices.shape, bool)
     if operation.threshold > 0:
         taken = _gates(operation, logits, indices) > np.float32(operation.threshold)
     if operation.capacity:
-        taken = within_capacity(indices, logits.shape[-1], operation.capacity, operation.priority)
+        taken = within_capacity(indices, taken, logits.shape[-1], operation.capacity, operation.priority)
     return np.where(taken, indices, ~indices)
 
 
-def within_capacity(indices: IndexArray, experts: int, capacity: int, priority: Priority) -> npt.NDArray[np.bool_]:
-    """Which choices `[samples, tokens, k]` find room at their expert."""
+def eligible(logits: FloatArray, group: int, kept: int) -> FloatArray:
+    """Logits `[…, experts]` with -∞ in place of those outside the `kept` groups of `group` experts with the largest logits."""
+    if not group:
+        return logits
+    best = logits.reshape(*logits.shape[:-1], -1, group).max(axis=-1)
+    inside = np.zeros(best.shape, bool)
+    np.put_along_axis(inside, top_k(best, kept), True, axis=-1)
+    return np.where(np.repeat(inside, group, axis=-1), logits, -np.inf)
+
+
+def within_capacity(
+    indices: IndexArray, wanted: npt.NDArray[np.bool_], experts: int, capacity: int, priority: Priority
+) -> npt.NDArray[np.bool_]:
+    """Which of the `wanted` choices `[samples, tokens, k]` find room at their expert; the others take none."""
     queue = indices.swapaxes(1, 2) if priority == "choice" else indices
+    asks = wanted.swapaxes(1, 2) if priority == "choice" else wanted
     flat = queue.reshape(len(indices), -1)
-    chosen = flat[:, :, None] == np.arange(experts)
+    chosen = (flat[:, :, None] == np.arange(experts)) & asks.reshape(flat.shape)[:, :, None]
     before = np.cumsum(chosen, axis=1)
-    room = (np.take_along_axis(before, flat[:, :, None], axis=2)[:, :, 0] <= capacity).reshape(queue.shape)
-    return room.swapaxes(1, 2) if priority == "choice" else room
+    room = (np.take_along_axis(before, flat[:, :, None], axis=2)[:, :, 0] <= capacity).reshape(queue.shape) & asks
+    return np.asarray(room.swapaxes(1, 2) if priority == "choice" else room)
 
 
 def _gates(operation: Route, logits: FloatArray, experts: IndexArray) -> FloatArray:
     """Gate weights `[samples, tokens, k]` of these experts, before any is left out."""
-    if operation.normalisation == "chosen":
-        return softmax(np.take_along_axis(logits, experts, axis=-1))
-    return np.asarray(np.take_along_axis(softmax(logits), experts, axis=-1))
+    own = np.take_along_axis(logits, experts, axis=-1)
+    if operation.score == "softmax":
+        if operation.normalisation == "chosen":
+            return softmax(own)
+        return np.asarray(np.take_along_axis(softmax(logits), experts, axis=-1))
+    scores = sigmoid(own)
+    if operation.normalisation == "none":
+        return scores
+    total = (scores if operation.normalisation == "chosen" else sigmoid(logits)).sum(axis=-1, keepdims=True)
+    return np.asarray(scores / np.maximum(total, np.finfo(np.float32).tiny))
 
 
 def _last_use(network: Network) -> dict[int, list[str]]:
@@ -259,6 +279,11 @@ def softmax(x: FloatArray) -> FloatArray:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
+def sigmoid(x: FloatArray) -> FloatArray:
+    """`1 / (1 + exp(-x))`."""
+    return np.asarray(1 / (1 + np.exp(-np.maximum(x, np.float32(-80)))))
+
+
 def _attention(operation: Attention, query: FloatArray, key: FloatArray, value: FloatArray) -> FloatArray:
     def heads(x: FloatArray) -> FloatArray:
         return x.reshape(*x.shape[:2], operation.heads, -1).transpose(0, 2, 1, 3)
@@ -277,10 +302,11 @@ def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None
             f"needs {[*logits.shape[:-1], operation.k]}"
         )
     taken = indices >= 0
-    gates = _gates(operation, logits, np.where(taken, indices, ~indices)) * taken
+    gates = _gates(operation, logits, np.where(taken, indices, ~indices))
     if operation.renormalise:
-        gates = gates / np.maximum(gates.sum(axis=-1, keepdims=True), np.finfo(gates.dtype).tiny)
-    return Routing(indices, np.asarray(gates))
+        rest = (gates * (taken | (gates > np.float32(operation.threshold)))).sum(axis=-1, keepdims=True)
+        gates = gates / np.maximum(rest, np.finfo(gates.dtype).tiny)
+    return Routing(indices, np.asarray(gates * taken))
 
 
 def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:

@@ -16,7 +16,9 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 ActivationForm = Literal["exact", "tanh", "quick", "silu", "relu"]
 """GELU exact, by tanh, by `x · sigmoid(1.702 x)`; SiLU `x · sigmoid(x)`; ReLU"""
-GateNormalisation = Literal["all", "chosen"]
+Score = Literal["softmax", "sigmoid"]
+GateNormalisation = Literal["all", "chosen", "none"]
+"""what the scores are divided by: their sum over all experts, over the chosen ones, or nothing (sigmoids only)"""
 Priority = Literal["token", "choice"]
 
 
@@ -110,13 +112,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class Route:
-    """Router: logits, softmax and top-k. Its output is a routing (expert indices and gate weights a token).
+    """Router: logits, scores and top-k. Its output is a routing (expert indices and gate weights a token).
 
     `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over
-    the chosen ones (`chosen`, also softmax, top-k, renormalise); equal logits go to the lower expert index.
+    the chosen ones (`chosen`, also softmax, top-k, renormalise), or sigmoids of the logits, as they are (`none`) or divided by
+    their sum; equal logits go to the lower expert index.
 
     A choice may be left out: where its gate weight is not above `threshold`, or where its expert has as many tokens as its
-    `capacity` already. Its index is then written `~expert` and its gate weight is 0.
+    `capacity` already (those above the threshold count). Its index is then written `~expert` and its gate weight is 0.
     """
 
     name: str
@@ -135,6 +138,11 @@ class Route:
     """tokens an expert takes at most; 0 for no limit"""
     priority: Priority = "token"
     """who comes first: all choices of the first token, or the first choices of all tokens"""
+    score: Score = "softmax"
+    group: int = 0
+    """experts of a group, which lie side by side; 0 where there are no groups"""
+    kept_groups: int = 0
+    """groups a token chooses its experts from, those with the largest logits"""
 
 
 @dataclass(frozen=True)

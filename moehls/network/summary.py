@@ -22,12 +22,25 @@ from moehls.network.operations import (
     Network,
     Operation,
     Route,
+    Score,
     SelectTokens,
 )
 from moehls.network.shapes import Shape, value_shapes
 
-GateOrder = Literal["softmax, top-k", "softmax, top-k, renormalise"]
-_ORDERS: dict[GateNormalisation, GateOrder] = {"all": "softmax, top-k", "chosen": "softmax, top-k, renormalise"}
+GateOrder = Literal[
+    "softmax, top-k",
+    "softmax, top-k, renormalise",
+    "sigmoid, top-k",
+    "sigmoid, top-k, renormalise",
+    "sigmoid, renormalise, top-k",
+]
+_ORDERS: dict[tuple[Score, GateNormalisation], GateOrder] = {
+    ("softmax", "all"): "softmax, top-k",
+    ("softmax", "chosen"): "softmax, top-k, renormalise",
+    ("sigmoid", "none"): "sigmoid, top-k",
+    ("sigmoid", "chosen"): "sigmoid, top-k, renormalise",
+    ("sigmoid", "all"): "sigmoid, renormalise, top-k",
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,6 @@ def _block(attention: Attention, inside: tuple[Operation, ...], shapes: dict[str
         if isinstance(operation, Experts):
             route = next(o for o in inside if isinstance(o, Route) and o.output == operation.routing)
             count, hidden = operation.first_weight.shape[:2]
-            order = _ORDERS[route.normalisation]
+            order = _ORDERS[route.score, route.normalisation]
             return BlockSummary(attention.heads, head_channels, "experts", hidden, count, route.k, order)
     return BlockSummary(attention.heads, head_channels, "none", 0, 0, 0, None)

@@ -26,6 +26,7 @@ from moehls.plan.instruction import (
     NO_SPLIT,
     Binding,
     Flag,
+    Gating,
     Instruction,
     Kind,
     Mode,
@@ -64,6 +65,8 @@ class Builder:
     raw_depth: int = 1
     pools: dict[str, Place] = field(default_factory=dict)
     """pooled residuals, rows behind the stream's, a token group each"""
+    expert_groups: set[int] = field(default_factory=set)
+    """sizes of the groups that routers choose experts from"""
 
     def __post_init__(self) -> None:
         self.roles, self.last_use = attention_roles(self.network), last_uses(self.network)
@@ -96,6 +99,8 @@ class Builder:
             plain_norms=any(s.instruction.flags & Flag.PLAIN for s in self.steps if s.instruction.kind == Kind.NORM),
             thresholds=any(i.offset for i in routes),
             capacities=any(i.split != NO_CAPACITY for i in routes),
+            sigmoids=any(i.mode & Gating.SIGMOID for i in routes),
+            expert_group=max(self.expert_groups, default=0),
         )
 
     def matrix(

@@ -57,6 +57,8 @@ class Gating(enum.IntFlag):
 
     RENORMALISE = 1
     BY_CHOICE = 2
+    SIGMOID = 4
+    UNDIVIDED = 8
 
 
 class Flag(enum.IntFlag):

@@ -261,6 +261,14 @@ class _Operations(Builder):
         chosen = Flag.CHOSEN if op.normalisation == "chosen" else 0
         mode = Gating.RENORMALISE if op.renormalise else 0
         mode |= Gating.BY_CHOICE if op.capacity and op.priority == "choice" else 0
+        mode |= Gating.SIGMOID if op.score == "sigmoid" else 0
+        mode |= Gating.UNDIVIDED if op.normalisation == "none" else 0
+        if op.group:
+            self.expert_groups.add(op.group)
+            if len(self.expert_groups) > 1:
+                self.refuse(
+                    op, f"routers have groups of {' and of '.join(map(str, sorted(self.expert_groups)))} experts"
+                )
         y = Place("queue", 0, 0, x.rows, Channels(experts))
         for task in range(tasks):
             number, suffix = (task, f".task{task}") if tasks > 1 else (ANY_TASK, "")
@@ -272,7 +280,7 @@ class _Operations(Builder):
                 Kind.ROUTE, mode, flags=chosen, task=number, n0=experts, n1=op.k, n2=logits.place.stride,
                 rows=x.rows,
                 multiplier=int(op.multiplier[task]), shift=int(op.shift[task]),
-                split=op.capacity or NO_CAPACITY, offset=op.threshold,
+                split=op.capacity or NO_CAPACITY, offset=op.threshold, x_base=op.kept_groups,
             )  # fmt: skip
             self.step(name, op.name, instruction, None, reads=(logits,), writes=(Access(op.output, y),))
             self.stage(op.output, "routing", y, number)

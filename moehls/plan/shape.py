@@ -45,6 +45,10 @@ class Shape:
     """whether routers can leave out experts of small gates"""
     capacities: bool = False
     """whether experts can take a limited number of tokens"""
+    sigmoids: bool = False
+    """whether routers score experts by sigmoids"""
+    expert_group: int = 0
+    """experts of a group from which tokens choose; 0 where no router has groups"""
     lut_columns: int = 0
     """outputs of the last pair of tokens whose products are made of LUTs"""
 

@@ -154,6 +154,10 @@ class Requirements:
     """whether routers leave out experts of small gates"""
     capacities: bool = False
     """whether experts take a limited number of tokens"""
+    sigmoids: bool = False
+    """whether routers score experts by sigmoids"""
+    expert_group: int = 0
+    """experts of a group from which tokens choose; 0 where no router has groups"""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         runs = builder.data.tasks == task
         weight, bias = route.weight[task].astype(np.float64), route.bias[task].astype(np.float64)
         target = (flat(real[runs]) @ weight.T + bias).mean(axis=0)
-        gates.append(_gate(weight, target - target.mean(), flat(integers[runs]), builder.grids[fine], builder))
+        relative = route.score == "softmax"
+        target -= target.mean() if relative else 0
+        gates.append(_gate(weight, target, flat(integers[runs]), builder.grids[fine], builder, relative))
     builder.formats[route.output] = Format(
         "routing",
         builder.precision.gate_fraction + 1,
@@ -49,25 +51,30 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         route.renormalise,
         route.capacity,
         route.priority,
+        route.score,
+        route.group,
+        route.kept_groups,
     )
 
 
 def _gate(
-    weight: RealArray, target: RealArray, integers: IntArray, grid: Grid, builder: Builder
+    weight: RealArray, target: RealArray, integers: IntArray, grid: Grid, builder: Builder, relative: bool
 ) -> tuple[IntArray, IntArray, Factor]:
     """The integers of one gate and the factor to base-2 logits, with the least error of the logits.
 
     Args:
         weight: `[experts, channels]`.
-        target: `[experts]`, mean logits to meet; a constant in all of them has no effect.
+        target: `[experts]`, mean logits to meet.
         integers: `[rows, channels]`, the fine value.
         grid: of the fine value.
         builder: what the conversions share.
+        relative: whether the same number in all logits has no effect, as in a softmax.
     """
     precision, limit = builder.precision, builder.weight_limit
     mean, covariance = second_moments(integers)
     scaled = weight * grid.scale
-    scaled = scaled - (scaled.max(axis=0) + scaled.min(axis=0)) / 2  # the same for all experts: no effect on the choice
+    if relative:
+        scaled = scaled - (scaled.max(axis=0) + scaled.min(axis=0)) / 2
     unit = 1 / (math.log2(math.e) * 2**precision.logit_fraction)
     room = 1 << (precision.accumulator_bits - 1)
     full = max(float(np.abs(scaled).max()) / limit, 4 * float(np.abs(target).max()) / room, unit * 2.0**-30)
@@ -79,10 +86,12 @@ def _gate(
         chosen = factor(share * full / unit, precision.multiplier_bits)
         step = float(chosen.value) * unit
         candidate = round_weights(scaled, np.full(len(scaled), step), covariance, limit)
-        bias = rounded(target / step - (candidate - candidate.mean(axis=0)) @ mean)
+        moved = candidate - candidate.mean(axis=0) if relative else candidate
+        bias = rounded(target / step - moved @ mean)
         peak = np.abs(bias) + np.abs(candidate).sum(axis=1) * (1 << (precision.fine_bits - 1))
         difference = candidate * step - scaled
-        difference -= difference.mean(axis=0)
+        if relative:
+            difference -= difference.mean(axis=0)
         error = float(np.einsum("oi,ij,oj->", difference, covariance, difference))
         if (peak < room).all() and error < least * (1 - 1e-9):
             best, least = (candidate, bias, chosen), error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moehls.integer.arithmetic import exp2, exp2_at, reciprocal, rs, sat
+from moehls.integer.arithmetic import exp2, exp2_at, reciprocal, rs, sat, sigmoid
 from moehls.integer.operations import IntArray, IntegerRoute
 from moehls.integer.precision import Precision
 from moehls.reference.product import product
@@ -36,14 +36,20 @@ class Routing:
 def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precision) -> Routing:
     """Fine `[tokens, channels]` to the routing of `task`."""
     logits = product(fine, operation.weight[task]) + operation.bias[task]
-    chosen = np.argsort(-logits, axis=1, kind="stable")[:, : operation.k]  # stable: ties to the lower index
+    ranked = np.where(_eligible(operation, logits), logits, np.iinfo(np.int64).min + 1)
+    chosen = np.argsort(-ranked, axis=1, kind="stable")[:, : operation.k]  # stable: ties to the lower index
     t = sat(rs(logits * operation.multiplier[task], operation.shift[task]), precision.logit_bits)
     if operation.normalisation == "chosen":
         t = np.take_along_axis(t, chosen, axis=1)
-    value, c = exp2(t, precision.logit_fraction, 65535)
-    value = exp2_at(value, c, c.max(axis=1, keepdims=True))
-    total = value.sum(axis=1, keepdims=True)
-    if operation.normalisation == "all":
+    if operation.score == "sigmoid":
+        value = sigmoid(t, precision.logit_fraction)
+    else:
+        value, c = exp2(t, precision.logit_fraction, 65535)
+        value = exp2_at(value, c, c.max(axis=1, keepdims=True))
+    total = np.maximum(value.sum(axis=1, keepdims=True), 1)
+    if operation.normalisation == "none":
+        total = np.full_like(total, 65535)
+    if operation.normalisation != "chosen":
         value = np.take_along_axis(value, chosen, axis=1)
     taken = np.ones(chosen.shape, bool)
     if operation.threshold:
@@ -51,14 +57,25 @@ def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precisi
     if operation.renormalise:
         total = np.maximum((value * taken).sum(axis=1, keepdims=True), 1)
     if operation.capacity:
-        taken = _within_capacity(operation, chosen)
+        taken = _within_capacity(operation, chosen, taken)
     r, length = reciprocal(total)
     gates = np.minimum(rs(value * r, length + 1), 1 << precision.gate_fraction)
     return Routing(logits, np.where(taken, chosen, ~chosen), gates * taken)
 
 
-def _within_capacity(operation: IntegerRoute, chosen: IntArray) -> npt.NDArray[np.bool_]:
-    """Which choices `[tokens, k]` find room, one after the other in the order of priority."""
+def _eligible(operation: IntegerRoute, logits: IntArray) -> npt.NDArray[np.bool_]:
+    """`[tokens, experts]`: whether an expert is of a group that its token keeps."""
+    if not operation.group:
+        return np.ones(logits.shape, bool)
+    best = logits.reshape(len(logits), -1, operation.group).max(axis=2)
+    kept = np.zeros(best.shape, bool)
+    order = np.argsort(-best, axis=1, kind="stable")[:, : operation.kept_groups]
+    np.put_along_axis(kept, order, True, axis=1)
+    return np.repeat(kept, operation.group, axis=1)
+
+
+def _within_capacity(operation: IntegerRoute, chosen: IntArray, wanted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of the `wanted` choices `[tokens, k]` find room, one after the other in the order of priority."""
     tokens, k = chosen.shape
     taken = np.zeros(chosen.shape, bool)
     count = np.zeros(operation.weight.shape[1], np.int64)
@@ -67,6 +84,6 @@ def _within_capacity(operation: IntegerRoute, chosen: IntArray) -> npt.NDArray[n
         places = [(n, i) for i in range(k) for n in range(tokens)]
     for place in places:
         expert = chosen[place]
-        taken[place] = count[expert] < operation.capacity
+        taken[place] = wanted[place] and count[expert] < operation.capacity
         count[expert] += taken[place]
     return taken

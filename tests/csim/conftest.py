@@ -40,6 +40,7 @@ SHAPES = {
         thresholds=True,
         capacities=True,
     ),
+    "grouped": Shape(W8A8, 3, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64, gated=True, sigmoids=True, expert_group=2),
     "wide": Shape(
         W16A16,
         3,

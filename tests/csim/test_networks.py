@@ -10,6 +10,7 @@ import pytest
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerAttention, IntegerNetwork
 from moehls.integer.precision import W8A8, W16A16, Precision
+from moehls.network.operations import Score
 from moehls.plan.instruction import ANY_TASK
 from moehls.plan.layout import (
     activation_tensor,
@@ -110,6 +111,15 @@ def test_what_only_some_models_have(accelerators: dict[str, Accelerator], shape:
         network = random_integer_network(seed, accelerator.shape.precision, extra, normalisation=normalisation)
         routings = [v for v in run(network, random_image(network, 7), 0).values.values() if isinstance(v, Routing)]
         assert any((routing.chosen < 0).any() for routing in routings) != extra.pooled
+        assert_equals_reference(accelerator, network, 0)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_scores_and_groups_of_experts(accelerators: dict[str, Accelerator], score: Score) -> None:
+    accelerator = accelerators["grouped"]
+    sizes = Sizes(layers=4, experts=6, k=3, score=score, group=2, kept_groups=2, gated=True)
+    for seed, normalisation in ((3, "all"), (4, "chosen"), (5, "none")):
+        network = random_integer_network(seed, W8A8, sizes, normalisation=normalisation)
         assert_equals_reference(accelerator, network, 0)
 
 

@@ -166,15 +166,21 @@ def test_attention(accelerator: Accelerator, data: st.DataObject) -> None:
     assert_steps_equal(accelerator.library, bench, steps)
 
 
-def gating(data: st.DataObject, shape: Shape) -> dict[str, int]:
-    """Fields of a ROUTE step: a threshold or a capacity where the machine has them, as no model has both."""
+def gating(data: st.DataObject, shape: Shape, experts: int, chosen: int) -> dict[str, int]:
+    """Fields of a ROUTE step: scores, groups, a threshold and a capacity where the machine has them."""
+    fields = {"mode": 0, "split": NO_CAPACITY}
     if shape.thresholds and data.draw(st.booleans()):
-        mode = data.draw(st.sampled_from([0, Gating.RENORMALISE]))
-        return {"mode": mode, "offset": data.draw(st.sampled_from([0, 5000, 20000])), "split": NO_CAPACITY}
+        fields["mode"] |= data.draw(st.sampled_from([0, Gating.RENORMALISE]))
+        fields["offset"] = data.draw(st.sampled_from([0, 5000, 20000]))
     if shape.capacities and data.draw(st.booleans()):
-        mode = data.draw(st.sampled_from([0, Gating.BY_CHOICE]))
-        return {"mode": mode, "split": data.draw(st.sampled_from([NO_CAPACITY, 1, 3]))}
-    return {"split": NO_CAPACITY}
+        fields["mode"] |= data.draw(st.sampled_from([0, Gating.BY_CHOICE]))
+        fields["split"] = data.draw(st.sampled_from([NO_CAPACITY, 1, 3]))
+    if shape.sigmoids:
+        fields["mode"] |= data.draw(st.sampled_from([0, Gating.SIGMOID, Gating.SIGMOID | Gating.UNDIVIDED]))
+    size = shape.expert_group
+    if size and experts % size == 0:
+        fields["x_base"] = data.draw(st.sampled_from([0, *range(-(-chosen // size), experts // size + 1)]))
+    return fields
 
 
 @random_data
@@ -193,10 +199,11 @@ def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
     weights = gate.payload.weight  # type: ignore[union-attr]
     weights[1::2] = weights[::2]
     gate.payload.parameters.bias[:] = 0  # type: ignore[union-attr]
+    chosen = some(data, 1, experts)
     route = Instruction(
-        Kind.ROUTE, flags=data.draw(st.sampled_from([0, Flag.CHOSEN])), n0=experts, n1=some(data, 1, experts), n2=logits,
+        Kind.ROUTE, flags=data.draw(st.sampled_from([0, Flag.CHOSEN])), n0=experts, n1=chosen, n2=logits,
         rows=tokens, multiplier=some(data, 0, 65535), shift=some(data, 4, 40),
-        **gating(data, shape),
+        **gating(data, shape, experts, chosen),
     )  # fmt: skip
     steps = [*filled(bench, tokens, blocks), gate, BenchStep(route)]
     for expert in range(experts):

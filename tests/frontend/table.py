@@ -18,7 +18,7 @@ from pathlib import Path
 from moehls.emit.hls import emit_hls
 from moehls.errors import MoehlsError
 from moehls.frontend import inspect_model, read_network
-from moehls.integer.operations import IntegerNetwork
+from moehls.integer.operations import IntegerNetwork, IntegerRoute
 from moehls.integer.precision import W8A8, W16A16
 from moehls.integer.validate import check
 from moehls.network.operations import ActivationForm, Network
@@ -74,8 +74,9 @@ def exact_in_cpp(file: Path) -> str:
     """The precision in which the network of a file was compared, value by value, for every task; or how it differs."""
     try:
         integer = _integer(read_network(file, {}))
+        group = max((op.group for op in integer.operations if isinstance(op, IntegerRoute)), default=0)
         for task in range(integer.tasks):
-            assert_equals_reference(accelerator(integer.precision.name, integer.activation), integer, task)
+            assert_equals_reference(accelerator(integer.precision.name, integer.activation, group), integer, task)
     except (MoehlsError, AssertionError) as error:
         return f"no: {next(filter(str.strip, str(error).splitlines()), type(error).__name__)}"
     return integer.precision.name
@@ -95,10 +96,10 @@ def _integer(network: Network) -> IntegerNetwork:
 
 
 @cache
-def accelerator(precision: str, form: ActivationForm) -> Accelerator:
+def accelerator(precision: str, form: ActivationForm, group: int) -> Accelerator:
     """One compiled accelerator that takes every fixture: with every part that a shape can have."""
     parts = {name: True for name, value in vars(SHAPES[_SHAPES[precision]]).items() if isinstance(value, bool)}
-    shape = replace(SHAPES[_SHAPES[precision]], max_tokens=_TOKENS, **parts)
+    shape = replace(SHAPES[_SHAPES[precision]], max_tokens=_TOKENS, expert_group=group, **parts)
     folder = Path(tempfile.mkdtemp(prefix="moehls-table-"))
     emit_hls(shape, form, folder)
     return Accelerator(shape, folder, build(folder))

@@ -116,6 +116,10 @@ FORMS: dict[str, tuple[str, type, Change]] = {
     "capacity forgotten": ("capacity_mask-ts17", Route, lambda o: replace(o, capacity=0)),
     "threshold forgotten": ("gate_pruned-ts17", Route, lambda o: replace(o, threshold=0.0)),
     "rest not renormalised": ("gate_pruned_rest-dynamo20", Route, lambda o: replace(o, renormalise=False)),
+    "what a threshold leaves out takes places": ("capacity_kept-ts17", Route, lambda o: replace(o, threshold=1e-9)),
+    "sigmoids divided by their sum": ("gate_sigmoid-ts17", Route, lambda o: replace(o, normalisation="chosen")),
+    "sigmoids as a softmax": ("gate_sigmoid_chosen-ts17", Route, lambda o: replace(o, score="softmax")),
+    "groups forgotten": ("gate_grouped-ts17", Route, lambda o: replace(o, group=0, kept_groups=0)),
     "router on the experts' norm": ("gate_residual-ts17", Route, lambda o: replace(o, input="norm3")),
     "mean with the class token": ("mean_then_norm-ts17", MeanTokens, lambda o: replace(o, start=0)),
 }

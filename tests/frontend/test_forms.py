@@ -281,6 +281,7 @@ def test_weights_that_are_stored_quantised_are_read(tmp_path: Path) -> None:
         ("capacity_tokens-ts17", (2, "all", 0.0, False, 3, "token")),
         ("capacity_loop-dynamo20", (2, "all", 0.0, False, 3, "choice")),
         ("capacity_mask-ts17", (2, "all", 0.0, False, 3, "token")),
+        ("capacity_kept-dynamo20", (2, "all", 0.3, False, 3, "choice")),
     ],
 )
 def test_thresholds_and_capacities(name: str, gate: tuple[object, ...]) -> None:
@@ -289,10 +290,25 @@ def test_thresholds_and_capacities(name: str, gate: tuple[object, ...]) -> None:
     assert fields == pytest.approx(gate)
 
 
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        ("gate_sigmoid-ts17", ("sigmoid", "none", 0, 0)),
+        ("gate_topk_sigmoid-dynamo20", ("sigmoid", "none", 0, 0)),
+        ("gate_sigmoid_chosen-dynamo20", ("sigmoid", "chosen", 0, 0)),
+        ("shared_sigmoids-ts17", ("sigmoid", "chosen", 0, 0)),
+        ("gate_grouped-ts17", ("softmax", "all", 2, 1)),
+    ],
+)
+def test_sigmoids_and_groups(name: str, gate: tuple[object, ...]) -> None:
+    (route,) = operations(read_network(fixture(name), {}), Route)
+    assert (route.score, route.normalisation, route.group, route.kept_groups) == gate
+
+
 def test_experts_on_slots_are_those_on_tokens() -> None:
     (plain,) = operations(read_network(fixture("experts_dense-ts17"), {}), Experts)
     for name in names():
-        if name.startswith("capacity"):
+        if name.startswith("capacity") and "kept" not in name:
             (experts,) = operations(read_network(fixture(name), {}), Experts)
             np.testing.assert_allclose(experts.first_weight, plain.first_weight)
             np.testing.assert_allclose(experts.second_bias, plain.second_bias)

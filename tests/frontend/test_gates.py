@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,26 @@ def test_k_normalisation_and_the_order_of_the_experts_are_found(k: int, normalis
 def test_what_is_not_exactly_a_gate_is_refused(change: Callable[[Array], Array]) -> None:
     with pytest.raises(LayoutError, match="not a top-2 gate"):
         match_experts(mixture(change, list(range(EXPERTS)), 2, "all"))
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        Gate(2, "none", score="sigmoid"),
+        Gate(3, "chosen", score="sigmoid", group=2, kept_groups=2),
+        Gate(2, "all", group=3, kept_groups=1),
+        Gate(3, "chosen", threshold=0.25, renormalise=True, capacity=4, priority="choice"),
+        Gate(1, "all", score="sigmoid", threshold=0.3, capacity=3),
+    ],
+    ids=["sigmoid", "grouped sigmoids", "groups", "threshold and capacity", "one sigmoid, threshold and capacity"],
+)
+def test_every_order_of_a_gate_is_found(gate: Gate) -> None:
+    whole = mixture(lambda gates: gates, list(range(EXPERTS)), 1, "all")
+    rows = flat_logits(whole.source).reshape(-1, TOKENS, EXPERTS)
+    gates = gate_weights(rows, gate).reshape(-1, EXPERTS)
+    whole.source.compared.append(gate.threshold)
+    terms = tuple(replace(term, coefficient=gates[:, e]) for e, term in enumerate(whole.terms))
+    assert match_experts(replace(whole, terms=terms)).gate == gate
 
 
 @pytest.mark.parametrize("factor", [1.001, 2.5, -0.5])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, usat
+from moehls.integer.arithmetic import exp2, exp2_at, gelu, halved, reciprocal, requantise, rs, rsqrt, sat, sigmoid, usat
 from moehls.integer.operations import IntArray
 from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import (
@@ -226,11 +226,20 @@ class Machine:
             for row in range(h.rows):
                 logits = self.raw[row * h.n2 : (row + 1) * h.n2].ravel()[: h.n0]
                 t = sat(rs(logits * h.multiplier, np.array(h.shift)), p.logit_bits)
-                chosen = np.argsort(-logits, kind="stable")[: h.n1]
+                best = logits.reshape(-1, self.shape.expert_group).max(axis=1) if h.x_base else logits[:0]
+                groups = np.argsort(-best, kind="stable")[: h.x_base]
+                order = [
+                    e
+                    for e in np.argsort(-logits, kind="stable")
+                    if not h.x_base or e // self.shape.expert_group in groups
+                ]
+                chosen = np.array(order[: h.n1])
                 over = chosen if h.flags & Flag.CHOSEN else np.arange(h.n0)
                 value, c = exp2(t, p.logit_fraction, 65535)
                 value = exp2_at(value, c, np.maximum(c[over].max(), c))
-                total = value[over].sum()
+                if h.mode & Gating.SIGMOID:
+                    value = sigmoid(t, p.logit_fraction)
+                total = 65535 if h.mode & Gating.UNDIVIDED else max(value[over].sum(), 1)
                 kept = [e for e in chosen if not h.offset or value[e] << p.gate_fraction > h.offset * total]
                 if h.mode & Gating.RENORMALISE:
                     total = max(value[kept].sum(), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.integer.precision import W8A8, W16A16, Precision
-from moehls.network.operations import Priority
+from moehls.network.operations import GateNormalisation, Priority
 from moehls.plan.layout import (
     activation_tensor,
     chosen_gates,
@@ -112,6 +113,14 @@ def test_pools_thresholds_and_capacities(precision: Precision) -> None:
     for order, renormalise in (("token", False), ("choice", True)):
         extra = Sizes(layers=4, pooled=True, threshold=12000, renormalise=renormalise, capacity=3, priority=order)
         assert_equals_reference(random_integer_network(3, precision, extra), 3, 8, 1)
+
+
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+def test_sigmoids_and_groups(precision: Precision) -> None:
+    sizes = Sizes(layers=4, experts=6, score="sigmoid", group=2, kept_groups=2, threshold=9000, capacity=3)
+    for normalisation in get_args(GateNormalisation):
+        network = random_integer_network(3, precision, sizes, normalisation=normalisation)
+        assert_equals_reference(network, 3, 8, 1)
 
 
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:

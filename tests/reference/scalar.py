@@ -20,7 +20,7 @@ from moehls.integer.operations import (
     Requantise,
 )
 from moehls.integer.precision import Precision
-from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table
+from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table, sigmoid_table
 from moehls.network.operations import ActivationForm
 
 Matrix = list[list[int]]
@@ -78,6 +78,13 @@ def exponential(t: int, fraction: int, top: int) -> tuple[int, int]:
     """(table value, c)."""
     c = -((-t) >> fraction)
     return int(exp2_table(fraction, top)[c * 2**fraction - t]), c
+
+
+def sigmoid(t: int, fraction: int) -> int:
+    table, step = [int(x) for x in sigmoid_table()], fraction - 4
+    i, w = min(abs(t) >> step, 272), abs(t) & (2**step - 1)
+    tail = table[i] - rs((table[i] - table[i + 1]) * w, step) if i < 272 else 0
+    return tail if t < 0 else 65535 - tail
 
 
 def gelu(g: int, p: Precision, form: ActivationForm) -> int:
@@ -181,12 +188,21 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
     logits, chosen, gates = [], [], []
     for x in fine:
         row = [dot(x, w) + b for w, b in zip(weight, bias, strict=True)]
-        order = sorted(range(len(row)), key=lambda e: (-row[e], e))[: op.k]
+        eligible = list(range(len(row)))
+        if op.group:
+            best = [max(row[g : g + op.group]) for g in range(0, len(row), op.group)]
+            groups = sorted(range(len(best)), key=lambda g: (-best[g], g))[: op.kept_groups]
+            eligible = [e for e in eligible if e // op.group in groups]
+        order = sorted(eligible, key=lambda e: (-row[e], e))[: op.k]
         counted = range(len(row)) if op.normalisation == "all" else order
-        powers = {e: exponential(sat(rs(row[e] * m, s), p.logit_bits), p.logit_fraction, 65535) for e in counted}
-        largest = max(c for _, c in powers.values())
-        values = {e: value >> (largest - c) for e, (value, c) in powers.items()}
-        total = sum(values.values())
+        t = {e: sat(rs(row[e] * m, s), p.logit_bits) for e in counted}
+        if op.score == "sigmoid":
+            values = {e: sigmoid(t[e], p.logit_fraction) for e in counted}
+        else:
+            powers = {e: exponential(t[e], p.logit_fraction, 65535) for e in counted}
+            largest = max(c for _, c in powers.values())
+            values = {e: value >> (largest - c) for e, (value, c) in powers.items()}
+        total = 65535 if op.normalisation == "none" else max(sum(values.values()), 1)
         small = {e for e in order if op.threshold and values[e] * 2**15 <= op.threshold * total}
         if op.renormalise:
             total = max(sum(values[e] for e in order if e not in small), 1)
@@ -198,6 +214,8 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
     taken = [0] * len(weight)
     for n, i in sorted(places, key=lambda place: place[1]) if op.priority == "choice" else places:
         e = chosen[n][i]
+        if e < 0:
+            continue
         if op.capacity and taken[e] == op.capacity:
             chosen[n][i], gates[n][i] = ~e, 0
         elif op.capacity:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moehls.integer.arithmetic import sigmoid
 from moehls.integer.operations import (
     GeluRequantise,
     IntegerAttention,
@@ -177,6 +178,37 @@ def test_route_is_softmax_and_top_k(normalisation: GateNormalisation, seed: int,
         assert np.abs(routing.gates / 2.0**15 - expected).max() < 1.5e-3
         if normalisation == "chosen":
             assert np.abs(routing.gates.sum(axis=1) - 2**15).max() <= 2 + k
+
+
+@pytest.mark.parametrize("normalisation", ["all", "chosen", "none"])
+@given(seed=SEEDS, count=st.sampled_from([6, 12]))
+@RANDOM
+def test_route_is_sigmoids_of_experts_in_kept_groups(normalisation: GateNormalisation, seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    fine = rng.integers(-32768, 32768, (6, 16))
+    weight = rng.integers(-127, 128, (1, count, 16)).astype(np.int8)
+    scale = rng.uniform(0.2, 4, 1) / (127 * 32768)
+    parameters = scaling(scale * math.log2(math.e) * 2.0**10, np.zeros(1))
+    bias = np.zeros((1, count), np.int64)
+    fields = (weight, bias, parameters.multiplier, parameters.shift, 3, normalisation)
+    routing = route(
+        IntegerRoute("route", "x", "y", *fields, score="sigmoid", group=3, kept_groups=1), fine, 0, PRECISIONS["w8a8"]
+    )
+    logits = (fine @ weight[0].T.astype(np.int64)) * scale
+    group = logits.reshape(6, -1, 3).max(axis=2).argmax(axis=1)
+    assert (np.sort(routing.chosen, axis=1) == 3 * group[:, None] + np.arange(3)).all()
+    scores = 1 / (1 + np.exp(-logits))
+    expected = np.take_along_axis(scores, routing.chosen, axis=1)
+    if normalisation != "none":
+        expected /= (scores if normalisation == "all" else expected).sum(axis=1, keepdims=True)
+    assert np.abs(routing.gates / 2.0**15 - expected).max() < 1.5e-3
+
+
+def test_the_table_of_sigmoids_is_as_near_as_documented() -> None:
+    t = np.arange(-(18 << 10), 18 << 10)
+    found, exact = sigmoid(t, 10) / 65535, 1 / (1 + 2.0 ** (-t / 1024))
+    assert np.abs(found - exact).max() < 3.3e-5
+    assert ((np.abs(found - exact) - 1 / 65535)[t < 0] < 2.4e-4 * exact[t < 0]).all()
 
 
 @PRECISION

@@ -34,7 +34,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.integer.precision import PRECISIONS, Precision
-from moehls.network.operations import ActivationForm, GateNormalisation
+from moehls.network.operations import ActivationForm, GateNormalisation, Score
 from moehls.reference.attention import attention
 from moehls.reference.embed import embed
 from moehls.reference.experts import experts
@@ -164,19 +164,26 @@ def test_attention(draw: Draw, n: int, d: int, out: int) -> None:
     assert attention(operation, q, k, v, p).tolist() == expected
 
 
-@pytest.mark.parametrize("normalisation", ["all", "chosen"])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalisation", ["all", "chosen", "none"])
 @draws
-def test_route(normalisation: GateNormalisation, draw: Draw, n: int, d: int, out: int) -> None:
+def test_route(normalisation: GateNormalisation, score: Score, draw: Draw, n: int, d: int, out: int) -> None:
     p, tasks = draw.precision, 2
     spread = 2.0 ** (p.weight_bits + p.fine_bits - 3) * d**0.5
     scaling = draw.scaling(spread, 2.0 ** (p.logit_fraction + 2), tasks)
     weight, bias = draw.weight(tasks, out, d), draw.values(int(np.log2(spread)) + 1, (tasks, out))
     copied = draw.rng.integers(0, out, out)
     weight, bias = weight[:, copied], bias[:, copied]
-    k = int(draw.rng.integers(1, out, endpoint=True))
+    group = int(draw.rng.choice([size for size in range(1, out + 1) if out % size == 0]))
+    kept = int(draw.rng.integers(1, out // group, endpoint=True))
+    k = int(draw.rng.integers(1, kept * group, endpoint=True))
     operation = IntegerRoute(
-        "route", "fine", "routing", weight, bias, scaling.multiplier, scaling.shift, k, normalisation
-    )
+        "route", "fine", "routing", weight, bias, scaling.multiplier, scaling.shift, k,
+        "all" if score == "softmax" and normalisation == "none" else normalisation,
+        threshold=int(draw.rng.choice([0, 9000])), renormalise=bool(draw.rng.integers(2)),
+        capacity=int(draw.rng.choice([0, 1, n])), priority="choice" if draw.rng.integers(2) else "token",
+        score=score, group=group, kept_groups=kept,
+    )  # fmt: skip
     fine = draw.values(p.fine_bits, (n, d))
     for task in range(tasks):
         routing = route(operation, fine, task, p)

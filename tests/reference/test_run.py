@@ -81,6 +81,7 @@ def listed(execution: Execution) -> Values:
         (5, replace(SMALL, threshold=15000, renormalise=True, pooled=True), "chosen", "exact"),
         (6, replace(SMALL, capacity=2), "all", "exact"),
         (7, replace(SMALL, capacity=2, priority="choice"), "chosen", "exact"),
+        (8, replace(SMALL, score="sigmoid", experts=6, group=2, kept_groups=2), "none", "exact"),
     ],
 )
 def test_every_value_in_order(

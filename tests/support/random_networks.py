@@ -39,7 +39,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.integer.precision import W8A8, Precision
-from moehls.network.operations import ActivationForm, GateNormalisation, Priority
+from moehls.network.operations import ActivationForm, GateNormalisation, Priority, Score
 from moehls.reference.execute import Execution, execute
 from moehls.reference.linear import requantised
 from moehls.reference.product import product
@@ -71,10 +71,15 @@ class Sizes:
     centred: bool = True
     """LayerNorm, not RMSNorm"""
     threshold: int = 0
-    """of the gates; with a capacity too, of those of the first router only"""
+    """of the gates"""
     renormalise: bool = False
     capacity: int = 0
+    """with a threshold, not of the first router"""
     priority: Priority = "token"
+    score: Score = "softmax"
+    """of the first router; a second one has softmax"""
+    group: int = 0
+    kept_groups: int = 0
 
 
 def random_integer_network(
@@ -285,6 +290,7 @@ class _Builder:
         spread = np.stack([one.ravel() for one in logits], axis=1)
         scaling = self.fit(spread, 2.0 ** (p.logit_fraction + 1), bias=False)
         output = f"{layer}.routing"
+        score = s.score if layer == "layer1" else "softmax"
         limited = s.capacity > 0 and (layer != "layer1" or not s.threshold)
         self.append(
             IntegerRoute(
@@ -296,11 +302,14 @@ class _Builder:
                 scaling.multiplier,
                 scaling.shift,
                 s.k,
-                self.normalisation,
-                0 if limited else s.threshold,
-                s.renormalise and not limited,
+                self.normalisation if score == "sigmoid" or self.normalisation != "none" else "all",
+                s.threshold,
+                s.renormalise,
                 s.capacity if limited else 0,
                 s.priority,
+                score,
+                s.group,
+                s.kept_groups,
             ),
             "routing",
         )

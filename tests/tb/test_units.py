@@ -48,7 +48,18 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     project = write_random_project(
         tmp_path_factory.mktemp("units"),
         1,
-        replace(TINY, layers=4, pooled=True, threshold=12000, renormalise=True, capacity=2, priority="choice"),
+        replace(
+            TINY,
+            layers=4,
+            pooled=True,
+            threshold=12000,
+            renormalise=True,
+            capacity=2,
+            priority="choice",
+            score="sigmoid",
+            group=2,
+            kept_groups=1,
+        ),
     )
     sources = sorted((project.path / "src").glob("*.cpp"))
     generated = generate_modules(sources, [project.path / "include", shim()], project.path / "build/rtl")

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from moehls.frontend.activations import is_sigmoid
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
-from moehls.frontend.gates import sample_logits
+from moehls.frontend.gates import distinct, sample_logits
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.structure import new_shape
 from moehls.frontend.values import Affine, Constant, Gathered, Pointwise, Routed, RouteSource, Unknown, Value
@@ -25,8 +25,8 @@ _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
 
 
-def source_of(context: Context, value: Affine, name: str) -> RouteSource:
-    """The router whose logits `value` holds.
+def source_of(context: Context, value: Affine, name: str, of_sigmoids: bool = False) -> RouteSource:
+    """The router whose logits `value` holds; `of_sigmoids` where their sigmoids rank the experts.
 
     Raises:
         LayoutError: it is not one row of logits a token.
@@ -36,6 +36,8 @@ def source_of(context: Context, value: Affine, name: str) -> RouteSource:
         if not all(len({axis.token for axis in dim}) == 1 for dim in value.layout.dims if dim):
             raise LayoutError("softmax or top-k runs over tokens and channels together")
         samples = sample_logits(value.layout.shape, context.seed + len(context.sources))
+        if of_sigmoids:
+            samples = tuple(map(distinct, samples))
         known = (value, RouteSource(value, name, samples))
         context.sources[id(value)] = known
     return known[1]
@@ -53,14 +55,32 @@ def read_logits(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 
 def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """Experts chosen by another function of the logits than their softmax."""
-    if not isinstance(inputs[0], Pointwise):
+    """The node that first reads scores of an expert each, as sigmoids of the logits are."""
+    scores = inputs[0]
+    if not isinstance(scores, Pointwise) or not all(isinstance(value, Constant) for value in inputs[1:]):
         return None
-    kind = "the sigmoids of the logits, as DeepSeek-V3 has it" if is_sigmoid(inputs[0].function) else "scores"
-    raise UnsupportedError(
-        f"experts are chosen and weighed by {kind}; routers have a softmax here, over all experts or the chosen ones",
-        "train the gate with softmax, before or after top-k",
-    )
+    if scores.operand.base.stand_in:
+        return [Unknown() for _ in node.outputs]
+    if not is_sigmoid(scores.function):
+        raise UnsupportedError(
+            "experts are chosen by scores that are neither a softmax nor the sigmoids of the logits",
+            "train the gate with softmax, before or after top-k, or with sigmoids",
+        )
+    source = source_of(context, scores.operand, _logits_name(node), of_sigmoids=True)
+    samples = tuple(_scores(scores, sample) for sample in source.samples)
+    return sampled(context, node, [Routed(source, samples), *inputs[1:]])
+
+
+def _logits_name(node: ir.Node) -> str:
+    """The tensor that the elementwise node before `node` reads."""
+    given = node.inputs[0]
+    before = None if given is None else given.producer()
+    logits = None if before is None else before.inputs[0]
+    return "" if logits is None else logits.name or ""
+
+
+def _scores(value: Pointwise, sample: Array) -> Array:
+    return value.function(sample.astype(np.float64)).astype(np.float32)
 
 
 def _concrete(value: Value, source: RouteSource, sample: int) -> Array | None:
@@ -70,6 +90,8 @@ def _concrete(value: Value, source: RouteSource, sample: int) -> Array | None:
         return value.samples[sample]
     if isinstance(value, Affine) and value is source.logits:
         return source.samples[sample]
+    if isinstance(value, Pointwise) and value.operand is source.logits:
+        return _scores(value, source.samples[sample])
     if isinstance(value, Gathered):
         if prod(value.shape) > _LARGEST:
             raise LayoutError("weights gathered by expert are changed before they meet the tokens")
