@@ -47,6 +47,8 @@ _SYNTHESIS = (
     "opt -fast",
     _XILINX + "map_cells:map_luts",
     "opt_expr -mux_undef -noclkinv",
+    # a flip-flop's enable and reset are inverted bit by bit, and the mapper would make a LUT of each inverter
+    "opt_merge",
     "abc -luts 2:2,3,6:5,10,20",  # in the place of abc9, which takes many times as long
     "clean",
     "xilinx_srl -fixed -minlen 3",
