@@ -36,10 +36,11 @@ from moehls.rtl.report import RtlReport, read_report
 from moehls.rtl.resources import Usage
 from moehls.rtl.resources import count as count_resources
 from moehls.samples import Samples, random_samples, read_calibration, read_samples
-from moehls.simulate.rtl import RtlSimulator, generated_sources
-from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
+from moehls.simulate import rtl_kernel, rtl_units
+from moehls.simulate.rtl import MOEHLS, RtlSimulator, generated_sources, rtl_origin
+from moehls.simulate.rtl_bench import BenchResult
 from moehls.simulate.simulator import Simulator
-from moehls.simulate.simulators import simulator
+from moehls.simulate.simulators import BENCH_PACKAGES, require_rtl_packages, simulator
 from moehls.simulate.verify import Verification
 from moehls.simulate.verify import verify as verify_levels
 
@@ -311,18 +312,41 @@ def resources(directory: Path) -> tuple[Usage, Mapping[str, Any]]:
     return usage, summary
 
 
-def bench(directory: Path) -> int:
-    """Run the cocotb bench of the kernel on the project's first samples, one a task; returns how many tests passed.
+def bench(
+    directory: Path, only: Sequence[str] = (), progress: Progress = lambda text, share: None
+) -> list[BenchResult]:
+    """Run the cocotb benches of the project's units and of its kernel on its first samples, one a task.
+
+    `only` names some of them. With `RTL=vitis` it is the bench of the kernel alone.
 
     Raises:
         CheckFailed: a test failed.
-        MoehlsError: no project, or a tool of the RTL flow is missing.
+        MoehlsError: no project, no such bench, or a tool of the RTL flow is missing.
     """
+    known = (*rtl_units.NAMES, rtl_kernel.NAME)
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise MoehlsError(f"unknown bench {', '.join(map(repr, unknown))}; the benches are {', '.join(known)}")
     project = open_project(directory)
+    require_rtl_packages(BENCH_PACKAGES)
     samples = read_samples(directory / SAMPLES, project.network)
-    tasks = [*range(project.integer.tasks), 0][: max(2, project.integer.tasks)]
-    frames = [kernel_frame(project, samples.images[n % len(samples)], task) for n, task in enumerate(tasks)]
-    return run_kernel_bench(project, frames)
+    tasks = range(project.integer.tasks)
+    images = [samples.images[n % len(samples)] for n in range(max(2, len(tasks)))]
+    wanted = [name for name in known if name in only or not only]
+    units = [name for name in wanted if name in rtl_units.NAMES and rtl_origin() == MOEHLS]
+    found: list[BenchResult] = []
+    if units:
+        progress("recording steps", 0.0)
+        prepared = rtl_units.prepare(project, list(zip(images, tasks, strict=False)), units)
+        for n, name in enumerate(units):
+            progress(name, n / len(wanted))
+            result = prepared.run(name)
+            found += [] if result is None else [result]
+    if rtl_kernel.NAME in wanted:
+        progress(rtl_kernel.NAME, len(units) / len(wanted))
+        frames = [rtl_kernel.kernel_frame(project, image, n % len(tasks)) for n, image in enumerate(images)]
+        found.append(rtl_kernel.run_kernel_bench(project, frames))
+    return found
 
 
 def tools() -> tuple[doctor.Tool, ...]:

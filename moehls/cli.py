@@ -17,6 +17,7 @@ from rich.console import Console
 from moehls import api, show
 from moehls.doctor import ready
 from moehls.errors import CheckFailed, MoehlsError
+from moehls.simulate.rtl_bench import BenchResult
 
 app = typer.Typer(
     help="Compile Mixture-of-Experts Vision Transformers from ONNX to bit-exact FPGA accelerators in Vitis HLS C++.",
@@ -134,15 +135,24 @@ def verify(
         bool, typer.Option("--bounded", help="C simulation: FIFOs of their declared depths, a deadlock is a failure.")
     ] = False,
     waves: Annotated[Path | None, typer.Option(metavar="FILE.fst", help="RTL: write waves.")] = None,
+    benches: Annotated[
+        bool, typer.Option("--benches", help="RTL: the cocotb benches of the units and of the kernel as well.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify a project at every level; exit 1 where a level differs from the reference in any bit."""
     with show.progress(err) as report:
         result = api.verify(project, levels.split(","), inputs, samples, seed, stall, bounded, waves, report)
-    if as_json:
-        print(json.dumps(result.as_json(), indent=2))
-    else:
+    if not as_json:
         show.verification(out, result)
+    found: list[BenchResult] = []
+    if benches and result.passed:
+        with show.progress(err) as report:
+            found = api.bench(project, (), report)
+    if as_json:
+        print(json.dumps(result.as_json() | ({"benches": [vars(bench) for bench in found]} if found else {}), indent=2))
+    elif found:
+        show.benches(out, found)
     if not result.passed:
         raise CheckFailed(result.failure())
 
@@ -190,10 +200,14 @@ def resources(project: Project) -> None:
 
 
 @app.command()
-def bench(project: Project) -> None:
-    """Test the kernel's RTL at its AXI ports under cocotb: registers, interrupt, stalls, reset (the Makefile's sim calls it)."""
-    count = api.bench(project)
-    out.print(f"{count} tests of the kernel's ports passed")
+def bench(
+    project: Project,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A bench; may be repeated.")] = None,
+) -> None:
+    """Run the cocotb benches: every unit's RTL alone, and the kernel at its AXI ports."""
+    with show.progress(err) as report:
+        found = api.bench(project, only or (), report)
+    show.benches(out, found)
 
 
 @app.command()

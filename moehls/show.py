@@ -16,6 +16,7 @@ from moehls.api import Compiled
 from moehls.doctor import Tool
 from moehls.report.vendor import RESOURCES
 from moehls.rtl.resources import Usage
+from moehls.simulate.rtl_bench import BenchResult
 from moehls.simulate.verify import Verification
 
 
@@ -154,6 +155,15 @@ def collected(console: Console, found: Sequence[str]) -> None:
     """Which figures of the vendor's reports went into the summary."""
     for line in found:
         console.print(plain(line))
+
+
+def benches(console: Console, found: Sequence[BenchResult]) -> None:
+    """The benches that passed, a row each."""
+    table = _table("bench", "unit", "runs", "tests passed", "s")
+    for bench in found:
+        table.add_row(bench.name, plain(bench.unit), f"{bench.runs:,}", str(bench.tests), f"{bench.seconds:.0f}")
+    console.print(table)
+    console.print(f"{len(found)} benches, {sum(bench.tests for bench in found)} tests passed")
 
 
 def resources(console: Console, usage: Usage, summary: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """cocotb tests of one unit of the step machine: its streams and memories are played by the test, with random stalls.
 
-`settings()` gives: `data`, an .npz; `steps`, a list of objects with `header` (hexadecimal) and `name`; `inputs` and `outputs`,
-names of the streams the unit reads and writes; `memories`, by formal parameter of the unit: `banks` and `latency` (cycles from
-address to data). For step n the archive holds `<n>.S` [values, bytes] for each stream S, and for each formal F `<n>.before.F`
-and `<n>.after.F` [banks, depth, word bytes]: the memory before the step and, by the NumPy reference, after it.
+`settings()` gives: `data`, an .npz; `steps`, a list of objects with `name` and `scalar` (hexadecimal), the value of the unit's
+parameter named `scalar`; `inputs` and `outputs`, names of the streams the unit reads and writes; `memories`, by formal
+parameter of the unit: `banks` and `latency` (cycles from address to data). For step n the archive holds `<n>.S` [values, bytes]
+for each stream S, and for each formal F `<n>.before.F` and `<n>.after.F` [banks, depth, word bytes]: the memory before the step
+and, by the NumPy reference, after it.
 
 The unit's ports have the names of moehls or those of Vitis HLS (`ap_start`, `_dout`, `_address0`, …).
 """
@@ -164,8 +165,9 @@ class UnitBench:
         }
         sinks = {name: Sink(self.ports, name, chance, generator) for name in self.settings["outputs"]}
         parts = [*sources.values(), *sinks.values(), *(bank for _, _, bank in banks)]
-        header = self.ports.find("h", "h_coerce", "h_coerce0")
-        header.value = int(self.settings["steps"][number]["header"], 16)
+        scalar = self.settings["scalar"]
+        argument = self.ports.find(scalar, f"{scalar}_coerce", f"{scalar}_coerce0")
+        argument.value = int(self.settings["steps"][number]["scalar"], 16)
         self.start.value = 1
         cycles, ended = 0, False
         while not ended:

@@ -150,7 +150,7 @@ def _call(command: list[str], environment: dict[str, str], log: Path) -> None:
 
 @dataclass(frozen=True)
 class Memories:
-    """The memories of the machine after a step; every method copies one. Only valid inside the hook."""
+    """The memories of the machine at this moment, within a frame's hook or between frames; every method copies one."""
 
     library: ctypes.CDLL
 
@@ -192,6 +192,11 @@ class Library:
         self._library.moehls_run.restype = ctypes.c_char_p
         self._ports = int(self._library.moehls_ports())
         self._weights: Bytes | None = None
+
+    @property
+    def memories(self) -> Memories:
+        """What the last frame left in the memories, zeros before the first."""
+        return Memories(self._library)
 
     def load(self, chunks: Bytes) -> None:
         """Give the kernel its stream, `[ports, beats, 16]` bytes, for all runs to come.

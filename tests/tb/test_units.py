@@ -1,50 +1,29 @@
-"""Every unit of the step machine alone: its steps of a random network, in Verilator under cocotb, against the reference."""
+"""Every unit of the step machine alone: its steps of a random network, in Verilator under cocotb, against the reference.
+
+The code of `make sim`, on a network that has every kind of step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from moehls.errors import CheckFailed
 from moehls.plan.instruction import Kind, Mode
-from moehls.plan.steps import Step
-from moehls.project import Project
-from moehls.rtl.delay import read_latency
-from moehls.rtl.elaborate import memory_of
-from moehls.rtl.generate import Generated, generate_modules, shim
-from moehls.simulate.rtl_bench import Bench, run_bench
-from tests.tb.projects import TINY, stand_alone, write_random_project
-from tests.tb.steps import Trace, bench_data, is_kind, is_mode, trace
+from moehls.simulate.rtl_units import NAMES, STEPS, UnitBenches, prepare
+from tests.support.random_networks import random_image
+from tests.tb.projects import TINY, write_random_project
 
-UNITS: dict[str, tuple[str, Callable[[Step], bool]]] = {
-    "pixels": ("input_pixels", is_kind(Kind.INPUT)),
-    "weight stream to the residual": ("load", is_kind(Kind.LOAD)),
-    "layer norm": ("norm", is_kind(Kind.NORM)),
-    "multiply-accumulate, requantised": ("engine", is_mode(Mode.REQUANTISE, Mode.RESIDUAL)),
-    "softmax and attention": ("engine", is_mode(Mode.SOFTMAX, Mode.CONTEXT)),
-    "gelu": ("engine", is_mode(Mode.GELU)),
-    "router logits and heads": ("engine", is_mode(Mode.RAW)),
-    "router with queues": ("route", is_kind(Kind.ROUTE)),
-    "gather": ("gather", is_kind(Kind.GATHER)),
-    "scatter": ("engine", is_mode(Mode.SCATTER)),
-    "mean of tokens": ("pool", is_kind(Kind.POOL)),
-    "results": ("store", is_kind(Kind.STORE)),
-}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A random project, its RTL, and one frame of each task in the C simulation."""
-
-    project: Project
-    generated: Generated
-    traces: tuple[Trace, ...]
+TESTS = 2
+"""without stalls and with"""
+ALL_STEPS = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def benches(tmp_path_factory: pytest.TempPathFactory) -> UnitBenches:
     project = write_random_project(
         tmp_path_factory.mktemp("units"),
         1,
@@ -61,26 +40,36 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
             kept_groups=1,
         ),
     )
-    sources = sorted((project.path / "src").glob("*.cpp"))
-    generated = generate_modules(sources, [project.path / "include", shim()], project.path / "build/rtl")
-    folder = project.path / "rtl"
-    folder.mkdir()
-    for name, text in generated.files.items():
-        (folder / name).write_text(text)
-    traces = tuple(trace(project, seed=3 + task, task=task) for task in range(project.integer.tasks))
-    return Machine(project, generated, traces)
+    frames = [(random_image(project.integer, 3 + task), task) for task in range(project.integer.tasks)]
+    return prepare(project, frames, cycles=ALL_STEPS)
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_unit(machine: Machine, tmp_path: Path, name: str) -> None:
-    unit, wanted = UNITS[name]
-    found = next(u for u in machine.generated.units.units.values() if u.name == unit)
+def test_every_step_is_in_a_bench(benches: UnitBenches) -> None:
+    """A kind or mode of steps without a bench would pass unseen."""
+    for step in benches.project.program.steps:
+        if step.instruction.kind != Kind.END:
+            assert sum(wanted(step) for _, wanted in STEPS.values()) == 1, step.name
+    modes = {s.instruction.mode for s in benches.project.program.steps if s.instruction.kind == Kind.LINEAR}
+    assert modes == set(Mode) - {Mode.GATED}  # of another network: test_frames.py
 
-    def latency(formal: str) -> int:
-        return read_latency(memory_of(found, f"%{formal}"))
 
-    top, sources = stand_alone(machine.generated, found, machine.project.path / "rtl")
-    for task, traced in enumerate(machine.traces):
-        settings = bench_data(machine.project, traced, wanted, latency, tmp_path / f"{task}.npz")
-        bench = Bench(top, sources, "step_bench")
-        assert run_bench(bench, machine.project.path / "build", settings, seed=task, limit=300) == 2
+@pytest.mark.parametrize("name", NAMES)
+def test_unit(benches: UnitBenches, name: str) -> None:
+    found = benches.run(name)
+    assert found is not None
+    assert found.tests == TESTS
+    assert found.runs >= 1
+
+
+def test_a_broken_unit_is_seen(benches: UnitBenches, tmp_path: Path) -> None:
+    """One word of the queues at a wrong place: the message names step, memory, address, expected and found."""
+    path = benches.project.path / "rtl/copy_tokens.sv"
+    good = path.read_text()
+    broken = re.sub(r"(assign to_0_write_address = )(.*);", r"\1(\2) + 1'b1;", good)
+    assert broken != good
+    path.write_text(broken)
+    try:
+        with pytest.raises(CheckFailed, match=r"gather.*: to\[0\]\[\d+\]: expected [0-9a-f]+, found"):
+            benches.run("gather")
+    finally:
+        path.write_text(good)

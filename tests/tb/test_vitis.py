@@ -36,7 +36,7 @@ def _origin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_kernel_bench(project: Project) -> None:
     frames = [kernel_frame(project, random_image(project.integer, 20 + n), task) for n, task in enumerate((0, 1))]
-    assert run_kernel_bench(project, frames, limit=600) == KERNEL_TESTS
+    assert run_kernel_bench(project, frames, limit=600).tests == KERNEL_TESTS
 
 
 def test_frames_behind_the_dram_model(project: Project) -> None:

@@ -1,8 +1,11 @@
-"""Random calls of single processes of the engine, and what they must write: NumPy, from docs/accelerator.md alone."""
+"""Random calls of single processes, and what they must write: NumPy, from docs/accelerator.md alone.
+
+In go a shape and a seed; out come calls, and the settings with which `tb/step_bench.py` plays them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy.typing as npt
 from moehls.plan.instruction import NO_SPLIT, Flag, Instruction, Kind, Mode, encode
 from moehls.plan.shape import Shape
 
+BEAT_BITS = 128
 Words = list[int]
 
 
@@ -21,7 +25,8 @@ class Call:
     """One call of a process: what its streams carry and its memories hold, words as integers."""
 
     name: str
-    instruction: Instruction
+    scalar: int
+    """the process's argument: a header, or a number of beats"""
     streams: dict[str, Words]
     memories: dict[str, list[Words]] = field(default_factory=dict)
 
@@ -60,7 +65,7 @@ def products(shape: Shape, generator: np.random.Generator, loops: tuple[int, int
     streams |= {"tiles": [packed(w, weight_bits) for w in weights]}
     streams |= {_lane("sums", t, tokens): sums[t] for t in range(tokens)}
     instruction = Instruction(Kind.LINEAR, n0=loops[0], n1=loops[1], n2=loops[2], split=split)
-    return Call(f"products {loops}, split {split}", instruction, streams)
+    return Call(f"products {loops}, split {split}", encode(instruction), streams)
 
 
 def stream_order(shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int]) -> Call:
@@ -80,7 +85,7 @@ def stream_order(shape: Shape, generator: np.random.Generator, loops: tuple[int,
         parameters += [together >> size * (i0 % per_word) & ((1 << size) - 1)] * n1
     instruction = Instruction(Kind.LINEAR, n0=n0, n1=n1, n2=n2, payload_words=len(words))
     streams = {"words": words, "tiles": tiles, "parameters": parameters}
-    return Call(f"stream order {loops}", instruction, streams, {"w": _memory(shape, generator)})
+    return Call(f"stream order {loops}", encode(instruction), streams, {"w": _memory(shape, generator)})
 
 
 def memory_order(
@@ -109,7 +114,7 @@ def memory_order(
         payload_words=len(words), w_base=base, w_s0=strides[0], w_s1=strides[1], w_s2=strides[2],
     )  # fmt: skip
     streams = {"words": words, "tiles": tiles, "parameters": parameters}
-    return Call(f"memory order {loops}, {mode.name}", instruction, streams, {"w": memory})
+    return Call(f"memory order {loops}, {mode.name}", encode(instruction), streams, {"w": memory})
 
 
 def multiply_calls(shape: Shape, seed: int) -> list[Call]:
@@ -135,10 +140,33 @@ def weights_calls(shape: Shape, seed: int) -> list[Call]:
     ]
 
 
+def widen_calls(shape: Shape, seed: int) -> list[Call]:
+    """Calls of `widen`: a word and many, from beats of every port, low bits first."""
+    generator = np.random.default_rng(seed)
+    parts = shape.word_bits // (shape.ports * BEAT_BITS)
+    return [_widened(shape, generator, words * parts) for words in (1, 7, 64)]
+
+
+def _widened(shape: Shape, generator: np.random.Generator, beats: int) -> Call:
+    chunks = [_random(generator, BEAT_BITS) for _ in range(beats * shape.ports)]
+    a_word = shape.word_bits // BEAT_BITS
+    words = [sum(chunk << BEAT_BITS * j for j, chunk in enumerate(some)) for some in batched(chunks, a_word)]
+    streams = {_lane("ports", p, shape.ports): chunks[p :: shape.ports] for p in range(shape.ports)}
+    return Call(f"{beats} beats a port", beats, streams | {"words": words})
+
+
+def batched(values: Words, size: int) -> list[Words]:
+    """Runs of `size` values."""
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
 def bench_settings(
-    calls: list[Call], outputs: tuple[str, ...], latency: Mapping[str, int], path: Path
+    calls: list[Call], outputs: tuple[str, ...], latency: Callable[[str], int], path: Path, scalar: str = "h"
 ) -> dict[str, Any]:
-    """Settings of `step_bench` for the calls; streams whose names begin with one of `outputs` are written."""
+    """Settings of `step_bench` for the calls of a process with the parameter `scalar`.
+
+    Streams whose names begin with one of `outputs` are written; `latency` is of the memory behind a formal.
+    """
     arrays: dict[str, npt.NDArray[np.uint8]] = {}
     for n, call in enumerate(calls):
         arrays |= {f"{n}.{name}": _bytes(words) for name, words in call.streams.items()}
@@ -148,11 +176,12 @@ def bench_settings(
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return {
         "data": str(path),
-        "steps": [{"header": f"{encode(call.instruction):x}", "name": call.name} for call in calls],
+        "scalar": scalar,
+        "steps": [{"scalar": f"{call.scalar:x}", "name": call.name} for call in calls],
         "inputs": [name for name in calls[0].streams if not name.startswith(outputs)],
         "outputs": [name for name in calls[0].streams if name.startswith(outputs)],
         "memories": {
-            name: {"banks": len(banks), "latency": latency[name]} for name, banks in calls[0].memories.items()
+            name: {"banks": len(banks), "latency": latency(name)} for name, banks in calls[0].memories.items()
         },
     }
 
