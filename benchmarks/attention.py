@@ -23,6 +23,8 @@ from moehls.project import open_project
 DIGITS = Path(__file__).parent.parent / "models" / "digits"
 PARALLELISMS = (1, 2, 4, 8)
 _BLOCK = 8
+_WIDTH = 110
+"""characters, whatever the terminal: a table cut short says nothing"""
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,4 @@ def main(arguments: Sequence[str]) -> None:
             f"{found.unordered / found.cycles:.2f}",
             "yes" if found.exact else "NO",
         )
-    Console().print(table)
+    Console(width=_WIDTH).print(table)

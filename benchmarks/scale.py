@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
                 f"{csim['seconds'] / csim['samples']:.2f}",
             )
             sizes.append((millions, cost.seconds, cost.megabytes))
-        console = Console()
+        console = Console(width=110)
         console.print(table)
         if len(sizes) > 1:
             console.print(slopes(np.array(sizes)))
