@@ -14,7 +14,7 @@ from moehls import doctor, reference, serialize, zoo
 from moehls.boards import Board, load_board
 from moehls.errors import MoehlsError
 from moehls.frontend import inspect_tasks, read_tasks
-from moehls.integer.host import dequantise_output, quantise_image
+from moehls.integer.host import dequantise_output, parts_of, quantise_image
 from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
 from moehls.integer.precision import PRECISIONS, Precision
 from moehls.network.operations import FloatArray, Network
@@ -232,7 +232,7 @@ def run(
 ) -> int:
     """Outputs of every sample of `inputs` to the `.npz` `output`, under the ONNX output names; returns how many samples.
 
-    `raw` adds the machine's integers `[samples, rows, channels]` as `NAME.raw`.
+    `raw` adds the machine's integers `[samples, rows, channels]` as `NAME.raw`, of each part where an output is a sum.
 
     Raises:
         MoehlsError: no project, samples that do not fit, a level that cannot run here, or an output that cannot be written.
@@ -250,9 +250,13 @@ def run(
         progress(f"sample {index + 1} of {len(samples)}", (index + 1) / len(samples))
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for o in project.integer.outputs:
-        inner = o.shape[1:] if o.shape[:1] == (1,) else o.shape
-        real = [dequantise_output(project.integer, o.name, value).reshape(inner) for value in integers[o.name]]
-        arrays[o.name] = np.stack(real)
+        if not o.part_of:
+            inner = o.shape[1:] if o.shape[:1] == (1,) else o.shape
+            parts = [integers[part.name] for part in parts_of(project.integer, o.name)]
+            real = [
+                dequantise_output(project.integer, o.name, *given).reshape(inner) for given in zip(*parts, strict=True)
+            ]
+            arrays[o.name] = np.stack(real)
         if raw:
             arrays[f"{o.name}.raw"] = np.stack(integers[o.name])
     serialize.write_npz(output, arrays)

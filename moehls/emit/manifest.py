@@ -119,6 +119,7 @@ def _outputs(network: IntegerNetwork, program: Program) -> list[dict[str, Any]]:
                 "scale": meaning.scale.tolist(),
                 "offset": meaning.offset.tolist(),
             }
+            | ({"part_of": output.part_of} if output.part_of else {})
         )
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.errors import MoehlsError
-from moehls.integer.operations import IntArray, IntegerNetwork
+from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOutput
 
 
 def quantise_image(network: IntegerNetwork, image: npt.NDArray[Any]) -> IntArray:
@@ -33,16 +33,30 @@ def quantise_image(network: IntegerNetwork, image: npt.NDArray[Any]) -> IntArray
     return grid.transpose(1, 3, 0, 2, 4).reshape(-1, channels * rows * columns)
 
 
-def dequantise_output(network: IntegerNetwork, name: str, integers: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-    """Integers `[tokens, channels]` of the value behind the ONNX output `name` to reals in the output's shape.
+def parts_of(network: IntegerNetwork, name: str) -> tuple[IntegerOutput, ...]:
+    """What the machine gives out for the ONNX output `name`: itself, and the further parts of a sum.
 
     Raises:
         MoehlsError: the network has no such output.
     """
-    by_name = {output.name: output for output in network.outputs}
-    if name not in by_name:
-        raise MoehlsError(f"output {name!r}: the model has the outputs {', '.join(sorted(by_name))}")
-    output = by_name[name]
-    meaning = network.formats[output.value]
-    real = (integers.astype(np.float64) - meaning.offset) * meaning.scale
-    return real.astype(np.float32).reshape(output.shape)
+    names = [output.name for output in network.outputs if not output.part_of]
+    if name not in names:
+        raise MoehlsError(f"output {name!r}: the model has the outputs {', '.join(sorted(names))}")
+    return tuple(output for output in network.outputs if name in (output.name, output.part_of))
+
+
+def dequantise_output(
+    network: IntegerNetwork, name: str, *integers: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float32]:
+    """Integers `[tokens, channels]` of the ONNX output `name`, one array a part, to reals in the output's shape.
+
+    Raises:
+        MoehlsError: the network has no such output.
+    """
+    parts = parts_of(network, name)
+    meanings = [network.formats[part.value] for part in parts]
+    terms = [
+        (given.astype(np.float64) - meaning.offset) * meaning.scale
+        for given, meaning in zip(integers, meanings, strict=True)
+    ]
+    return sum(terms[1:], terms[0]).astype(np.float32).reshape(parts[0].shape)

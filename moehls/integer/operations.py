@@ -231,9 +231,13 @@ class IntegerInput:
 
 @dataclass(frozen=True)
 class IntegerOutput:
+    """A value that the machine gives out: an output of the graph, or a further part of one, which the host adds to it."""
+
     name: str
     value: str
     shape: tuple[int, ...]
+    part_of: str = ""
+    """name of the output that this is a further part of"""
 
 
 @dataclass(frozen=True)

@@ -262,8 +262,11 @@ class _Walk:
         names = [output.name for output in self.network.outputs]
         if not names or len(set(names)) != len(names):
             self.fail("outputs", f"found {names}; names must be distinct and there must be one")
+        whole = {output.name: output for output in self.network.outputs if not output.part_of}
         for output in self.network.outputs:
             value = self.value(output.name, output.value)
+            if output.part_of and (output.part_of not in whole or whole[output.part_of].shape != output.shape):
+                self.fail(output.name, f"is a part of {output.part_of!r}, which is no output of shape {output.shape}")
             if value.kind not in ("residual", "fine", "raw"):
                 self.fail(output.name, f"shows the {value.kind} value {output.value!r}")
             if int(np.prod(output.shape)) != value.rows * value.columns:

@@ -16,7 +16,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOperation, RealArray
 from moehls.network import interpreter
 from moehls.network.interpreter import Value, Values, evaluate, reads
-from moehls.network.operations import ActivationForm, FloatArray, Network, Route
+from moehls.network.operations import ActivationForm, FloatArray, Network, Route, SelectTokens
 from moehls.reference import Execution, Routing
 from moehls.reference.execute import execute
 
@@ -109,8 +109,12 @@ def residual_range(network: Network, images: FloatArray, residuals: frozenset[st
 
 
 def _last_reader(network: Network) -> dict[str, int]:
-    """Index of the last operation that reads a value."""
-    return {name: index for index, operation in enumerate(network.operations) for name in reads(operation)}
+    """Index of the last operation that reads a value, or a selection of its rows, which is part of the reader's step."""
+    last = {name: index for index, operation in enumerate(network.operations) for name in reads(operation)}
+    for operation in reversed(network.operations):
+        if isinstance(operation, SelectTokens):
+            last[operation.input] = max(last[operation.input], last.get(operation.output, 0))
+    return last
 
 
 def activation(x: RealArray, form: ActivationForm) -> RealArray:

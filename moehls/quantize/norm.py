@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from moehls.integer.operations import IntegerNorm, Scaling
+from moehls.integer.operations import IntegerNorm, RealArray, Scaling
+from moehls.network.operations import Lattice
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.given import signed_grid
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
-from moehls.quantize.structure import FineStep, NormStep
+from moehls.quantize.structure import FineStep, NormStep, RowsStep
 
 _GAIN_BITS = 15
 _LARGEST_SHIFT = 15
@@ -23,32 +24,9 @@ def fine_name(output: str) -> str:
 
 
 def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
-    """The operand's steps are balanced against the matrices that read it; its offset is the middle of its range."""
-    precision = builder.precision
-    x = builder.target(step.output)
-    levels = (1 << precision.activation_bits) - 1
-    low, high = clipped_range(NORMALISED.of(x), NORMALISED.shares, levels)
-    operand_step = balanced_steps(
-        (high - low) / levels, x.std(axis=0), builder.readers(step.output), builder.weight_limit
-    )
     given = builder.given.get(step.output) or builder.given.get(step.norm.output)
-    grid = None if given is None else signed_grid(given, step.output, precision)
-    if grid is not None:
-        operand_step = grid.scale
-    gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
-    one = float(1 << precision.norm_fraction)
-    fine_step = np.ldexp(operand_step, -precision.fine_shift)
-    chosen = factor(np.maximum(np.abs(gain) / (fine_step * one), 2.0**-_LARGEST_SHIFT), _GAIN_BITS, _LARGEST_SHIFT)
-    scale = np.where(gain == 0, fine_step, np.abs(gain) / (chosen.value * one)) if grid is None else fine_step
-    multiplier = np.sign(gain).astype(np.int64) * chosen.multiplier
-    middle = -(low + high) / 2 / scale if grid is None else np.ldexp(grid.offset, precision.fine_shift)
-    integer_bias = rounded(np.ldexp(bias / scale + middle, chosen.shift))
-    offset = np.ldexp(integer_bias.astype(np.float64), -chosen.shift) - bias / scale if grid is None else middle
-    fine = fine_name(step.output)
-    builder.add(fine, "fine", precision.fine_bits, True, Grid(scale, offset))
-    wide = 2.0**precision.fine_shift
-    builder.add(step.output, "operand", precision.activation_bits, True, Grid(scale * wide, offset / wide))
-    channels = len(gain)
+    gain = np.ldexp(step.norm.weight.astype(np.float64), -builder.precision.norm_fraction)
+    fine, scaling = _scaled(step.output, gain, step.norm.bias.astype(np.float64), given, builder)
     return IntegerNorm(
         step.norm.name if step.output == step.norm.output else step.output,
         step.source,
@@ -56,10 +34,47 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
         step.output,
         step.start,
         step.start + builder.data.real(step.output).shape[1],
-        Scaling(integer_bias, multiplier, chosen.shift),
-        int(rounded(step.norm.epsilon * channels**2 / float(builder.grids[step.source].scale[0]) ** 2)),
+        scaling,
+        int(rounded(step.norm.epsilon * len(gain) ** 2 / float(builder.grids[step.source].scale[0]) ** 2)),
         step.norm.centred,
     )
+
+
+def convert_rows(step: RowsStep, builder: Builder) -> IntegerNorm:
+    """Rows of the residual on the grids that a norm's output would have."""
+    select, unit = step.selection, builder.grids[step.selection.input].scale
+    fine, scaling = _scaled(select.output, unit, np.zeros_like(unit), builder.given.get(select.output), builder)
+    fields = (select.name, select.input, fine, select.output, select.start, select.stop, scaling)
+    return IntegerNorm(*fields, epsilon=0, plain=True)
+
+
+def _scaled(
+    output: str, gain: RealArray, bias: RealArray, given: Lattice | None, builder: Builder
+) -> tuple[str, Scaling]:
+    """Name of the fine value and the gains and biases that put `gain · n + bias`, n integers, on the grids of `output`.
+
+    The operand's steps are balanced against the matrices that read it; its offset is the middle of its range.
+    """
+    precision = builder.precision
+    x = builder.target(output)
+    levels = (1 << precision.activation_bits) - 1
+    low, high = clipped_range(NORMALISED.of(x), NORMALISED.shares, levels)
+    operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(output), builder.weight_limit)
+    grid = None if given is None else signed_grid(given, output, precision)
+    if grid is not None:
+        operand_step = grid.scale
+    fine_step = np.ldexp(operand_step, -precision.fine_shift)
+    chosen = factor(np.maximum(np.abs(gain) / fine_step, 2.0**-_LARGEST_SHIFT), _GAIN_BITS, _LARGEST_SHIFT)
+    scale = np.where(gain == 0, fine_step, np.abs(gain) / chosen.value) if grid is None else fine_step
+    multiplier = np.sign(gain).astype(np.int64) * chosen.multiplier
+    middle = -(low + high) / 2 / scale if grid is None else np.ldexp(grid.offset, precision.fine_shift)
+    integer_bias = rounded(np.ldexp(bias / scale + middle, chosen.shift))
+    offset = np.ldexp(integer_bias.astype(np.float64), -chosen.shift) - bias / scale if grid is None else middle
+    fine = fine_name(output)
+    builder.add(fine, "fine", precision.fine_bits, True, Grid(scale, offset))
+    wide = 2.0**precision.fine_shift
+    builder.add(output, "operand", precision.activation_bits, True, Grid(scale * wide, offset / wide))
+    return fine, Scaling(integer_bias, multiplier, chosen.shift)
 
 
 def convert_fine(step: FineStep, builder: Builder) -> IntegerNorm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 from threadpoolctl import threadpool_limits
 
@@ -24,7 +25,7 @@ from moehls.quantize.linear import (
     convert_residual,
     convert_up,
 )
-from moehls.quantize.norm import convert_fine, convert_norm, fine_name
+from moehls.quantize.norm import convert_fine, convert_norm, convert_rows, fine_name
 from moehls.quantize.pool import convert_pool
 from moehls.quantize.route import convert_route
 from moehls.quantize.structure import (
@@ -37,7 +38,9 @@ from moehls.quantize.structure import (
     OutputStep,
     PoolStep,
     ResidualStep,
+    RowsStep,
     Step,
+    Structure,
     UpStep,
     structure,
 )
@@ -73,10 +76,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
     embed = next(step for step in found.steps if isinstance(step, Embed))
     images = checked(network, images, len(embed.position))
     source = integer_input(network.input, embed, images, precision, network.lattices.get(network.input.name))
-    outputs = tuple(
-        IntegerOutput(o.name, fine_name(o.value) if _is_norm(o.value, found.steps) else o.value, o.shape)
-        for o in network.outputs
-    )
+    outputs = _outputs(network, found)
     largest = max(residual_range(network, images, found.residuals), constant_range(embed, source))
     unit = float(significant(_RESIDUAL_HEADROOM * largest / ((1 << (precision.residual_bits - 1)) - 1)))
     data = Trajectories(network, images)
@@ -117,6 +117,8 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_norm(step, builder)
         case FineStep():
             return convert_fine(step, builder)
+        case RowsStep():
+            return convert_rows(step, builder)
         case PoolStep():
             return convert_pool(step, builder)
         case AttentionInputStep():
@@ -139,8 +141,23 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_experts(step, builder)
 
 
+def _outputs(network: Network, found: Structure) -> tuple[IntegerOutput, ...]:
+    """What the machine gives out: a norm as its fine value, a sum of linears in parts."""
+    names = {output.name for output in network.outputs}
+    outputs = []
+    for o in network.outputs:
+        first, *rest = found.sums.get(o.value, (o.value,))
+        outputs.append(IntegerOutput(o.name, fine_name(first) if _is_norm(first, found.steps) else first, o.shape))
+        free = (f"{o.name}.part{n}" for n in count(1))
+        for value in rest:
+            name = next(name for name in free if name not in names)
+            names.add(name)
+            outputs.append(IntegerOutput(name, value, o.shape, part_of=o.name))
+    return tuple(outputs)
+
+
 def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
-    return any(isinstance(step, NormStep) and step.output == value for step in steps)
+    return any(isinstance(step, NormStep | RowsStep) and _written(step) == value for step in steps)
 
 
 def _written(step: Step) -> str:
@@ -152,6 +169,8 @@ def _written(step: Step) -> str:
             return step.gelu.output
         case FineStep():
             return step.source
+        case RowsStep():
+            return step.selection.output
         case PoolStep():
             return step.mean.output
         case _:

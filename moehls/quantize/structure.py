@@ -50,6 +50,13 @@ class FineStep:
 
 
 @dataclass(frozen=True)
+class RowsStep:
+    """Rows of a residual value as an operand, for a head without a norm."""
+
+    selection: SelectTokens
+
+
+@dataclass(frozen=True)
 class PoolStep:
     """The mean of tokens of a residual value or of a LayerNorm's output."""
 
@@ -112,7 +119,7 @@ class ExpertsStep:
 
 
 LinearStep = AttentionInputStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
-Step = Embed | NormStep | FineStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
+Step = Embed | NormStep | FineStep | RowsStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,8 @@ class Structure:
     readers: dict[str, tuple[Operation, ...]]
     """operations that read a value, in order"""
     activation: ActivationForm
+    sums: dict[str, tuple[str, ...]]
+    """the linears whose sum an output value is, by the name of the value"""
 
 
 def structure(network: Network) -> Structure:
@@ -155,6 +164,8 @@ class _Resolver:
         """residual values of one row"""
         self.ups: set[str] = set()
         """linears that an activation is multiplied with"""
+        self.sums: dict[str, tuple[str, ...]] = {}
+        """of linears that are outputs: averaged heads"""
 
     def resolve(self) -> Structure:
         steps: list[Step] = []
@@ -165,13 +176,15 @@ class _Resolver:
         for output in self.network.outputs:
             maker = self.makers.get(output.value)
             norm = output.value in self.operands and isinstance(maker, LayerNorm | SelectTokens)
-            if not (norm or output.value in self.residuals or isinstance(maker, Linear)):
+            if not (norm or output.value in self.residuals or isinstance(maker, Linear) or output.value in self.sums):
                 what = type(maker).__name__ if maker else "no operation"
                 raise MoehlsError(
                     f"output {output.name!r} shows the result of {what} ({output.value!r}); supported: the residual "
                     "stream, a LayerNorm and a linear; end the exported model there"
                 )
-        return Structure(tuple(steps), frozenset(self.residuals), self.readers, self._activation_form())
+        return Structure(
+            tuple(steps), frozenset(self.residuals), self.readers, self._activation_form(), self._shown_sums()
+        )
 
     def _steps(self, operation: Operation) -> list[Step]:
         match operation:
@@ -214,12 +227,21 @@ class _Resolver:
             case Multiply():
                 return [self._gated(operation)]
             case SelectTokens():
-                if operation.output not in self.operands:  # of a norm: part of that norm's step
-                    if operation.input not in self.residuals | self.selections:
-                        raise self._refusal(operation, "its input is neither the residual stream nor a LayerNorm")
-                    self.selections.add(operation.output)
-                    self._only(operation.output, operation, lambda reader: isinstance(reader, LayerNorm | SelectTokens))
-                return []
+                return self._select(operation)
+
+    def _select(self, select: SelectTokens) -> list[Step]:
+        """No step for rows of a norm, or before one: they are part of the norm's."""
+        if select.output in self.operands:
+            return []
+        if select.input not in self.residuals | self.selections:
+            raise self._refusal(select, "its input is neither the residual stream nor a LayerNorm")
+        readers = self.readers[select.output]
+        if select.input in self.residuals and readers and all(isinstance(reader, Linear) for reader in readers):
+            self.operands.add(select.output)
+            return [RowsStep(select)]
+        self.selections.add(select.output)
+        self._only(select.output, select, lambda reader: isinstance(reader, LayerNorm | SelectTokens))
+        return []
 
     def _pool(self, mean: MeanTokens) -> PoolStep:
         of_norm = mean.input in self.operands and self._is_norm(mean.input)
@@ -277,8 +299,9 @@ class _Resolver:
         """The step of a linear; None for the gate of a gated MLP, whose step stands where the product does."""
         self._maker(linear.input, self.operands, linear)
         readers = self.readers[linear.output]
-        if linear.output in self.shown:
-            if readers:
+        summed = bool(readers) and all(isinstance(reader, Add) and self._is_sum(reader) for reader in readers)
+        if linear.output in self.shown or summed:
+            if readers and not summed:
                 raise self._refusal(linear, "it is an output of the network and is read again")
             return OutputStep(linear)
         if len(readers) != 1:
@@ -309,7 +332,27 @@ class _Resolver:
         assert isinstance(add, Add)
         return ExpertsStep(experts, self._residual(add, experts.output), add.output)
 
+    def _is_sum(self, add: Add) -> bool:
+        """Whether an addition, perhaps with others behind it, is an output that adds linears: averaged heads."""
+        readers = self.readers[add.output]
+        before = [self.makers.get(side) for side in (add.left, add.right)]
+        if not all(isinstance(side, Linear) or (isinstance(side, Add) and self._adds_linears(side)) for side in before):
+            return False
+        if add.output in self.shown:
+            return not readers
+        return len(readers) == 1 and isinstance(readers[0], Add) and self._is_sum(readers[0])
+
+    def _adds_linears(self, add: Add) -> bool:
+        before = [self.makers.get(side) for side in (add.left, add.right)]
+        return all(isinstance(side, Linear) or (isinstance(side, Add) and self._adds_linears(side)) for side in before)
+
+    def _shown_sums(self) -> dict[str, tuple[str, ...]]:
+        return {name: parts for name, parts in self.sums.items() if name in self.shown}
+
     def _add(self, add: Add) -> list[Step]:
+        if self._is_sum(add):
+            self.sums[add.output] = (*self.sums.get(add.left, (add.left,)), *self.sums.get(add.right, (add.right,)))
+            return []
         sides = [side for side in (add.left, add.right) if side not in self.residuals]
         if len(sides) != 1 or not isinstance(self.makers.get(sides[0]), Linear | Experts):
             raise self._refusal(add, "it is not the residual stream plus the output of a linear or of experts")
@@ -324,11 +367,6 @@ class _Resolver:
         other = add.right if add.left == branch else add.left
         if other not in self.residuals:
             why = f"{other!r} is not the residual stream"
-            if isinstance(self.makers.get(other), Linear) and isinstance(self.makers.get(branch), Linear):
-                why = (
-                    "it adds two linears, as averaged heads of DeiT with distillation do; give each head as an output of its "
-                    "own and average them outside the model"
-                )
             raise self._refusal(add, why)
         return other
 
@@ -366,7 +404,7 @@ class _Resolver:
             "Route": "a router on a LayerNorm over all tokens, or on the residual stream, that feeds experts",
             "Experts": "experts on a LayerNorm over all tokens, added to the residual stream",
             "MeanTokens": "a mean of tokens of the residual stream before a LayerNorm, or of a LayerNorm's output",
-            "SelectTokens": "a selection of rows beside the LayerNorm before a head",
+            "SelectTokens": "a selection of rows beside the LayerNorm before a head, or before a head",
         }
         kind = type(operation).__name__
         return MoehlsError(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls import reference
-from moehls.integer.host import dequantise_output
+from moehls.integer.host import dequantise_output, parts_of
 from moehls.integer.operations import IntegerNetwork, IntegerNorm, IntegerRoute
 from moehls.network import interpreter
 from moehls.network.operations import FloatArray, Network
@@ -164,8 +164,9 @@ class FidelityMeter:
         labels: Mapping[str, npt.NDArray[np.int64]],
     ) -> None:
         free_outputs, forced_outputs = (interpreter.outputs(self.network, values) for values in (free, forced))
-        for output in self.integer.outputs:
-            ours = dequantise_output(self.integer, output.name, execution.array(output.value))
+        for output in (output for output in self.integer.outputs if not output.part_of):
+            tensors = [execution.array(part.value) for part in parts_of(self.integer, output.name)]
+            ours = dequantise_output(self.integer, output.name, *tensors)
             self.free.add(free_outputs[output.name], ours)
             self.forced.add(forced_outputs[output.name], ours)
             if output.name in labels:

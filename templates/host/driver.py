@@ -158,8 +158,9 @@ def unpack_results(data, outputs, raw=False):
             continue
         real = (integers - np.asarray(output["offset"])) * np.asarray(output["scale"])
         shape = output["shape"][1:] if output["shape"][:1] == [1] else output["shape"]
-        found[output["name"]] = real.astype(np.float32).reshape(shape)
-    return found
+        whole = output.get("part_of", output["name"])  # of a sum, which has further parts
+        found[whole] = found.get(whole, 0) + real.reshape(shape)
+    return found if raw else {name: real.astype(np.float32) for name, real in found.items()}
 
 
 def main():

@@ -23,7 +23,7 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
-from moehls.quantize.structure import ExpertsStep, GeluStep, NormStep, OutputStep, ResidualStep, structure
+from moehls.quantize.structure import ExpertsStep, GeluStep, NormStep, OutputStep, ResidualStep, RowsStep, structure
 from tests.quantize.support import Draw, float_network
 
 Change = Callable[[Operation], list[Operation]]
@@ -79,6 +79,31 @@ def test_both_the_whole_norm_and_a_selection() -> None:
     found = structure(dataclasses.replace(network, outputs=(*network.outputs, shown)))
     norms = [s for s in found.steps if isinstance(s, NormStep)][-2:]
     assert [(s.start, s.stop, s.output) for s in norms] == [(0, None, "normed"), (0, 1, "first")]
+
+
+def test_a_selection_that_a_head_reads_is_a_step() -> None:
+    network = float_network()
+    tail = (SelectTokens("class", "l1.x2", "one", 2, 3), edited(network.operations[-1], input="one"))
+    *_, rows, head = structure(
+        dataclasses.replace(network, operations=network.operations[:-3] + tail, outputs=network.outputs[:1])
+    ).steps
+    assert isinstance(rows, RowsStep)
+    assert rows.selection.name == "class"
+    assert isinstance(head, OutputStep)
+
+
+def test_heads_that_are_added_are_outputs_with_the_sum_of_them() -> None:
+    """Two heads averaged, and one of them an output of its own."""
+    network = float_network()
+    head = network.operations[-1]
+    tail = (edited(head, name="other", output="other"), Add("sum", head.output, "other", "sum"))
+    shown = (
+        dataclasses.replace(network.outputs[0], value="sum"),
+        NetworkOutput("one", "other", network.outputs[0].shape),
+    )
+    found = structure(dataclasses.replace(network, operations=network.operations + tail, outputs=shown))
+    assert found.sums == {"sum": (head.output, "other")}
+    assert [step.linear.name for step in found.steps if isinstance(step, OutputStep)] == ["head", "other"]
 
 
 def edited(operation: Operation, **changes: Any) -> Operation:
