@@ -56,13 +56,18 @@ def delay(node: Node) -> float:
         case "and" | "or" | "xor" | "mux":
             return LUT
         case "shl" | "lshr" | "ashr":
-            return 0.3 + 0.2 * min(node.args[1].width, math.ceil(math.log2(max(width, 2))) + 1)
+            return 0.3 + 0.2 * min(_varying(node.args[1]), math.ceil(math.log2(max(width, 2))) + 1)
         case "rom":
             return 0.3 + 0.15 * node.args[0].width
         case "ctlz" | "ctpop":
             return 0.4 + 0.25 * math.log2(max(width, 2))
         case _:
             return 0.0
+
+
+def _varying(node: Node) -> int:
+    """Bits that are no constants."""
+    return sum(_varying(a) for a in node.args) if node.op == "concat" else node.width * (node.op != "const")
 
 
 def net(loads: int) -> float:

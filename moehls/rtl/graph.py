@@ -344,7 +344,7 @@ class Graph:
         if x.op in ("or", "xor"):
             return max(self.unsigned_bits(a) for a in x.args)
         if x.op == "lshr":
-            return self.unsigned_bits(x.args[0])
+            return min(x.width, self.unsigned_bits(x.args[0]))
         if x.op in ("ctlz", "ctpop"):
             return x.args[0].width.bit_length()
         return x.width

@@ -35,7 +35,7 @@ def rebuild(graph: Graph, node: Node, args: list[Node]) -> Node:
     if op in ("add", "sub", "mul"):
         return graph.arithmetic(op, *args)  # type: ignore[arg-type]
     if op in ("shl", "lshr", "ashr"):
-        return graph.shift(op, *args)  # type: ignore[arg-type]
+        return graph.slice(graph.shift(op, *args), 0, node.width)  # type: ignore[arg-type]
     if op in ("eq", "ult", "slt"):
         return graph.compare(op, *args)  # type: ignore[arg-type]
     return graph.make(op, args, node.width, node.aux)
@@ -248,6 +248,11 @@ def narrow(process: Process, widths: Mapping[str, int]) -> None:
             else:
                 made = graph.invert(cut[0]) if node.op == "not" else graph.bitwise(node.op, *cut)
             return graph.zext(made, node.width)
+        if node.op in ("lshr", "ashr") and d < node.width:
+            low = graph.slice(graph.shift(node.op, *args), 0, d)  # type: ignore[arg-type]
+            if low.op == "slice" and low.args[0].op == node.op:
+                low = graph.make(node.op, low.args[0].args, d)
+            return graph.zext(low, node.width)
         if node.op == "rom" and d < node.width:
             return graph.zext(graph.make("rom", args, d, node.aux), node.width)
         if node.op in ("reg", "read"):
