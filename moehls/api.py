@@ -27,7 +27,7 @@ from moehls.plan.parts import hidden_parts
 from moehls.plan.search import Settings, parse_settings
 from moehls.points import front_json, read_point
 from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
-from moehls.quantize import left_to_calibration, quantize, random_calibration
+from moehls.quantize import left_to_calibration, quantize, random_calibration, unmapped
 from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
@@ -62,8 +62,13 @@ class Compiled:
 
 
 def inspect(models: Path | Sequence[Path], settings: Mapping[str, str]) -> dict[str, Any]:
-    """What the front end recognises: `recognised` (or None), `unsupported` nodes and `float_error`; several files are tasks."""
-    return inspect_tasks(_files(models), settings).json()
+    """What the front end recognises; several files are tasks.
+
+    `recognised` (or None), `unsupported` nodes, `float_error`, `warnings`, and `unmapped`: what of a recognised network has no
+    place on the accelerator.
+    """
+    found = inspect_tasks(_files(models), settings)
+    return found.json() | {"unmapped": [] if found.network is None else list(unmapped(found.network))}
 
 
 def compile(

@@ -50,6 +50,10 @@ def inspect(models: Models, as_json: Json = False, settings: Settings = None) ->
     if not found["recognised"]:
         names = ", ".join(map(str, models))
         raise MoehlsError(f"{names}: {len(found['unsupported'])} nodes were not recognised")
+    if found["unmapped"]:
+        raise MoehlsError(
+            f"{', '.join(map(str, models))}: recognised, but {len(found['unmapped'])} parts cannot be mapped"
+        )
 
 
 @app.command("compile")

@@ -39,7 +39,7 @@ def progress(console: Console) -> Iterator[Callable[[str, float], None]]:
 
 
 def inspection(console: Console, found: Mapping[str, Any]) -> None:
-    """The model that `moehls inspect` recognised, or the nodes that it did not."""
+    """The model that `moehls inspect` recognised and what of it cannot be mapped, or the nodes that it did not recognise."""
     model = found["recognised"]
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {plain(warning)}", soft_wrap=True)
@@ -67,6 +67,8 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
         for number, block in enumerate(model["blocks"]):
             blocks.add_row(str(number), *(plain(_text(block[name])) for name in names))
         console.print(blocks)
+    for text in found["unmapped"]:
+        console.print(f"[red]no place on the accelerator:[/red] {plain(text)}", soft_wrap=True)
 
 
 def compiled(console: Console, result: Compiled) -> None:

@@ -29,6 +29,8 @@ class Inspection:
     """largest relative difference from onnxruntime on random input, None where nodes are unsupported"""
     warnings: tuple[str, ...] = ()
     """what the export probably did not mean, or how an input was taken"""
+    network: Network | None = None
+    """what was recognised, whole"""
 
     def json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
@@ -123,4 +125,4 @@ def inspect_tasks(paths: Sequence[Path], settings: Mapping[str, str], seed: int 
         for network, path, (reading, _) in zip(networks, paths, readings, strict=True)
     ]
     joint = _joined([unrolled_tasks(network) for network in networks], paths)
-    return Inspection(summarise(joint), (), max(errors), warnings)
+    return Inspection(summarise(joint), (), max(errors), warnings, joint)

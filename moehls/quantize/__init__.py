@@ -3,5 +3,6 @@
 from moehls.quantize.calibrate import random_calibration
 from moehls.quantize.given import left_to_calibration
 from moehls.quantize.quantizer import quantize
+from moehls.quantize.structure import unmapped
 
-__all__ = ["left_to_calibration", "quantize", "random_calibration"]
+__all__ = ["left_to_calibration", "quantize", "random_calibration", "unmapped"]

@@ -145,6 +145,24 @@ def structure(network: Network) -> Structure:
     return _Resolver(network).resolve()
 
 
+def unmapped(network: Network) -> tuple[str, ...]:
+    """Everything of `network` that `structure` refuses, one message each."""
+    resolver = _Resolver(network)
+    found = []
+    for operation in network.operations:
+        try:
+            resolver.steps_of(operation)
+        except MoehlsError as error:
+            found.append(str(error))
+            resolver.allow(operation.output)
+    for last in (resolver.check_outputs, resolver.activation_form):
+        try:
+            last()
+        except MoehlsError as error:
+            found.append(str(error))
+    return tuple(found)
+
+
 class _Resolver:
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -170,7 +188,18 @@ class _Resolver:
     def resolve(self) -> Structure:
         steps: list[Step] = []
         for operation in self.network.operations:
-            steps.extend(self._steps(operation))
+            steps.extend(self.steps_of(operation))
+        self.check_outputs()
+        return Structure(
+            tuple(steps), frozenset(self.residuals), self.readers, self.activation_form(), self._shown_sums()
+        )
+
+    def allow(self, name: str) -> None:
+        """Take a value for whatever reads it, as its own refusal is known."""
+        for known in (self.residuals, self.operands, self.ups):
+            known.add(name)
+
+    def check_outputs(self) -> None:
         if not self.residuals:
             raise MoehlsError(f"{self.network.name}: no patch embedding; supported: models whose tokens come from one")
         for output in self.network.outputs:
@@ -182,11 +211,8 @@ class _Resolver:
                     f"output {output.name!r} shows the result of {what} ({output.value!r}); supported: the residual "
                     "stream, a LayerNorm and a linear; end the exported model there"
                 )
-        return Structure(
-            tuple(steps), frozenset(self.residuals), self.readers, self._activation_form(), self._shown_sums()
-        )
 
-    def _steps(self, operation: Operation) -> list[Step]:
+    def steps_of(self, operation: Operation) -> list[Step]:
         match operation:
             case Embed():
                 if self.residuals:
@@ -383,7 +409,7 @@ class _Resolver:
             found = ", ".join(f"{r.name} ({type(r).__name__})" for r in readers) or "nothing"
             raise self._refusal(operation, f"its output is read by {found}")
 
-    def _activation_form(self) -> ActivationForm:
+    def activation_form(self) -> ActivationForm:
         forms = {o.form: o.name for o in self.network.operations if isinstance(o, Activation | Experts)}
         if len(forms) > 1:
             found = ", ".join(f"{form} in {name}" for form, name in forms.items())

@@ -48,6 +48,26 @@ def test_an_unsupported_node_is_named(run: Run, tmp_path: Path) -> None:
     assert "Hardmax" in outcome.out
 
 
+def test_what_cannot_be_mapped_is_shown_by_inspect(run: Run, tmp_path: Path) -> None:
+    """One MLP with x · sigmoid(1.702 x) in place of GELU."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == "Erf")
+        node.op_type = "Tanh"
+        slope = onnx.numpy_helper.from_array(np.float32(0.851 * np.sqrt(2)), "slope")
+        model.graph.initializer.append(slope)
+        place = list(model.graph.node).index(node)
+        model.graph.node.insert(place, onnx.helper.make_node("Mul", [node.input[0], "slope"], ["steeper"]))
+        node.input[0] = "steeper"
+
+    model = changed(tmp_path / "two.onnx", change)
+    outcome = run("inspect", model)
+    assert outcome.code == 2
+    assert "several activations" in outcome.out
+    assert "1 parts cannot be mapped" in outcome.err
+    compile_refused(run, tmp_path, model, words=("several activations",))
+
+
 def test_a_dynamic_shape_that_is_not_fixed(run: Run, tmp_path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         image = next(value for value in model.graph.input if value.name == "image")

@@ -23,7 +23,16 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
-from moehls.quantize.structure import ExpertsStep, GeluStep, NormStep, OutputStep, ResidualStep, RowsStep, structure
+from moehls.quantize.structure import (
+    ExpertsStep,
+    GeluStep,
+    NormStep,
+    OutputStep,
+    ResidualStep,
+    RowsStep,
+    structure,
+    unmapped,
+)
 from tests.quantize.support import Draw, float_network
 
 Change = Callable[[Operation], list[Operation]]
@@ -104,6 +113,17 @@ def test_heads_that_are_added_are_outputs_with_the_sum_of_them() -> None:
     found = structure(dataclasses.replace(network, operations=network.operations + tail, outputs=shown))
     assert found.sums == {"sum": (head.output, "other")}
     assert [step.linear.name for step in found.steps if isinstance(step, OutputStep)] == ["head", "other"]
+
+
+def test_all_that_cannot_be_mapped_is_listed_at_once() -> None:
+    assert unmapped(float_network()) == ()
+    network = changed("l0.fc1", twice)
+    operations = tuple(other_form(o)[0] if o.name == "l0.gelu" else o for o in network.operations)
+    attention = next(o for o in operations if isinstance(o, Attention))
+    operations = tuple(shared(o)[0] if o is attention else o for o in operations)
+    found = unmapped(dataclasses.replace(network, operations=operations))
+    assert [text.split()[0] for text in found] == ["l0.q", "l0.k", "l0.fc1", "several"]
+    assert "tanh in l0.gelu" in found[-1]
 
 
 def edited(operation: Operation, **changes: Any) -> Operation:
