@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from moehls.rtl import llvm
 from moehls.rtl.control import Flow
+from moehls.rtl.debug import Variables
 from moehls.rtl.graph import Graph
 from moehls.rtl.ir import Access, Memory, Process, Rom, refuse
 from moehls.rtl.llvm import Constant, Function, Instruction, Module, Name, Operand
@@ -56,7 +57,8 @@ class Builder:
         self.definitions = {i.name: i for b in function.blocks for i in b.instructions if i.name}
         self.resolver = Resolver(module, self.definitions)
         self.flow = Flow(function)
-        self.names = Names()
+        self.hints = Variables(module).hints(function)
+        self.names = Names({value: hint.name for value, hint in self.hints.items()})
         self.parameters = {name: type_ for type_, name in function.parameters}
         self.process = Process(
             name=module.source_name(function.name), function=function.name, graph=self.graph, steps=[], accesses=[], writes=[],

@@ -2,8 +2,8 @@
 
 The pipeline keeps the order of its tokens. In its front (`flow_control`) stage i stands still (`stall_i`) while something holds
 a token in it or in a later stage of the front, and moves on (`advance_i`) otherwise; behind the front every stage moves every
-cycle. Stage 0 starts a step; which one is known from the stage where its condition is. Signals keep the source's names; `x_s3` is
-x as it has travelled to stage 3.
+cycle. Stage 0 starts a step; which one is known from the stage where its condition is. Signals have the source's names
+(`signals`); `x_s3` is x as it has travelled to stage 3.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from moehls.rtl.ports import (
     stream_signals,
 )
 from moehls.rtl.schedule import Schedule
+from moehls.rtl.signals import signal_names
 
 
 class ProcessEmitter:
@@ -47,7 +48,8 @@ class ProcessEmitter:
         self.holds: dict[int, list[str]] = defaultdict(list)
         self.pipeline: dict[int, list[str]] = defaultdict(list)
         self.step_bits = max(1, (len(process.steps) - 1).bit_length())
-        self.named: dict[int, str] = {}
+        taken = {*process.registers, *process.inputs, *process.streams, *(rom.name for rom in process.roms.values())}
+        self.names = signal_names(process, taken)
 
     def emit(self) -> Body:
         self._ports()
@@ -79,7 +81,7 @@ class ProcessEmitter:
         if node.op == "read":
             port = str(node.aux)
             return f"{self._bank(port)[0]}_read_data" if port.endswith(".read") else f"{self.prefix}{port}_data"
-        return f"{node.op}_{node.id}"
+        return self.names[node.id]
 
     def signal(self, node: Node, stage: int) -> str:
         """A value where it stands in a stage."""
@@ -192,9 +194,14 @@ class ProcessEmitter:
                 self._travel(node)
         for stage in sorted(by_stage):
             self.body.lines.append(f"// stage {stage}")
+            by_place: dict[str, list[Node]] = defaultdict(list)
             for node in by_stage[stage]:
-                self._declare("wire", self._name(node), node.width, self._loads(node))
-                self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
+                by_place[self.p.graph.places[node.id]].append(node)
+            for place, nodes in by_place.items():
+                self.body.lines += [f"// {place}"] if place else []
+                for node in nodes:
+                    self._declare("wire", self._name(node), node.width, self._loads(node))
+                    self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
             self.body.lines.append("")
 
     def _travel(self, node: Node) -> None:

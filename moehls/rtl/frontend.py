@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 from moehls.errors import MoehlsError
 from moehls.rtl import llvm
+from moehls.rtl.debug import without_library
 
 Role = Literal["region", "program", "process"]
 
 _CLANG = (
     "-std=c++20 -O2 -fno-unroll-loops -fwrapv -fno-sanitize=all -fno-discard-value-names -fno-exceptions -fno-rtti -w "
-    "-Xclang -disable-llvm-passes -gline-tables-only -DMOEHLS_RTL -S -emit-llvm "
+    "-Xclang -disable-llvm-passes -g -gno-column-info -DMOEHLS_RTL -S -emit-llvm "
     # an ABI that passes every wide number by reference, which LLVM turns into values; others cut them into words of 64 bits
     "-target x86_64-windows-gnu"
 ).split()
@@ -62,7 +63,7 @@ def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Pat
     """
     build.mkdir(parents=True, exist_ok=True)
     graph = _CallGraph()
-    text = graph.scan(_translate(sources, includes, build))
+    text = graph.scan(without_library(_translate(sources, includes, build)))
     start = graph.top(top)
     roles = graph.roles(start)
     module = llvm.parse(_optimise(text, roles, start))

@@ -37,10 +37,28 @@ class Node:
         return self.args if self.op == "concat" else (self,)
 
 
+WIRING = ("concat", "slice", "sext")
+"""operations that are wires"""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the source calls a value; the lowest `rank` is the closest."""
+
+    rank: int
+    name: str
+
+
 class Graph:
-    """Builds nodes; equal ones are one node. Ids grow from operands to users."""
+    """Builds nodes; equal ones are one node. Ids grow from operands to users.
+
+    `place` is where in the source the nodes made from now on come from, `places` where each does, `labels` what they are called.
+    """
 
     def __init__(self) -> None:
+        self.place = ""
+        self.places: dict[int, str] = {}
+        self.labels: dict[int, Label] = {}
         self.nodes: list[Node] = []
         self._known: dict[tuple[Hashable, ...], Node] = {}
         self._unsigned: dict[int, int] = {}
@@ -51,8 +69,19 @@ class Graph:
         if key not in self._known:
             node = Node(len(self.nodes), op, tuple(args), width, aux)
             self.nodes.append(node)
+            self.places[node.id] = self.place
             self._known[key] = node
         return self._known[key]
+
+    def label(self, node: Node, label: Label) -> None:
+        """Name a value, and what it is wired from, unless they have closer names."""
+        if node.op == "const" or (node.id in self.labels and self.labels[node.id].rank <= label.rank):
+            return
+        self.labels[node.id] = label
+        parts = [a for a in node.args if a.op != "const"] if node.op in WIRING else []
+        for k, part in enumerate(parts):
+            name = label.name if len(parts) == 1 else f"{label.name}_{k}"
+            self.label(part, Label(label.rank + (3 if node.op == "slice" else len(parts[:2])), name))
 
     # leaves
     def const(self, value: int, width: int) -> Node:

@@ -18,6 +18,7 @@ _FLAGS = re.compile(
     r"align \d+|dereferenceable(?:_or_null)?\(\d+\)|captures\([^)]*\)|initializes\(\([^)]*\)\)|range\([^)]*\)|"
     r"nofpclass\([^)]*\)|memory\([^)]*\))\s*"
 )
+_VARIABLE = re.compile(rf" *#dbg_value\(i\d+ ({_NAME}|-?\d+), !(\d+), !DIExpression\(([^)]*)\), !(\d+)\)")
 _METADATA = re.compile(r", !(\w+(?:\.\w+)*) !(\d+)")
 
 
@@ -44,6 +45,8 @@ class GepConstant:
 
 
 Operand = Constant | Name | GepConstant
+LIBRARY = ("ap_int.h", "hls_stream.h", "hls_fibers.h")
+"""headers whose functions are not the user's"""
 
 
 @dataclass
@@ -81,6 +84,18 @@ class Function:
     """(type, name)"""
     blocks: list[Block] = field(default_factory=list)
     subprogram: int = 0
+    variables: list[Variable] = field(default_factory=list)
+    """what debug information says, in the order of the text"""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """From here on a variable of the source is the value `operand`, or the number; all else are numbers of metadata."""
+
+    operand: str
+    variable: int
+    expression: str
+    location: int
 
 
 @dataclass
@@ -97,9 +112,15 @@ class Module:
     globals: dict[str, Global]
     functions: dict[str, Function]
     metadata: dict[int, str]
+    _places: dict[int, str] = field(default_factory=dict)
 
     def place(self, line: int) -> str:
-        """`file:line` of a debug location, "" where there is none."""
+        """`file:line` of a debug location, "" where there is none; of what the library inlined, where it was called."""
+        if line not in self._places:
+            self._places[line] = self._place(line)
+        return self._places[line]
+
+    def _place(self, line: int) -> str:
         text = self.metadata.get(line, "")
         found = re.search(r"line: (\d+).*scope: !(\d+)", text)
         if not found:
@@ -109,7 +130,9 @@ class Module:
             scope = self.metadata.get(int(up[1]), "")
         file = re.search(r"file: !(\d+)", scope)
         name = re.search(r'filename: "([^"]*)"', self.metadata.get(int(file[1]), "")) if file else None
-        return f"{name[1].split('/')[-1] if name else '?'}:{found[1]}"
+        shown = name[1].split("/")[-1] if name else "?"
+        caller = re.search(r"inlinedAt: !(\d+)", text)
+        return self.place(int(caller[1])) if caller and shown in LIBRARY else f"{shown}:{found[1]}".removesuffix(":0")
 
     def source_name(self, function: str) -> str:
         """The name a function has in the source."""
@@ -245,6 +268,9 @@ def _function(module: Module, head: str, lines: object) -> None:
     for line in lines:  # type: ignore[attr-defined]
         if line == "}":
             break
+        if found := _VARIABLE.match(line):
+            function.variables.append(Variable(found[1], int(found[2]), found[3], int(found[4])))
+            continue
         if not line or line.lstrip().startswith((";", "#dbg")):
             continue
         if not line.startswith(" "):

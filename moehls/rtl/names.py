@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 # of SystemVerilog, and names of our own modules' ports
 _KEYWORDS = frozenset(
@@ -18,24 +19,29 @@ _KEYWORDS = frozenset(
     "void wait wait_order wand weak while wildcard wire with within wor xnor xor clock reset start done".split()
 )
 
+_TRAVELLING = re.compile(r"_s\d+$")
+"""ends the name of a value in a later stage"""
+
 
 class Names:
-    """SystemVerilog names from LLVM's, which come from the source's."""
+    """SystemVerilog names from LLVM's, which come from the source's; `hints` are better ones, by LLVM name."""
 
-    def __init__(self) -> None:
+    def __init__(self, hints: Mapping[str, str] | None = None) -> None:
         self._given: dict[str, str] = {}
         self._used: set[str] = set()
+        self._hints = hints or {}
 
     def of(self, name: str) -> str:
         if name not in self._given:
-            text = name.strip('%@"')
+            text = self._hints.get(name) or name.strip('%@"')
             if (found := re.match(r"_ZZ.*E(\d+)([A-Za-z_]\w*)$", text)) or (
                 found := re.match(r"_ZL?(\d+)(\w+)$", text)
             ):
                 text = found[2][: int(found[1])]
-            text = re.sub(r"\.(?:i|sroa|\d+|val|lcssa|ph|pre|addr|copyload|not)\b", "", text.replace("-", "_"))
-            text = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "value"
-            text = f"v{text}" if text[0].isdigit() else f"{text}_" if text in _KEYWORDS else text
+            text = spelling(
+                re.sub(r"\.(?:i|sroa|\d+|val|lcssa|ph|pre|addr|copyload|not)\b", "", text.replace("-", "_"))
+            )
+            text = f"{text}_" if _TRAVELLING.search(text) else text
             fresh, n = text, 1
             while fresh in self._used:
                 n += 1
@@ -43,3 +49,9 @@ class Names:
             self._used.add(fresh)
             self._given[name] = fresh
         return self._given[name]
+
+
+def spelling(text: str) -> str:
+    """A text as an identifier of SystemVerilog."""
+    text = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "value"
+    return f"v{text}" if text[0].isdigit() else f"{text}_" if text in _KEYWORDS else text

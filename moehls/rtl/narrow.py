@@ -48,7 +48,10 @@ def rewrite(process: Process, rule: Rule) -> None:
     mapped: dict[int, Node] = {}
     for node in process.graph.nodes:
         if node.id in live:
+            fresh.place = process.graph.places[node.id]
             mapped[node.id] = rule(fresh, node, [mapped[a.id] for a in node.args])
+            if node.id in process.graph.labels:
+                fresh.label(mapped[node.id], process.graph.labels[node.id])
     process.replace(fresh, lambda n: mapped[n.id])
 
 

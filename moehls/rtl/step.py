@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from moehls.rtl.control import Paths, edge_conditions
-from moehls.rtl.graph import Node
+from moehls.rtl.graph import Label, Node
 from moehls.rtl.ir import SITE_BITS, Access, Call, Memory, RegisterWrite, Step, refuse
 from moehls.rtl.llvm import Constant, Instruction, Name, Operand
 from moehls.rtl.pointers import Pointer, StreamShape, bank_of
@@ -128,6 +128,7 @@ class StepBuilder:
         return self._register(operand.text, type_)
 
     def _instruction(self, block: str, at: int, i: Instruction) -> None:
+        self.g.place = self._place(i)
         if i.type == "ptr" and i.op in ("getelementptr", "select", "phi", "alloca"):
             return
         if i.op in ("br", "switch", "ret", "unreachable", "alloca") or (i.op == "phi" and block == self.start):
@@ -142,6 +143,9 @@ class StepBuilder:
             self._copy(block, at, i)
         else:
             self.env[i.name] = self._result(block, at, i)
+            if i.name in self.o.hints:
+                hint = self.o.hints[i.name]
+                self.g.label(self.env[i.name], Label(hint.rank, hint.name))
 
     def _result(self, block: str, at: int, i: Instruction) -> Node:
         g, op = self.g, i.op

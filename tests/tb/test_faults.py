@@ -25,6 +25,6 @@ def test_verification_sees_broken_cpp(projects: list[Project]) -> None:
 
 
 def test_verification_sees_broken_rtl(projects: list[Project]) -> None:
-    found = run_rtl(projects, NUMBER, 1, images=1)
+    found = run_rtl(projects, NUMBER, 2, images=1)
     assert len(found.seen) >= NUMBER // 2, "the campaign reaches what is run"
     assert found.share >= LEAST, [str(fault) for fault in found.survivors]
