@@ -1,21 +1,25 @@
-"""Parts of a module that are alike: a lane of a process, or one register and the logic before it, wherever it occurs.
+"""Parts of a module that are alike: a lane of a process, wherever it occurs.
 
 In goes the text of a module in yosys's format, word-level, memories aside; out come `Part`s, each a module of its own with how
-often it occurs. A part is what hangs together without passing a register, another module or a net with many readers: no mapper
-works across registers, and such nets are control. So a process of a hundred lanes is mapped at the cost of one.
+often it occurs. A part is what hangs together without passing another module or a net with many readers, which is control; its
+registers are within it, as shift registers and the enables they share are found over several. So a process of a hundred lanes is
+mapped at the cost of one.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 READERS = 8
 """cells that read a net before it counts as control"""
 _SMALL = 200
 """cells below which a module is one part"""
+_ROUNDS = 3
+"""how far, in cells, a neighbourhood reaches that tells one part from another"""
 _OUTPUTS = ("Y", "Q", "CO", "X")
 Bit = tuple[str, int] | str
 """of a wire, or a constant"""
@@ -61,12 +65,26 @@ def parts(name: str, text: str) -> list[Part]:
                 for bit in bits:
                     readers[bit].add(k)
     groups = _joined(own, readers, outside)
-    found: Counter[str] = Counter()
-    for group in groups:
-        found[_rendered([own[k] for k in group], set(group), readers, outside)] += 1
+    alike: dict[Hashable, list[list[int]]] = defaultdict(list)
+    kinds = [tuple(sorted(Counter(_label(own[k]) for k in group).items())) for group in groups]
+    repeated = Counter(kinds)
+    for group, kind in zip(groups, kinds, strict=True):
+        alike[_structure([own[k] for k in group]) if repeated[kind] > 1 else kind].append(group)
+    bodies = [
+        (_rendered([own[k] for k in same[0]], set(same[0]), readers, outside), len(same)) for same in alike.values()
+    ]
     return [
         Part(f"{name}_part{i}", f"module \\{name}_part{i}\n{body}end\n", count)
-        for i, (body, count) in enumerate(sorted(found.items()))
+        for i, (body, count) in enumerate(sorted(bodies))
+    ]
+
+
+def cells_in(text: str) -> list[tuple[str, dict[str, list[Hashable]]]]:
+    """(type, bits a pin) of every cell of a module, each net by one name."""
+    cells, _, _, aliases = _read(text)
+    return [
+        (cell.kind.removeprefix("\\"), {pin: [_root(aliases, bit) for bit in bits] for pin, bits in cell.pins.items()})
+        for cell in cells
     ]
 
 
@@ -81,8 +99,6 @@ def _joined(own: Sequence[_Cell], readers: dict[Bit, set[int]], outside: set[Bit
         return k
 
     for k, cell in enumerate(own):
-        if _is_register(cell):
-            continue
         for pin in _OUTPUTS:
             for bit in cell.pins.get(pin, ()):
                 reading = readers.get(bit, set())
@@ -95,8 +111,40 @@ def _joined(own: Sequence[_Cell], readers: dict[Bit, set[int]], outside: set[Bit
     return list(groups.values())
 
 
-def _is_register(cell: _Cell) -> bool:
-    return "dff" in cell.kind or cell.kind == "$dlatch"
+def _structure(cells: Sequence[_Cell]) -> tuple[tuple[int, int], ...]:
+    """What parts that are alike have in common: how often each neighbourhood of a cell occurs (Weisfeiler and Leman 1968).
+
+    The names and the order of cells and nets play no part, as lanes of one loop are not always written in one order.
+    """
+    labels = [_label(cell) for cell in cells]
+    pins = [
+        [(zlib.crc32(f"{pin} {i}".encode()), bit) for pin, bits in cell.pins.items() for i, bit in enumerate(bits)]
+        for cell in cells
+    ]
+    nets: dict[Bit, int] = {}
+    for _ in range(_ROUNDS):
+        sums: dict[Bit, int] = defaultdict(int)
+        for label, own in zip(labels, pins, strict=True):
+            for pin, bit in own:
+                if isinstance(bit, str):
+                    nets[bit] = zlib.crc32(bit.encode())
+                else:
+                    sums[bit] += _mixed(label, pin)
+        nets.update((bit, _mixed(total, 1)) for bit, total in sums.items())
+        labels = [
+            _mixed(label, sum(_mixed(nets[bit], pin) for pin, bit in own))
+            for label, own in zip(labels, pins, strict=True)
+        ]
+    return tuple(sorted(Counter(labels).items()))
+
+
+def _label(cell: _Cell) -> int:
+    return zlib.crc32("\n".join([cell.kind, *cell.head]).encode())
+
+
+def _mixed(a: int, b: int) -> int:
+    """A number of 61 bits that depends on both."""
+    return ((a * 0x9E3779B97F4A7C15 + b) ^ (a >> 29) ^ (b << 7)) * 0xBF58476D1CE4E5B9 % 0x1FFFFFFFFFFFFFFF
 
 
 def _rendered(cells: Sequence[_Cell], group: set[int], readers: dict[Bit, set[int]], outside: set[Bit]) -> str:
@@ -178,7 +226,10 @@ def _signal(tokens: Sequence[str], widths: dict[str, int]) -> list[Bit]:
             high, _, low = token[1:-1].partition(":")
             pieces[-1] = pieces[-1][int(low or high) : int(high) + 1]
         elif "'" in token and not token.startswith(("\\", "$")):
-            pieces.append([f"1'{digit}" for digit in reversed(token.split("'")[1].removeprefix("s"))])
+            width, digits = token.split("'")
+            digits = digits.removeprefix("s")
+            fill = digits[0] if digits[0] in "xz" else "0"  # one digit may stand for all
+            pieces.append([f"1'{digit}" for digit in reversed(digits.rjust(int(width), fill))])
         elif token.removeprefix("-").isdigit():  # of 32 bits
             pieces.append([f"1'{int(token) >> i & 1}" for i in range(32)])
         else:

@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moehls.errors import MoehlsError
-from moehls.rtl.lanes import parts
+from moehls.rtl.lanes import cells_in, parts
 from moehls.rtl.netlist import Module, elaborate, parse, run_yosys
+from moehls.rtl.sites import shared_sites
 
 LIBRARY = ("memory", "fifo", "queue")
 """modules that count to whoever instantiates them"""
@@ -65,6 +66,8 @@ _LUT_MEMORIES = {
     "RAM128X1D": 4, "RAM256X1D": 8, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8, "RAM64M8": 8, "RAM32X16DR8": 8,
     "RAM64X8SW": 8, "SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1,
 }  # fmt: skip
+SHARED = "shared sites"
+"""what `sites.shared_sites` finds, among the cells of a module"""
 _BANK = re.compile(r"(_\d+)?_(memory|fifo)$")
 
 
@@ -79,7 +82,7 @@ class Cells:
     """every function that yosys maps, LUT RAM and shift registers"""
     ff: int = 0
     lut_sites: int = 0
-    """`lut` with two functions of five inputs together in one LUT6 with two outputs"""
+    """`lut` with two functions of five inputs together in one LUT6 with two outputs (`sites.py`)"""
 
     def __add__(self, other: Cells) -> Cells:
         return Cells(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -191,15 +194,17 @@ def _synthesise(batch: Sequence[_Wanted], build: Path) -> None:
     for one in batch:
         found: Counter[str] = Counter()
         for part in one.parts:
-            for kind, _ in mapped[f"\\{part.name}"].cells:
+            cells = cells_in(mapped[f"\\{part.name}"].text)
+            for kind, _ in cells:
                 found[kind] += part.count
+            found[SHARED] += part.count * shared_sites(cells)
         one.kept.write_text(json.dumps(dict(sorted(found.items()))) + "\n")
 
 
 def cells_of(number: Counter[str]) -> Cells:
     """What cells of the Xilinx library take, by type; a RAMB18 is half a block RAM."""
     memories = sum(n * number[name] for name, n in _LUT_MEMORIES.items())
-    luts = [number["LUT1"] + number["INV"], *(number[f"LUT{inputs}"] for inputs in range(2, 7))]
+    luts = number["INV"], *(number[f"LUT{inputs}"] for inputs in range(1, 7))
     return Cells(
         dsp=number["DSP48E2"],
         bram36=sum(n for name, n in number.items() if name.startswith("RAMB36"))
@@ -207,16 +212,5 @@ def cells_of(number: Counter[str]) -> Cells:
         uram=number["URAM288"],
         lut=memories + sum(luts),
         ff=sum(number[name] for name in _FLIP_FLOPS),
-        lut_sites=memories + _sites(luts, 4 * number["CARRY4"]),
+        lut_sites=memories + sum(luts) - number[SHARED],
     )
-
-
-def _sites(luts: Sequence[int], carries: int) -> int:
-    """LUT6 sites of `luts[i]` functions of i + 1 inputs: four and one share a site, three and two, two and two.
-
-    A function of two inputs in front of a carry bit keeps its site, whose second output the carry may want.
-    """
-    one, two, three, four, five, six = luts
-    kept = min(two, carries)
-    one, two = max(0, one - four), max(0, two - kept - three)
-    return six + five + four + three + kept + -(-two // 2) + -(-one // 2)
