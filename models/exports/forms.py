@@ -13,6 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 WIDTH, HIDDEN, HEADS, EXPERTS, CHOSEN, TASKS = 8, 12, 2, 4, 2, 2
 CAPACITY = 3
 """tokens an expert takes"""
+SLOTS = 2
+"""slots of an expert of a soft mixture"""
 CHANNELS, HEIGHT, IMAGE_WIDTH, PATCH = 2, 8, 12, 4
 GROUPS = 2
 """of experts"""

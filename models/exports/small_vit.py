@@ -26,6 +26,7 @@ from models.exports.forms import (
     Form,
 )
 from models.exports.mixtures import Mixture
+from models.exports.soft import SoftMixture
 
 
 class Embed(nn.Module):
@@ -172,7 +173,11 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = norm(form.norm), norm(form.norm)
         self.attention = Attention(form.attention)
-        self.sparse = Mixture(form) if sparse else None
+        soft = form.experts.removeprefix("soft_") if form.experts.startswith("soft_") else ""
+        self.soft = SoftMixture(soft) if sparse and soft else None
+        self.sparse = Mixture(form) if sparse and not soft else None
+        if sparse and soft == "slots":  # has a normalisation of its own
+            self.norm2 = nn.Identity()
         self.mlp = None if sparse else Mlp(form.mlp, form.gelu)
         self.scale1 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
         self.scale2 = nn.Parameter(torch.ones(WIDTH)) if form.scale else None
@@ -192,7 +197,9 @@ class Block(nn.Module):
         before = x
         out: Tensor = self.attention(self.norm1(x))
         x = x + (out if self.scale1 is None else out * self.scale1)
-        if self.sparse is not None:
+        if self.soft is not None:
+            out = self.soft(self.norm2(x))
+        elif self.sparse is not None:
             out = self.sparse(self.norm2(x), task, self._gate_input(before, x))
         elif self.mlp is not None:
             out = self.mlp(self.norm2(x))

@@ -30,6 +30,7 @@ from moehls.plan.instruction import (
     Kind,
     Mode,
     Source,
+    Target,
 )
 from moehls.plan.shape import Shape
 from moehls.resources import resource
@@ -96,6 +97,8 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
         "gating": Gating,
         "binding": Binding,
     }
+    if shape.norm_targets:
+        enumerations["target"] = Target
     return {
         **vars(shape),
         "norm_tokens": shape.norm_tokens,

@@ -123,7 +123,7 @@ class Builder:
     """The operations emitted so far."""
 
     def __init__(self, image: str, tasks: int = 1) -> None:
-        self.image, self._tasks = image, tasks
+        self.image, self.tasks = image, tasks
         self.operations: list[Operation] = []
         self.routers: dict[str, RouteSource] = {}
         self.lattices: dict[str, Lattice] = {}
@@ -195,7 +195,7 @@ class Builder:
         assert dense.weight is not None
         weight = full_features(logits.layout, dense.weight).transpose(1, 0, 2)
         bias = full_features(logits.layout, dense.bias).transpose(1, 0)
-        tasks, experts = np.broadcast_shapes(bias.shape, weight.shape[:2], (self._tasks, 1))
+        tasks, experts = np.broadcast_shapes(bias.shape, weight.shape[:2], (self.tasks, 1))
         bias = np.broadcast_to(bias, (tasks, experts))
         weight = np.broadcast_to(weight, (tasks, experts, weight.shape[2]))
         arrays = {"weight": _own(weight), "bias": _own(bias)}
@@ -261,7 +261,7 @@ class Builder:
 
     def feed_forward(self, value: FeedForward) -> Base:
         """A plain two-layer network: Linear, Activation, Linear; a gated one has a second Linear and a Multiply."""
-        layers = _layers(value)
+        layers = network_layers(value)
 
         def linear(role: str, source: str) -> str:
             arrays = {"weight": layers[f"{role}_weight"], "bias": layers[f"{role}_bias"]}
@@ -280,13 +280,13 @@ class Builder:
         dense = with_weight(folded(value.gate))
         if dense.selector is not None or dense.weight is None:
             raise LayoutError("the gate of a shared expert depends on the task or on another router")
-        weight = np.zeros((self._tasks, 2, dense.base.channels), np.float32)
-        bias = np.zeros((self._tasks, 2), np.float32)
+        weight = np.zeros((self.tasks, 2, dense.base.channels), np.float32)
+        bias = np.zeros((self.tasks, 2), np.float32)
         weight[:, 0], bias[:, 0] = dense.weight.reshape(-1), dense.bias.reshape(-1)
         gate = {"weight": weight, "bias": bias, "k": 2, "normalisation": "all"}
         routing = self.emit(Route, "route", input=dense.base.name, **gate)
         network = value.network
-        arrays = {name: array[None] for name, array in _layers(network).items()}
+        arrays = {name: array[None] for name, array in network_layers(network).items()}
         return self.expert_layer(network.base, routing, arrays, network.form)
 
     def _base(self, value: Tokens) -> Base:
@@ -336,7 +336,7 @@ class Builder:
         return known[1]
 
 
-def _layers(value: FeedForward) -> dict[str, FloatArray]:
+def network_layers(value: FeedForward) -> dict[str, FloatArray]:
     """Weights and biases of a network that no router weighs, by the names that `Experts` has for them."""
     if value.coefficient is not None or value.selector is not None:
         raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")

@@ -264,6 +264,8 @@ class Statistic:
     layout: Layout
     epsilon: float = 0.0
     centred: bool = True
+    factor: float = 1.0
+    """of a deviation: a length is that of the root mean square times the root of the number of channels"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,16 @@ class IntegerEmbed:
 
 
 @dataclass(frozen=True)
+class IntegerConstant:
+    """A residual value of its own that no image changes."""
+
+    name: str
+    output: str
+    rows: IntArray
+    """[rows, channels]"""
+
+
+@dataclass(frozen=True)
 class IntegerNorm:
     """LayerNorm, or RMSNorm where not `centred`, of the tokens `start … stop-1`; writes a fine value and its narrowed operand.
 
@@ -200,7 +210,14 @@ class IntegerExperts:
 
 
 IntegerOperation = (
-    IntegerEmbed | IntegerNorm | IntegerPool | IntegerLinear | IntegerAttention | IntegerRoute | IntegerExperts
+    IntegerEmbed
+    | IntegerConstant
+    | IntegerNorm
+    | IntegerPool
+    | IntegerLinear
+    | IntegerAttention
+    | IntegerRoute
+    | IntegerExperts
 )
 
 

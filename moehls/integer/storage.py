@@ -17,6 +17,7 @@ _CLASSES = (
     operations.GatedRequantise,
     operations.GeluRequantise,
     operations.IntegerAttention,
+    operations.IntegerConstant,
     operations.IntegerEmbed,
     operations.IntegerExperts,
     operations.IntegerInput,

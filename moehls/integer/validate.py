@@ -18,6 +18,7 @@ from moehls.integer.operations import (
     GatedRequantise,
     GeluRequantise,
     IntegerAttention,
+    IntegerConstant,
     IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
@@ -94,6 +95,8 @@ class _Walk:
         match operation:
             case IntegerEmbed():
                 self.check_embed(operation)
+            case IntegerConstant():
+                self.check_constant(operation)
             case IntegerNorm():
                 self.check_norm(operation)
             case IntegerPool():
@@ -122,6 +125,13 @@ class _Walk:
         limit = 1 << (p.residual_bits - 1)
         self.check_integers(name, "initial", operation.initial, (self.network.tokens, channels), -limit, limit - 1)
         self.define(name, operation.output, _Value("residual", self.network.tokens, channels))
+
+    def check_constant(self, operation: IntegerConstant) -> None:
+        limit = 1 << (self.precision.residual_bits - 1)
+        if operation.rows.ndim != 2 or operation.rows.size == 0:
+            self.fail(operation.name, f"rows have shape {operation.rows.shape}, not [rows, channels]")
+        self.check_integers(operation.name, "rows", operation.rows, operation.rows.shape, -limit, limit - 1)
+        self.define(operation.name, operation.output, _Value("residual", *operation.rows.shape))
 
     def check_norm(self, operation: IntegerNorm) -> None:
         name, p = operation.name, self.precision
@@ -181,8 +191,8 @@ class _Walk:
     def check_attention(self, operation: IntegerAttention) -> None:
         name, p = operation.name, self.precision
         q, k, v = (self.read(name, n, "operand") for n in (operation.query, operation.key, operation.value))
-        if q != k or q != v or not q.signed:
-            self.fail(name, f"query, key and value must be signed and of one shape, found {q}, {k}, {v}")
+        if k != v or q.columns != k.columns or not (q.signed and k.signed):
+            self.fail(name, f"query, key and value must be signed, key and value of one shape, found {q}, {k}, {v}")
         if operation.heads < 1 or q.columns % operation.heads:
             self.fail(name, f"{operation.heads} heads do not divide {q.columns} channels")
         maximum = (1 << p.multiplier_bits) - 1
@@ -192,7 +202,7 @@ class _Walk:
         self.check_scaling(name, operation.scaling, (q.columns,))
         signed, unsigned = 1 << (p.activation_bits - 1), (1 << p.activation_bits) - 1
         self.check_bound(name, "scores", q.columns // operation.heads * signed * signed)
-        self.check_bound(name, "context", q.rows * unsigned * signed)
+        self.check_bound(name, "context", k.rows * unsigned * signed)
         bias = int(np.abs(operation.scaling.bias).max())
         self.check_bound(name, "context with bias", (1 << (p.requantised_bits - 1)) + bias)
         self.define(name, operation.output, _Value("operand", q.rows, q.columns))

@@ -19,6 +19,7 @@ from moehls.network.operations import (
     ActivationForm,
     Add,
     Attention,
+    Constant,
     Embed,
     Experts,
     FloatArray,
@@ -226,6 +227,11 @@ def evaluate(
     match operation:
         case Embed():
             return _embed(operation, tensor(operation.input))
+        case Constant():
+            samples = len(tensor(operation.input))
+            return np.broadcast_to(operation.rows, (samples, *operation.rows.shape)).astype(
+                tensor(operation.input).dtype
+            )
         case LayerNorm():
             return _layer_norm(operation, tensor(operation.input))
         case Linear():

@@ -44,6 +44,17 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """Rows that no image changes, as the slots of soft MoE are. Of `input`, a value before it, only the samples are counted."""
+
+    name: str
+    input: str
+    output: str
+    rows: FloatArray
+    """[rows, channels]"""
+
+
+@dataclass(frozen=True)
 class LayerNorm:
     """Layer normalisation over the channels of each token; without `centred` the mean is not taken off (RMSNorm)."""
 
@@ -195,7 +206,18 @@ class MeanTokens:
 
 
 Operation = (
-    Embed | LayerNorm | Linear | Activation | Multiply | Add | Attention | Route | Experts | SelectTokens | MeanTokens
+    Embed
+    | Constant
+    | LayerNorm
+    | Linear
+    | Activation
+    | Multiply
+    | Add
+    | Attention
+    | Route
+    | Experts
+    | SelectTokens
+    | MeanTokens
 )
 
 

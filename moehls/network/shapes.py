@@ -8,6 +8,7 @@ from moehls.network.operations import (
     Activation,
     Add,
     Attention,
+    Constant,
     Embed,
     Experts,
     LayerNorm,
@@ -35,6 +36,8 @@ def value_shapes(network: Network) -> dict[str, Shape]:
         match operation:
             case Embed():
                 shape = Shape(*operation.position.shape)
+            case Constant():
+                shape = Shape(*operation.rows.shape)
             case LayerNorm() | Activation():
                 shape = shapes[operation.input]
             case Linear():

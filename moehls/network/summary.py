@@ -14,6 +14,7 @@ from moehls.errors import MoehlsError
 from moehls.network.operations import (
     Activation,
     Attention,
+    Constant,
     Embed,
     Experts,
     GateNormalisation,
@@ -49,11 +50,12 @@ class BlockSummary:
 
     heads: int
     head_channels: int
-    feed_forward: Literal["mlp", "experts", "none"]
+    feed_forward: Literal["mlp", "experts", "soft", "none"]
     hidden: int
     """channels of the MLP's or of one expert's hidden layer"""
     experts: int
     k: int
+    """experts of a token; slots of an expert in a soft mixture"""
     gate_order: GateOrder | None
 
 
@@ -142,7 +144,12 @@ def macs(operation: Operation, network: Network, shapes: dict[str, Shape]) -> in
 
 
 def _blocks(network: Network, shapes: dict[str, Shape]) -> tuple[BlockSummary, ...]:
-    starts = [i for i, operation in enumerate(network.operations) if isinstance(operation, Attention)]
+    fixed = {operation.output for operation in network.operations if isinstance(operation, Constant)}
+    starts = [
+        i
+        for i, operation in enumerate(network.operations)
+        if isinstance(operation, Attention) and not fixed & {operation.query, operation.key}
+    ]
     blocks: list[BlockSummary] = []
     for start, stop in pairwise([*starts, len(network.operations)]):
         attention = network.operations[start]
@@ -161,6 +168,9 @@ def _block(attention: Attention, inside: tuple[Operation, ...], shapes: dict[str
         if isinstance(operation, Experts):
             route = next(o for o in inside if isinstance(o, Route) and o.output == operation.routing)
             count, hidden = operation.first_weight.shape[:2]
+            if any(isinstance(o, Constant) and o.output == route.input for o in inside):  # which slot is whose
+                slots = shapes[operation.input].tokens // count
+                return BlockSummary(attention.heads, head_channels, "soft", hidden, count, slots, None)
             order = _ORDERS[route.score, route.normalisation]
             return BlockSummary(attention.heads, head_channels, "experts", hidden, count, route.k, order)
     return BlockSummary(attention.heads, head_channels, "none", 0, 0, 0, None)

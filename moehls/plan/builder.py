@@ -31,6 +31,7 @@ from moehls.plan.instruction import (
     Kind,
     Mode,
     Source,
+    Target,
 )
 from moehls.plan.payload import Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
@@ -63,8 +64,10 @@ class Builder:
     """the value in the residual memory"""
     input: InputPlace | None = None
     raw_depth: int = 1
-    pools: dict[str, Place] = field(default_factory=dict)
-    """pooled residuals, rows behind the stream's, a token group each"""
+    rows: Allocator = field(default_factory=Allocator)
+    """of the residual memory"""
+    sides: dict[str, Place] = field(default_factory=dict)
+    """residual values beside the stream: pooled, constant"""
     expert_groups: set[int] = field(default_factory=set)
     """sizes of the groups that routers choose experts from"""
 
@@ -79,28 +82,36 @@ class Builder:
             self.memory.release(value)
             if value != self.residual:
                 del self.places[value]
+        for value in [v for v in self.sides if self.last_use.get(v, -1) <= index]:
+            self.rows.release(value)
+            del self.sides[value]
 
     def requirements(self) -> Requirements:
+        instructions = [step.instruction for step in self.steps]
         streams = [s.payload for s in self.steps if isinstance(s.payload, Matrix)]
         contexts = [s.instruction for s in self.steps if s.instruction.mode == Mode.CONTEXT]
+        norms = [s.instruction for s in self.steps if s.instruction.kind == Kind.NORM]
+        keyed = [i for i in instructions if i.kind == Kind.ROUTE or (i.kind == Kind.LINEAR and i.mode == Mode.SOFTMAX)]
         routes = [s.instruction for s in self.steps if s.instruction.kind == Kind.ROUTE]
         residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
         return Requirements(
             activation_depth=self.memory.depth,
-            residual_depth=(self.groups(self.network.tokens) + len(self.pools)) * max(residual, default=1),
+            residual_depth=self.rows.depth,
             raw_depth=self.raw_depth,
             kept_depth=max((m.input_blocks for m in streams), default=1),
             norm_depth=max(residual, default=1),
             parameter_depth=max((i.payload_words for i in contexts), default=1),
-            max_tokens=self.network.tokens,
+            max_tokens=max([self.network.tokens, *(i.rows for i in keyed)]),
             max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),
             gated=any(s.instruction.mode == Mode.GATED for s in self.steps if s.instruction.kind == Kind.LINEAR),
             pools=any(s.instruction.kind == Kind.POOL for s in self.steps),
-            plain_norms=any(s.instruction.flags & Flag.PLAIN for s in self.steps if s.instruction.kind == Kind.NORM),
+            plain_norms=any(i.flags & Flag.PLAIN for i in norms),
             thresholds=any(i.offset for i in routes),
             capacities=any(i.split != NO_CAPACITY for i in routes),
             sigmoids=any(i.mode & Gating.SIGMOID for i in routes),
             expert_group=max(self.expert_groups, default=0),
+            sides=any(i.kind == Kind.LOAD and i.y_base for i in instructions),
+            norm_targets=any(i.mode != Target.M0 for i in norms),
         )
 
     def matrix(
@@ -176,8 +187,12 @@ class Builder:
 
     def update(self, before: str, after: str, place: Place) -> None:
         """The residual value `before` was replaced by `after`."""
-        self.residual = after
-        self.places[after] = place
+        if before in self.sides:
+            self.sides[after] = self.sides.pop(before)
+            self.rows.rename(before, after)
+        else:
+            self.residual = after
+            self.places[after] = place
         self.stage(after, "residual", place)
         self.store(after, "residual", place)
 
@@ -187,6 +202,14 @@ class Builder:
             memory, self.memory.take(memory, value, self.groups(rows) * blocks), blocks, rows, channels, signed
         )
         self.places[value] = place
+        return place
+
+    def place_side(self, value: str, rows: int, channels: Channels) -> Place:
+        """Rows of the residual memory, at an address as of a group of such rows from 0 on."""
+        blocks = self.blocks(channels)
+        base = self.rows.take("residual", value, self.groups(rows) * blocks, blocks)
+        place = Place("residual", base, blocks, rows, channels)
+        self.sides[value] = place
         return place
 
     def raw_place(self, rows: int, channels: Channels) -> Place:
@@ -203,8 +226,8 @@ class Builder:
         return place
 
     def current_residual(self, op: IntegerOperation, value: str) -> Place:
-        if value in self.pools:
-            return self.pools[value]
+        if value in self.sides:
+            return self.sides[value]
         if value != self.residual:
             self.refuse(op, f"reads the residual {value!r}, which was replaced by {self.residual!r}")
         return self.places[value]

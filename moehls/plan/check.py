@@ -13,7 +13,7 @@ import numpy as np
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Binding, Flag, Instruction, Kind, Mode, Source, encode
+from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Binding, Flag, Instruction, Kind, Mode, Source, Target, encode
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Memory, Place, Program, Requirements, Step
 
@@ -27,6 +27,7 @@ ENGINE: dict[Binding, tuple[Memory, Memory, Memory]] = {
     Binding.UP: ("m1", "m3", "m2"),
 }
 """(X, W, Y)"""
+NORM: dict[Target, Memory] = {Target.M0: "m0", Target.M1: "m1", Target.M2: "m2"}
 ADDRESS_BITS = 16
 
 
@@ -191,9 +192,9 @@ def _writes(i: Instruction, shape: Shape) -> Iterator[_Words]:
         case Kind.INPUT:
             yield _token_words("m3", shape, i.rows, i.y_base, i.n2, i.n2)
         case Kind.LOAD:
-            yield _token_words("residual", shape, i.rows, 0, i.n2, i.n2)
+            yield _token_words("residual", shape, i.rows, i.y_base, i.n2, i.n2)
         case Kind.NORM:
-            yield _token_words("m0", shape, i.rows, i.y_base, i.n2, i.n2)
+            yield _token_words(NORM[Target(i.mode)], shape, i.rows, i.y_base, i.n2, i.n2)
             if i.flags & Flag.PLANES:
                 planes = 16 // shape.precision.activation_bits
                 yield _token_words("m2", shape, i.rows, i.x_base, planes * i.n2, planes * i.n2)
@@ -207,7 +208,7 @@ def _writes(i: Instruction, shape: Shape) -> Iterator[_Words]:
             rows = i.y_base + np.arange(i.rows)[:, None] * i.y_s1 + np.arange(i.n0) * i.y_s0
             yield _Words("raw", np.zeros(1, np.int64), rows.ravel())
         case Kind.LINEAR if i.mode == Mode.SCATTER:
-            yield _token_words("residual", shape, i.rows, 0, i.n0, i.n0)
+            yield _token_words("residual", shape, i.rows, i.y_base, i.n0, i.n0)
         case Kind.LINEAR:
             memory = "residual" if i.mode == Mode.RESIDUAL else ENGINE[Binding(i.binding)][2]
             yield _all_lanes(memory, shape, _nest(i, i.y_base, (i.y_s0, i.y_s1, 0)))

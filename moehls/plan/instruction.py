@@ -52,6 +52,14 @@ class Source(enum.IntEnum):
     RAW = 2
 
 
+class Target(enum.IntEnum):
+    """`mode` of a NORM step: the memory of its operand."""
+
+    M0 = 0
+    M1 = 1
+    M2 = 2
+
+
 class Gating(enum.IntFlag):
     """`mode` of a ROUTE step."""
 

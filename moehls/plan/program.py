@@ -17,6 +17,7 @@ from moehls.integer.operations import (
     GeluRequantise,
     IntArray,
     IntegerAttention,
+    IntegerConstant,
     IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
@@ -30,7 +31,18 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.plan.builder import BINDINGS, Builder
-from moehls.plan.instruction import ANY_TASK, NO_CAPACITY, Binding, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import (
+    ANY_TASK,
+    NO_CAPACITY,
+    Binding,
+    Flag,
+    Gating,
+    Instruction,
+    Kind,
+    Mode,
+    Source,
+    Target,
+)
 from moehls.plan.payload import Rows, headers_a_word
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
@@ -56,6 +68,9 @@ def build_program(network: IntegerNetwork, shape: Shape) -> Program:
     return Program(steps, stages, builder.input, outputs, builder.requirements(), headers_a_word(shape))
 
 
+_TARGETS: dict[Memory, Target] = {"m0": Target.M0, "m1": Target.M1, "m2": Target.M2}
+
+
 class _Operations(Builder):
     """One method an operation."""
 
@@ -63,6 +78,8 @@ class _Operations(Builder):
         match operation:
             case IntegerEmbed():
                 self.embed(operation)
+            case IntegerConstant():
+                self.constant(operation)
             case IntegerNorm():
                 self.norm(operation)
             case IntegerPool():
@@ -86,7 +103,9 @@ class _Operations(Builder):
         self.input = InputPlace(tokens - op.prefix, pixels.count, blocks, self.beats_a_word())
         instruction = Instruction(Kind.INPUT, n0=op.prefix, n2=blocks, rows=tokens, y_base=x.base)
         self.step(f"{op.name}.input", op.name, instruction, None, writes=(Access(op.input, x),))
-        y = Place("residual", 0, self.blocks(Channels(width)), tokens, Channels(width))
+        blocks = self.blocks(Channels(width))
+        base = self.rows.take("residual", "stream", self.groups(tokens) * blocks)
+        y = Place("residual", base, blocks, tokens, Channels(width))
         load = Instruction(Kind.LOAD, n2=y.stride, rows=tokens)
         before = f"{op.output} (initial)"
         self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
@@ -100,16 +119,29 @@ class _Operations(Builder):
             self.step(f"{op.name}.prefix", op.name, again, rows, writes=(Access(op.output, y_prefix),))
         self.update(before, op.output, y)
 
+    def constant(self, op: IntegerConstant) -> None:
+        rows, channels = op.rows.shape
+        y = self.place_side(op.output, rows, Channels(channels))
+        load = Instruction(Kind.LOAD, n2=y.stride, rows=rows, y_base=y.base)
+        self.step(op.name, op.name, load, Rows(op.rows, y.stride), writes=(Access(op.output, y),))
+        self.stage(op.output, "residual", y)
+
     def norm(self, op: IntegerNorm) -> None:
         x = self.current_residual(op, op.input)
         rows, blocks, tt = op.stop - op.start, x.stride, self.shape.token_parallel
-        y = self.place_operand("m0", op.operand, rows, x.channels)
+        memory, heads = self.roles.get(op.operand, ("m0", 1))
+        if heads != x.channels.heads:
+            self.refuse(op, f"an attention of {heads} heads reads it, and it is not a norm of each head")
+        y = self.place_operand(memory, op.operand, rows, x.channels)
         planes = 16 // self.shape.precision.activation_bits
         fine_is_read = op.fine in self.last_use or op.fine in self.shown
+        if fine_is_read and memory != "m0":
+            self.refuse(op, "its output is read by an attention and by a router, or shown")
         base = self.memory.take("m2", op.fine, self.groups(rows) * planes * blocks) if fine_is_read else 0
         fine = Place("m2", base, planes * blocks, rows, x.channels, planes=planes)
         instruction = Instruction(
             Kind.NORM,
+            _TARGETS[memory],
             flags=(Flag.PLANES if fine_is_read else 0)
             | (0 if op.centred else Flag.RMS)
             | (Flag.PLAIN if op.plain else 0),
@@ -136,12 +168,11 @@ class _Operations(Builder):
         if x is None or (op.of_fine and x.memory != "m2"):
             self.refuse(op, f"its input {op.input!r} must be the fine value of a LayerNorm")
         blocks, tt = self.blocks(x.channels), self.shape.token_parallel
-        if op.of_fine:
-            y = self.place_operand("m0", op.output, 1, x.channels)
-        else:
-            group = self.groups(self.network.tokens) + len(self.pools)
-            y = Place("residual", group * blocks, blocks, 1, x.channels)
-            self.pools[op.output] = y
+        y = (
+            self.place_operand("m0", op.output, 1, x.channels)
+            if op.of_fine
+            else self.place_side(op.output, 1, x.channels)
+        )
         instruction = Instruction(
             Kind.POOL,
             Source.FINE if op.of_fine else Source.RESIDUAL,

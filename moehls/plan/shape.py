@@ -49,6 +49,10 @@ class Shape:
     """whether routers score experts by sigmoids"""
     expert_group: int = 0
     """experts of a group from which tokens choose; 0 where no router has groups"""
+    sides: bool = False
+    """whether LOAD and SCATTER reach residual rows beside the stream's"""
+    norm_targets: bool = False
+    """whether norms can write their operand to M1 and M2"""
     lut_columns: int = 0
     """outputs of the last pair of tokens whose products are made of LUTs"""
 

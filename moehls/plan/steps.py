@@ -158,6 +158,10 @@ class Requirements:
     """whether routers score experts by sigmoids"""
     expert_group: int = 0
     """experts of a group from which tokens choose; 0 where no router has groups"""
+    sides: bool = False
+    """whether residual rows beside the stream's are loaded, and experts add to them"""
+    norm_targets: bool = False
+    """whether norms write queries, keys or values"""
 
 
 @dataclass(frozen=True)

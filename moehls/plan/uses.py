@@ -7,6 +7,7 @@ from moehls.integer.operations import (
     AddResidual,
     GatedRequantise,
     IntegerAttention,
+    IntegerConstant,
     IntegerExperts,
     IntegerLinear,
     IntegerNetwork,
@@ -26,6 +27,8 @@ def reads(operation: IntegerOperation) -> tuple[str, ...]:
             return operation.input, residual
         case IntegerLinear(epilogue=GatedRequantise(up=up)):
             return operation.input, up
+        case IntegerConstant():
+            return ()
         case _:
             return (operation.input,)
 

@@ -74,7 +74,7 @@ def _plan_value(attention: Attention, builder: Builder, levels: int) -> None:
         return
     value = builder.target(attention.value)
     low, high = clipped_range(PROJECTED.of(value), PROJECTED.shares, levels)
-    scale = significant(np.maximum((high - low) / levels, 1e-9))
+    scale = significant(np.maximum((high - low) / levels, builder.least_steps.get(attention.value, 1e-9)))
     builder.add(attention.value, "operand", bits, True, Grid(scale, significant(-(low + high) / 2 / scale)))
 
 

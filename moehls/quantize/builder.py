@@ -17,7 +17,7 @@ from moehls.integer.precision import Precision
 from moehls.network.operations import Experts, Lattice, Linear
 from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
-from moehls.quantize.structure import Structure
+from moehls.quantize.steps import Structure
 from moehls.quantize.weights import lattice_steps, round_weights, second_moments, weight_steps
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -37,6 +37,9 @@ class Builder:
     """the graph's own lattices, by value; matrices that read one keep the graph's bias"""
     turns: dict[str, RealArray] = field(default_factory=dict)
     """`[channels, channels]` by which the real value of that name is multiplied (`x · turnᵀ`) before it is quantised"""
+
+    least_steps: dict[str, float] = field(default_factory=dict)
+    """of operands made of a residual value: its unit"""
 
     @property
     def weight_limit(self) -> int:
@@ -58,7 +61,7 @@ class Builder:
 
     def target(self, name: str) -> RealArray:
         """Real values `[runs · tokens, channels]` of the float network, turned where the quantiser turns them."""
-        x = flat(self.data.real(name))
+        x = flat(self.data.real(self.structure.sources.get(name, name)))
         return x @ self.turns[name].T if name in self.turns else x
 
     def readers(self, name: str) -> list[RealArray]:

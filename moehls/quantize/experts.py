@@ -13,7 +13,7 @@ from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid
 from moehls.quantize.linear import gated_grid, gated_steps, gelu_grid, gelu_steps, up_steps
-from moehls.quantize.structure import ExpertsStep
+from moehls.quantize.steps import ExpertsStep
 from moehls.reference.linear import gated_requantise, gelu_requantise, requantised
 from moehls.reference.product import product
 
@@ -52,7 +52,7 @@ def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
         _second(step, e, rows, own, inner[e], epilogue, Grid(grids.scale[e], grids.offset[e]), integer, builder)
         for e, (rows, own) in enumerate(tokens)
     ]
-    builder.add_residual(step.output, experts.second_weight.shape[1])
+    builder.add(step.output, "residual", precision.residual_bits, True, builder.grids[step.residual])
     first = [each.first for each in inner]
     return IntegerExperts(
         experts.name,
@@ -122,7 +122,7 @@ def _second(
         multiplier, shift = of_expert.multiplier, of_expert.shift
         hidden = gated_requantise(accumulator, scaling, up, multiplier, shift, precision, experts.form)
     target = inner.hidden @ weight.T + bias
-    unit = np.full(len(bias), builder.residual * 2.0**-precision.expert_fraction)
+    unit = np.ldexp(builder.grids[step.residual].scale, -precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
     trust = 0.0 if experts.input in builder.given else own / (own + _FEW)
     return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)

@@ -25,7 +25,14 @@ from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid, significant
 from moehls.quantize.given import given_activation
 from moehls.quantize.ranges import ACTIVATED, PROJECTED, balanced_steps, clipped_range
-from moehls.quantize.structure import AttentionInputStep, GatedStep, GeluStep, OutputStep, ResidualStep, UpStep
+from moehls.quantize.steps import (
+    AttentionInputStep,
+    GatedStep,
+    GeluStep,
+    OutputStep,
+    ResidualStep,
+    UpStep,
+)
 
 _LEAST_STEP = 1e-3
 """of a channel of the other branch of a gated MLP, as a share of the largest of its tensor"""

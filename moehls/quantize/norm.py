@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from moehls.integer.operations import IntegerNorm, RealArray, Scaling
-from moehls.network.operations import Lattice
+from moehls.network.operations import Lattice, LayerNorm
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.given import signed_grid
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
-from moehls.quantize.structure import FineStep, NormStep, RowsStep
+from moehls.quantize.steps import FineStep, NormStep, RowsStep
 
 _GAIN_BITS = 15
 _LARGEST_SHIFT = 15
@@ -35,7 +35,7 @@ def convert_norm(step: NormStep, builder: Builder) -> IntegerNorm:
         step.start,
         step.start + builder.data.real(step.output).shape[1],
         scaling,
-        int(rounded(step.norm.epsilon * len(gain) ** 2 / float(builder.grids[step.source].scale[0]) ** 2)),
+        norm_epsilon(step.norm, float(builder.grids[step.source].scale[0])),
         step.norm.centred,
     )
 
@@ -75,6 +75,18 @@ def _scaled(
     wide = 2.0**precision.fine_shift
     builder.add(output, "operand", precision.activation_bits, True, Grid(scale * wide, offset / wide))
     return fine, Scaling(integer_bias, multiplier, chosen.shift)
+
+
+def norm_epsilon(norm: LayerNorm, unit: float) -> int:
+    """The norm's epsilon for `D·S2 - S1²` of residual integers of `unit`."""
+    return int(rounded(norm.epsilon * len(norm.weight) ** 2 / unit**2))
+
+
+def norm_scaling(gain: RealArray, bias: RealArray, one: float, fine: Grid) -> Scaling:
+    """Parameters that put `gain · n / one + bias`, n an integer, on the grid of a fine value, which stays as it is."""
+    chosen = factor(np.maximum(np.abs(gain) / (fine.scale * one), 2.0**-_LARGEST_SHIFT), _GAIN_BITS, _LARGEST_SHIFT)
+    integer_bias = rounded(np.ldexp(bias / fine.scale + fine.offset, chosen.shift))
+    return Scaling(integer_bias, np.sign(gain).astype(np.int64) * chosen.multiplier, chosen.shift)
 
 
 def convert_fine(step: FineStep, builder: Builder) -> IntegerNorm:

@@ -10,7 +10,7 @@ from moehls.quantize.fixed_point import Grid, factor, rounded, significant
 from moehls.quantize.given import signed_grid
 from moehls.quantize.norm import fine_name
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
-from moehls.quantize.structure import PoolStep
+from moehls.quantize.steps import PoolStep
 
 _HEADROOM = 2.0
 """of a mean over the residual: tokens of other images may agree more"""

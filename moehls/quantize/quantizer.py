@@ -14,6 +14,7 @@ from moehls.network.operations import Attention, Embed, FloatArray, Network, Rou
 from moehls.quantize.attention import convert_attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import Trajectories, checked, residual_range
+from moehls.quantize.constant import convert_constant, convert_operand
 from moehls.quantize.embed import constant_range, convert_embed, integer_input
 from moehls.quantize.experts import convert_experts
 from moehls.quantize.fixed_point import significant
@@ -28,13 +29,15 @@ from moehls.quantize.linear import (
 from moehls.quantize.norm import convert_fine, convert_norm, convert_rows, fine_name
 from moehls.quantize.pool import convert_pool
 from moehls.quantize.route import convert_route
-from moehls.quantize.structure import (
+from moehls.quantize.steps import (
     AttentionInputStep,
+    ConstantStep,
     ExpertsStep,
     FineStep,
     GatedStep,
     GeluStep,
     NormStep,
+    OperandStep,
     OutputStep,
     PoolStep,
     ResidualStep,
@@ -42,8 +45,8 @@ from moehls.quantize.structure import (
     Step,
     Structure,
     UpStep,
-    structure,
 )
+from moehls.quantize.structure import structure
 
 Progress = Callable[[int, int, str], None]
 """called with the number of operations done, of all, and the name of the one that comes next"""
@@ -105,7 +108,8 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
             progress(number, len(found.steps), operation.name)
         operations.append(operation)
         data.execute(bare, operation)
-        data.forget(_written(step))
+        if not isinstance(step, OperandStep):  # the attention behind it reads more
+            data.forget(_written(step))
     return assembled(tuple(operations), builder.formats)
 
 
@@ -113,6 +117,10 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
     match step:
         case Embed():
             return convert_embed(step, source, builder)
+        case ConstantStep():
+            return convert_constant(step, builder)
+        case OperandStep():
+            return convert_operand(step, builder)
         case NormStep():
             return convert_norm(step, builder)
         case FineStep():
@@ -171,6 +179,8 @@ def _written(step: Step) -> str:
             return step.source
         case RowsStep():
             return step.selection.output
+        case ConstantStep():
+            return step.constant.output
         case PoolStep():
             return step.mean.output
         case _:

@@ -8,7 +8,7 @@ cannot be represented is refused here, by name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from moehls.errors import MoehlsError
 from moehls.network.interpreter import reads
@@ -17,6 +17,7 @@ from moehls.network.operations import (
     ActivationForm,
     Add,
     Attention,
+    Constant,
     Embed,
     Experts,
     LayerNorm,
@@ -28,112 +29,25 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
-
-
-@dataclass(frozen=True)
-class NormStep:
-    """LayerNorm of the rows `start … stop-1` of a residual value; `stop` None for all of them."""
-
-    norm: LayerNorm
-    source: str
-    start: int
-    stop: int | None
-    output: str
-    """the float value whose rows the integer operation computes"""
-
-
-@dataclass(frozen=True)
-class FineStep:
-    """The residual value itself as a fine value, for the routers that read it."""
-
-    source: str
-
-
-@dataclass(frozen=True)
-class RowsStep:
-    """Rows of a residual value as an operand, for a head without a norm."""
-
-    selection: SelectTokens
-
-
-@dataclass(frozen=True)
-class PoolStep:
-    """The mean of tokens of a residual value or of a LayerNorm's output."""
-
-    mean: MeanTokens
-    of_norm: bool
-
-
-@dataclass(frozen=True)
-class AttentionInputStep:
-    """A linear that gives the queries, keys or values of `attention`."""
-
-    linear: Linear
-    attention: Attention
-
-
-@dataclass(frozen=True)
-class GeluStep:
-    linear: Linear
-    gelu: Activation
-
-
-@dataclass(frozen=True)
-class UpStep:
-    """A linear that the activation of a gated MLP is multiplied with."""
-
-    linear: Linear
-
-
-@dataclass(frozen=True)
-class GatedStep:
-    """A linear, its activation, and the product with the value `up`; the product is called `output`."""
-
-    linear: Linear
-    activation: Activation
-    up: str
-    output: str
-
-
-@dataclass(frozen=True)
-class ResidualStep:
-    """A linear added to the residual value `residual`; the sum is called `output`."""
-
-    linear: Linear
-    residual: str
-    output: str
-
-
-@dataclass(frozen=True)
-class OutputStep:
-    """A linear that is an output of the network."""
-
-    linear: Linear
-
-
-@dataclass(frozen=True)
-class ExpertsStep:
-    experts: Experts
-    residual: str
-    output: str
-
-
-LinearStep = AttentionInputStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
-Step = Embed | NormStep | FineStep | RowsStep | PoolStep | LinearStep | Attention | Route | ExpertsStep
-
-
-@dataclass(frozen=True)
-class Structure:
-    """The steps of a network, in its order, and what the quantiser asks about its values."""
-
-    steps: tuple[Step, ...]
-    residuals: frozenset[str]
-    """names of the residual values"""
-    readers: dict[str, tuple[Operation, ...]]
-    """operations that read a value, in order"""
-    activation: ActivationForm
-    sums: dict[str, tuple[str, ...]]
-    """the linears whose sum an output value is, by the name of the value"""
+from moehls.quantize.steps import (
+    AttentionInputStep,
+    ConstantStep,
+    ExpertsStep,
+    FineStep,
+    GatedStep,
+    GeluStep,
+    LinearStep,
+    NormStep,
+    OperandStep,
+    OutputStep,
+    PoolStep,
+    ResidualStep,
+    Role,
+    RowsStep,
+    Step,
+    Structure,
+    UpStep,
+)
 
 
 def structure(network: Network) -> Structure:
@@ -163,6 +77,10 @@ def unmapped(network: Network) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _roles(attention: Attention) -> tuple[tuple[Role, str], ...]:
+    return ("query", attention.query), ("key", attention.key), ("value", attention.value)
+
+
 class _Resolver:
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -171,6 +89,8 @@ class _Resolver:
         readers: dict[str, list[Operation]] = {name: [] for name in (network.input.name, *self.makers)}
         for operation in network.operations:
             for name in dict.fromkeys(reads(operation)):
+                if isinstance(operation, Constant):  # reads no rows
+                    continue
                 if name not in readers:
                     raise MoehlsError(f"{operation.name}: reads {name!r}, which no operation before it writes")
                 readers[name].append(operation)
@@ -180,6 +100,9 @@ class _Resolver:
         self.selections: set[str] = set()
         self.pooled: set[str] = set()
         """residual values of one row"""
+        self.sides: set[str] = set()
+        """residual values beside the stream: constants, and what experts add to them"""
+        self.sources: dict[str, str] = {}
         self.ups: set[str] = set()
         """linears that an activation is multiplied with"""
         self.sums: dict[str, tuple[str, ...]] = {}
@@ -190,8 +113,9 @@ class _Resolver:
         for operation in self.network.operations:
             steps.extend(self.steps_of(operation))
         self.check_outputs()
+        residuals = frozenset(self.residuals)
         return Structure(
-            tuple(steps), frozenset(self.residuals), self.readers, self.activation_form(), self._shown_sums()
+            tuple(steps), residuals, self.readers, self.activation_form(), self._shown_sums(), self.sources
         )
 
     def allow(self, name: str) -> None:
@@ -219,6 +143,8 @@ class _Resolver:
                     raise MoehlsError(f"{operation.name}: a second patch embedding; supported: one")
                 self.residuals.add(operation.output)
                 return [operation, *self._fine(operation.output)]
+            case Constant():
+                return self._constant(operation)
             case LayerNorm():
                 return self._norms(operation)
             case Linear():
@@ -226,10 +152,10 @@ class _Resolver:
                 return [] if step is None else [step]
             case Attention():
                 self.operands.add(operation.output)
-                return [operation]
+                return [*self._attention_operands(operation), self._renamed(operation)]
             case Route():
                 maker = self._maker(operation.input, self.operands)
-                if not isinstance(maker, LayerNorm) and operation.input not in self.residuals:
+                if not isinstance(maker, LayerNorm) and operation.input not in self.residuals | self.sides:
                     raise self._refusal(
                         operation,
                         "its input is neither the output of a LayerNorm over all tokens nor the residual stream",
@@ -269,6 +195,58 @@ class _Resolver:
         self._only(select.output, select, lambda reader: isinstance(reader, LayerNorm | SelectTokens))
         return []
 
+    def _constant(self, constant: Constant) -> list[Step]:
+        """Constants that attentions read become operands there."""
+        readers = self.readers[constant.output]
+        if all(isinstance(reader, Attention) for reader in readers):
+            return []
+        self.sides.add(constant.output)
+        if all(isinstance(reader, Route) for reader in readers):
+            return [ConstantStep(constant, constant.output), FineStep(constant.output)]
+        sums, name = [], constant.output
+        while len(readers := self.readers[name]) == 1 and isinstance(add := readers[0], Add):
+            name = add.output
+            sums.append(name)
+        if not sums:
+            raise self._refusal(constant, "it is read by something else than attentions, routers or one residual add")
+        return [ConstantStep(constant, constant.output, tuple(sums))]
+
+    def _renamed(self, attention: Attention) -> Attention:
+        """The attention as it reads operands of its own in the place of what is not the output of a linear."""
+        query, key, value = (
+            name if isinstance(self.makers.get(name), Linear) else f"{attention.name}.{role}"
+            for role, name in _roles(attention)
+        )
+        return replace(attention, query=query, key=key, value=value)
+
+    def _attention_operands(self, attention: Attention) -> list[Step]:
+        """The steps that make queries, keys and values of other values than outputs of linears."""
+        found: list[Step] = []
+        renamed = self._renamed(attention)
+        for (role, source), (_, output) in zip(_roles(attention), _roles(renamed), strict=True):
+            maker = self.makers.get(source)
+            if isinstance(maker, Linear):
+                continue
+            self.sources[output] = source
+            if attention.heads > 1:
+                raise self._refusal(
+                    attention, f"its {role} is not the output of a linear, and it has {attention.heads} heads"
+                )
+            if isinstance(maker, LayerNorm):
+                rows, start, stop = self._rows(maker)
+                if (start, stop) != (0, None):
+                    raise self._refusal(attention, f"its {role} is a norm of some tokens only")
+                found.append(OperandStep(renamed, output, rows, maker))
+            elif isinstance(maker, Constant):
+                found.append(ConstantStep(maker, f"{output}.rows", (), renamed, output))
+                found.append(OperandStep(renamed, output, f"{output}.rows", constant=True))
+            elif source in self.sides and role == "value":
+                found.append(OperandStep(renamed, output, source))
+            else:
+                what = type(maker).__name__ if maker else "the image"
+                raise self._refusal(attention, f"its {role} is the result of {what}")
+        return found
+
     def _pool(self, mean: MeanTokens) -> PoolStep:
         of_norm = mean.input in self.operands and self._is_norm(mean.input)
         if of_norm:
@@ -291,7 +269,8 @@ class _Resolver:
         source, start, stop = self._rows(norm)
         found: list[Step] = []
         selections = [r for r in self.readers[norm.output] if isinstance(r, SelectTokens)]
-        if len(selections) < len(self.readers[norm.output]) or norm.output in self.shown:
+        others = [r for r in self.readers[norm.output] if not isinstance(r, SelectTokens | Attention)]
+        if others or not self.readers[norm.output] or norm.output in self.shown:
             found.append(NormStep(norm, source, start, stop, norm.output))
             self.operands.add(norm.output)
         for selection in selections:
@@ -336,7 +315,7 @@ class _Resolver:
             case Attention() as attention:
                 if reads(attention).count(linear.output) > 1:
                     raise self._refusal(linear, "it gives the attention more than one of query, key and value")
-                return AttentionInputStep(linear, attention)
+                return AttentionInputStep(linear, self._renamed(attention))
             case Activation() as gelu:
                 if any(isinstance(reader, Multiply) for reader in self.readers[gelu.output]):
                     return None
@@ -379,9 +358,12 @@ class _Resolver:
         if self._is_sum(add):
             self.sums[add.output] = (*self.sums.get(add.left, (add.left,)), *self.sums.get(add.right, (add.right,)))
             return []
-        sides = [side for side in (add.left, add.right) if side not in self.residuals]
-        if len(sides) != 1 or not isinstance(self.makers.get(sides[0]), Linear | Experts):
+        branches = [side for side in (add.left, add.right) if side not in self.residuals | self.sides]
+        if len(branches) != 1 or not isinstance(self.makers.get(branches[0]), Linear | Experts):
             raise self._refusal(add, "it is not the residual stream plus the output of a linear or of experts")
+        if {add.left, add.right} & self.sides:
+            self.sides.add(add.output)
+            return []
         self.residuals.add(add.output)
         return self._fine(add.output)
 
@@ -391,7 +373,7 @@ class _Resolver:
 
     def _residual(self, add: Add, branch: str) -> str:
         other = add.right if add.left == branch else add.left
-        if other not in self.residuals:
+        if other not in self.residuals | self.sides:
             why = f"{other!r} is not the residual stream"
             raise self._refusal(add, why)
         return other
@@ -421,6 +403,8 @@ class _Resolver:
 
     def _refusal(self, operation: Operation, why: str) -> MoehlsError:
         supported = {
+            "Constant": "the slots and sums of soft MoE",
+            "Attention": "queries, keys and values by linears; with one head a LayerNorm of the stream or a constant too",
             "LayerNorm": "a LayerNorm of the residual stream",
             "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
             "activation, product or residual add or is an output of the network",

@@ -15,6 +15,7 @@ from moehls.integer.operations import (
     GatedRequantise,
     IntArray,
     IntegerAttention,
+    IntegerConstant,
     IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
@@ -82,6 +83,8 @@ def execute(
     match operation:
         case IntegerEmbed():
             return {operation.output: embed(operation, known.array(operation.input), precision)}
+        case IntegerConstant():
+            return {operation.output: operation.rows}
         case IntegerNorm():
             fine, operand = norm(operation, known.array(operation.input), precision)
             return {operation.fine: fine, operation.operand: operand}

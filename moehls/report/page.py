@@ -116,6 +116,11 @@ def model_text(recognised: dict[str, Any]) -> str:
             f"; {len(experts)} of them route each token to {first['k']} of {first['experts']} experts of "
             f"{first['hidden']} hidden channels ({first['gate_order']})"
         )
+    soft = [block for block in blocks if block["feed_forward"] == "soft"]
+    if soft:
+        text += (
+            f"; {len(soft)} of them have soft mixtures of {soft[0]['experts']} experts with {soft[0]['k']} slots each"
+        )
     if recognised["tasks"] > 1:
         text += f", for {recognised['tasks']} tasks"
     outputs = ", ".join(f"{output['name']} {list(output['shape'])}" for output in recognised["outputs"])
@@ -134,6 +139,9 @@ def model_blocks(recognised: dict[str, Any]) -> list[dict[str, Any]]:
         elif block["feed_forward"] == "experts":
             title = f"{block['experts']} experts of {block['hidden']} hidden channels, top-{block['k']}"
             parts.append({"class": "experts", "short": f"{block['k']}/{block['experts']}", "title": title})
+        elif block["feed_forward"] == "soft":
+            title = f"soft mixture, {block['experts']} experts of {block['hidden']} hidden channels, {block['k']} slots each"
+            parts.append({"class": "experts", "short": f"{block['experts']}·{block['k']}", "title": title})
         found.append({"name": str(number), "parts": parts})
     outputs = ", ".join(output["name"] for output in recognised["outputs"])
     found.append({"name": "out", "parts": [{"class": "linear", "short": "out", "title": f"outputs {outputs}"}]})
@@ -152,7 +160,7 @@ def _tile(value: str, name: str, waiting: bool = False) -> dict[str, str]:
 
 def _by_block(routing: list[dict[str, Any]], recognised: dict[str, Any]) -> list[dict[str, Any]]:
     """Routers under the number of their block."""
-    numbers = [n for n, block in enumerate(recognised["blocks"]) if block["feed_forward"] == "experts"]
+    numbers = [n for n, block in enumerate(recognised["blocks"]) if block["feed_forward"] in ("experts", "soft")]
     if len(numbers) != len(routing):
         return routing
     return [layer | {"name": f"block {n}"} for n, layer in zip(numbers, routing, strict=True)]

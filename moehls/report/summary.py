@@ -15,6 +15,7 @@ from moehls.integer.operations import (
     GatedRequantise,
     GeluRequantise,
     IntegerAttention,
+    IntegerConstant,
     IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
@@ -180,7 +181,7 @@ def step_classes(integer: IntegerNetwork) -> dict[str, str]:
         match op:
             case IntegerEmbed():
                 found[op.name] = "embed"
-            case IntegerNorm() | IntegerPool():
+            case IntegerConstant() | IntegerNorm() | IntegerPool():
                 found[op.name] = "norm"
             case IntegerLinear(epilogue=epilogue):
                 second = isinstance(epilogue, AddResidual) and op.input in hidden

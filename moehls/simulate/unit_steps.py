@@ -65,11 +65,12 @@ class Recorded:
     after: dict[str, Bytes]
 
 
-def formals(step: Step) -> tuple[str, dict[str, str]]:
-    """The unit that runs a step, and the memory behind each of its array parameters."""
+def formals(step: Step, norm_targets: bool) -> tuple[str, dict[str, str]]:
+    """The unit that runs a step, and the memory behind each of its array parameters; `norm_targets` as in `Shape`."""
     instruction = step.instruction
     if instruction.kind != Kind.LINEAR:
-        return _UNITS[instruction.kind]
+        unit, memories = _UNITS[instruction.kind]
+        return unit, memories | ({"queries": "m1"} if instruction.kind == Kind.NORM and norm_targets else {})
     x, w, y = _BINDINGS[instruction.binding]
     return "engine", {"x": x, "w": w, "y": y, "residual": "residual", "raw": "raw", "queue": "queue"}
 
@@ -125,6 +126,7 @@ def record(project: Project, image: FloatArray, task: int, chosen: Collection[in
         CheckFailed: the C simulation differs from the reference; the message names stage, index, expected and found.
     """
     program, plan = project.program, project.plan
+    targets = plan.shape.norm_targets
     before: dict[int, dict[str, Bytes]] = {}
     after: dict[int, dict[str, Bytes]] = {}
     rows: dict[int, int] = {}
@@ -132,12 +134,12 @@ def record(project: Project, image: FloatArray, task: int, chosen: Collection[in
 
     def on_step(index: int, _: bool, memories: csim.Memories) -> None:
         if index in chosen:
-            after[index] = _images(program.steps[index], memories)
+            after[index] = _images(program.steps[index], memories, targets)
             expert = program.steps[index].instruction.expert
             if expert != NO_EXPERT:
                 rows[index] = int(memories.count()[expert])
         if index + 1 in chosen:
-            before[index + 1] = _images(program.steps[index + 1], memories)
+            before[index + 1] = _images(program.steps[index + 1], memories, targets)
         for number, stage in enumerate(plan.stages):
             if stage.step == index and stage.task in (ANY_TASK, task):
                 stages[number] = read_place(stage.place, memories, plan.shape)
@@ -146,7 +148,7 @@ def record(project: Project, image: FloatArray, task: int, chosen: Collection[in
     assert execution is not None
     library = _library(project)
     if 0 in chosen:
-        before[0] = _images(program.steps[0], library.memories)
+        before[0] = _images(program.steps[0], library.memories, targets)
     results = library.run(data, plan.output_beats, task, on_step)
     simulation = Simulation(output_tensors(results, plan.outputs), stages)
     difference = compare(project.integer, program, execution, simulation, 0, task)
@@ -198,9 +200,9 @@ def _frame(project: Project, image: FloatArray, task: int | None = None) -> tupl
     return input_bytes(quantise_image(project.integer, image), project.plan.input, project.plan.shape), execution
 
 
-def _images(step: Step, memories: csim.Memories) -> dict[str, Bytes]:
+def _images(step: Step, memories: csim.Memories, norm_targets: bool) -> dict[str, Bytes]:
     """The memories of a step's unit, by formal parameter."""
-    return {formal: _image(memory, memories) for formal, memory in formals(step)[1].items()}
+    return {formal: _image(memory, memories) for formal, memory in formals(step, norm_targets)[1].items()}
 
 
 def _image(memory: str, memories: csim.Memories) -> Bytes:

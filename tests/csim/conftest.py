@@ -39,6 +39,8 @@ SHAPES = {
         plain_norms=True,
         thresholds=True,
         capacities=True,
+        sides=True,
+        norm_targets=True,
     ),
     "grouped": Shape(W8A8, 3, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64, gated=True, sigmoids=True, expert_group=2),
     "wide": Shape(
@@ -60,6 +62,8 @@ SHAPES = {
         plain_norms=True,
         thresholds=True,
         capacities=True,
+        sides=True,
+        norm_targets=True,
     ),
 }
 

@@ -31,6 +31,8 @@ FORMS = (
     "gate_first_norm-ts17",
     "capacity_choice-dynamo20",
     "capacity_tokens-ts17",
+    "soft_einsum-ts17",
+    "soft_loop-dynamo20",
 )
 WHOLE = (
     "timm_registers-dynamo20",

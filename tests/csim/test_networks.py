@@ -123,6 +123,14 @@ def test_scores_and_groups_of_experts(accelerators: dict[str, Accelerator], scor
         assert_equals_reference(accelerator, network, 0)
 
 
+@pytest.mark.parametrize("shape", ["more", "wide"])
+@pytest.mark.parametrize("slots", [1, 14])
+def test_soft_mixtures(accelerators: dict[str, Accelerator], shape: str, slots: int) -> None:
+    accelerator = accelerators[shape]
+    network = random_integer_network(4, accelerator.shape.precision, Sizes(tasks=1, slots=slots))
+    assert_equals_reference(accelerator, network, 0)
+
+
 def test_scores_of_the_whole_range(accelerators: dict[str, Accelerator]) -> None:
     """Scores of ±2048: the running exponent rises by more than a probability has bits."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0, tasks=1))

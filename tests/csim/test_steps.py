@@ -7,7 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moehls.plan.instruction import NO_CAPACITY, NO_SPLIT, Binding, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import (
+    NO_CAPACITY,
+    NO_SPLIT,
+    Binding,
+    Flag,
+    Gating,
+    Instruction,
+    Kind,
+    Mode,
+    Source,
+    Target,
+)
 from moehls.plan.shape import Shape
 from tests.csim.bench import Bench, BenchStep, assert_steps_equal
 from tests.csim.conftest import SHAPES, Accelerator
@@ -49,7 +60,7 @@ def test_input_and_load(accelerator: Accelerator, data: st.DataObject) -> None:
     prefix, base = some(data, 0, rows), some(data, 0, 20)
     steps = [
         bench.input(Instruction(Kind.INPUT, n0=prefix, n2=blocks, rows=rows, y_base=base)),
-        bench.load(Instruction(Kind.LOAD, n2=blocks, rows=rows)),
+        bench.load(Instruction(Kind.LOAD, n2=blocks, rows=rows, y_base=base if accelerator.shape.sides else 0)),
     ]
     assert_steps_equal(accelerator.library, bench, steps)
 
@@ -61,9 +72,12 @@ def test_norm(accelerator: Accelerator, data: st.DataObject) -> None:
     rows, blocks = some(data, 1, 14), some(data, 1, 6)
     first = some(data, 0, rows - 1)
     kinds = [0, Flag.RMS, Flag.PLAIN] if shape.plain_norms else [0, Flag.RMS]
+    target = data.draw(st.sampled_from(Target)) if shape.norm_targets else Target.M0
+    planes = data.draw(st.sampled_from([0, Flag.PLANES])) if target == Target.M0 else 0
     norm = Instruction(
         Kind.NORM,
-        flags=data.draw(st.sampled_from([0, Flag.PLANES])) | data.draw(st.sampled_from(kinds)),
+        target,
+        flags=planes | data.draw(st.sampled_from(kinds)),
         rows=rows - first,
         n2=blocks,
         channels=blocks * shape.block,
@@ -206,11 +220,12 @@ def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
         **gating(data, shape, experts, chosen),
     )  # fmt: skip
     steps = [*filled(bench, tokens, blocks), gate, BenchStep(route)]
+    base = some(data, 1, 9) if shape.sides else 0
     for expert in range(experts):
         steps.append(BenchStep(Instruction(Kind.GATHER, expert=expert, n2=blocks, y_base=30)))
         scatter = Instruction(
             Kind.LINEAR, Mode.SCATTER, Binding.SCORES, expert=expert, n0=blocks, n1=groups, n2=blocks, rows=tokens,
-            x_base=30, x_s1=blocks, x_s2=1,
+            x_base=30, x_s1=blocks, x_s2=1, y_base=base,
         )  # fmt: skip
         steps.append(bench.linear(scatter, (4, 20)))
     assert_steps_equal(accelerator.library, bench, steps)

@@ -209,11 +209,11 @@ def test_a_relative_position_bias_on_the_scores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "factor", "reason"),
-    [(1, 0.5, "a mixture of tokens"), (0, None, "another token than it holds")],
+    [(1, 0.5, "another mixture of tokens"), (0, None, "another token than it holds")],
     ids=["dispatch", "combine"],
 )
 def test_slots_must_hold_a_token_each(tmp_path: Path, place: int, factor: float | None, reason: str) -> None:
-    """Half a token in a slot, as soft MoE has it; outputs of slots given to the next token."""
+    """Half a token in a slot, which is not soft MoE either; outputs of slots given to the next token."""
 
     def edit(graph: onnx.GraphProto) -> None:
         tensor = nodes(graph, "Einsum")[place]
@@ -226,6 +226,21 @@ def test_slots_must_hold_a_token_each(tmp_path: Path, place: int, factor: float 
 
     found = refusals("capacity_choice-ts17", tmp_path, edit)
     assert any(reason in refusal.reason and refusal.remedy for refusal in found)
+
+
+@pytest.mark.parametrize("name", ["soft_einsum-ts17", "soft_loop-dynamo20"])
+@pytest.mark.parametrize("which", [0, 1], ids=["dispatch", "combine"])
+def test_slots_hold_the_softmax_of_their_logits(tmp_path: Path, name: str, which: int) -> None:
+    """Another function of the logits, close to the softmax: each softmax of the soft mixture plus a little."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        after = [*nodes(graph, "Softmax"), *nodes(graph, "Div")]
+        own = [node for node in after if "/soft/" in node.name or "blocks.1.soft" in str(node.metadata_props)]
+        graph.initializer.append(numpy_helper.from_array(np.float32(1e-4), "little"))
+        insert_after(graph, own[which], helper.make_node("Add", ["", "little"], [""], name="more"))
+
+    found = refusals(name, tmp_path, edit)
+    assert any("softmax of its logits" in refusal.reason and "soft MoE" in refusal.remedy for refusal in found)
 
 
 def test_gates_less_a_threshold_are_no_gates(tmp_path: Path) -> None:

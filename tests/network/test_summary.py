@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from moehls.errors import MoehlsError
+from moehls.frontend import read_network
 from moehls.network.printer import print_network
 from moehls.network.summary import summarise
+from tests.frontend.support import fixture
 from tests.network.test_interpreter import CHANNELS, EXPERTS, NETWORK, TASKS
 
 
@@ -21,6 +23,11 @@ def test_figures_of_a_small_network() -> None:
     (block,) = summary.blocks
     assert (block.heads, block.head_channels, block.feed_forward) == (2, 4, "experts")
     assert (block.hidden, block.experts, block.k, block.gate_order) == (5, 4, 2, "softmax, top-k")
+
+
+def test_a_soft_mixture_is_part_of_its_block() -> None:
+    blocks = summarise(read_network(fixture("soft_einsum-ts17"), {})).blocks
+    assert [(block.feed_forward, block.experts, block.k) for block in blocks] == [("mlp", 0, 0), ("soft", 4, 2)]
 
 
 def test_a_network_without_attention_has_no_blocks() -> None:

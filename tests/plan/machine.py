@@ -87,7 +87,7 @@ class Machine:
         for row in range(h.rows):
             for block in range(h.n2):
                 lane, group = row % self.shape.token_parallel, row // self.shape.token_parallel
-                self.residual[lane, group * h.n2 + block] = values[row * h.n2 + block]
+                self.residual[lane, h.y_base + group * h.n2 + block] = values[row * h.n2 + block]
 
     def norm(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, planes = self.p, self.shape.token_parallel, 16 // self.p.activation_bits
@@ -104,7 +104,7 @@ class Machine:
             operand = sat(rs(fine, p.fine_shift), p.activation_bits)
             lane, group = row % tt, row // tt
             for block, part in enumerate(operand.reshape(h.n2, -1)):
-                self.write(0, lane, h.y_base + group * h.n2 + block, part)
+                self.write(h.mode, lane, h.y_base + group * h.n2 + block, part)
             if h.flags & Flag.PLANES:
                 for plane in range(planes):
                     shown = fine >> (p.activation_bits * (planes - 1 - plane))
@@ -171,7 +171,7 @@ class Machine:
             elif h.mode == Mode.SCATTER and row < rows:
                 to, group, gate = self.queue[h.expert, row]
                 scaled = rs(tile[lane] * gate, p.gate_fraction + p.expert_fraction)
-                where = group * h.n0 + i0
+                where = h.y_base + group * h.n0 + i0
                 self.residual[to, where] = sat(self.residual[to, where] + scaled, p.residual_bits)
 
     def softmax(self, h: Instruction, x: int, w: int, y: int) -> None:

@@ -123,6 +123,11 @@ def test_sigmoids_and_groups(precision: Precision) -> None:
         assert_equals_reference(network, 3, 8, 1)
 
 
+@pytest.mark.parametrize("slots", [3, 17])
+def test_soft_mixtures(slots: int) -> None:
+    assert_equals_reference(random_integer_network(3, W8A8, Sizes(slots=slots)), 3, 8, 1)
+
+
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))

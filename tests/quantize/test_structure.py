@@ -23,16 +23,15 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
-from moehls.quantize.structure import (
+from moehls.quantize.steps import (
     ExpertsStep,
     GeluStep,
     NormStep,
     OutputStep,
     ResidualStep,
     RowsStep,
-    structure,
-    unmapped,
 )
+from moehls.quantize.structure import structure, unmapped
 from tests.quantize.support import Draw, float_network
 
 Change = Callable[[Operation], list[Operation]]

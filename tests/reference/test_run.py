@@ -12,6 +12,7 @@ from moehls.integer.host import quantise_image
 from moehls.integer.operations import (
     AddResidual,
     IntegerAttention,
+    IntegerConstant,
     IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
@@ -43,6 +44,8 @@ def run_by_scalars(network: IntegerNetwork, pixels: scalar.Matrix, task: int) ->
         match op:
             case IntegerEmbed():
                 known[op.output] = scalar.embed(op, matrix(op.input), p)
+            case IntegerConstant():
+                known[op.output] = op.rows.tolist()
             case IntegerNorm():
                 known[op.fine], known[op.operand] = scalar.norm(op, matrix(op.input), p)
             case IntegerPool():
@@ -82,6 +85,7 @@ def listed(execution: Execution) -> Values:
         (6, replace(SMALL, capacity=2), "all", "exact"),
         (7, replace(SMALL, capacity=2, priority="choice"), "chosen", "exact"),
         (8, replace(SMALL, score="sigmoid", experts=6, group=2, kept_groups=2), "none", "exact"),
+        (9, replace(SMALL, slots=7), "chosen", "exact"),
     ],
 )
 def test_every_value_in_order(

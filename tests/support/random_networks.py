@@ -44,6 +44,7 @@ from moehls.reference.execute import Execution, execute
 from moehls.reference.linear import requantised
 from moehls.reference.product import product
 from moehls.reference.route import Routing
+from tests.support.random_soft import soft_layer
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Sizes:
     """of the first router; a second one has softmax"""
     group: int = 0
     kept_groups: int = 0
+    slots: int = 0
+    """of soft mixtures, which stand on the odd layers in the place of routed ones; 0 for none"""
 
 
 def random_integer_network(
@@ -95,7 +98,7 @@ def random_integer_network(
     Outputs: `tokens`, the final residual, `features`, the fine values of the final norm of all tokens where there is no
     head, and `logits`, the raw head.
     """
-    builder = _Builder(np.random.default_rng(seed), precision, sizes or Sizes(), normalisation, activation)
+    builder = Builder(np.random.default_rng(seed), precision, sizes or Sizes(), normalisation, activation)
     return builder.build()
 
 
@@ -108,7 +111,7 @@ def random_image(network: IntegerNetwork, seed: int) -> np.ndarray:
 
 
 @dataclass
-class _Builder:
+class Builder:
     rng: np.random.Generator
     precision: Precision
     sizes: Sizes
@@ -123,7 +126,10 @@ class _Builder:
         residual = self.embed()
         for layer in range(s.layers):
             residual = self.attention(f"layer{layer}", residual)
-            residual = (self.experts if layer % 2 == 1 and s.experts else self.mlp)(f"layer{layer}", residual)
+            if layer % 2 == 1 and s.slots:
+                residual = soft_layer(self, f"layer{layer}", residual)
+            else:
+                residual = (self.experts if layer % 2 == 1 and s.experts else self.mlp)(f"layer{layer}", residual)
             if layer % 2 == 1 and s.experts and s.gated:
                 residual = self.shared(f"layer{layer}.shared", residual)
         outputs = [IntegerOutput("tokens", residual, (1, s.tokens, s.width))]

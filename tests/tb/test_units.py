@@ -38,6 +38,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> UnitBenches:
             score="sigmoid",
             group=2,
             kept_groups=1,
+            slots=6,
         ),
     )
     frames = [(random_image(project.integer, 3 + task), task) for task in range(project.integer.tasks)]

@@ -16,6 +16,9 @@ from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.values import Affine, Constant, Normalised, Pointwise, RealFunction, Statistic, Value
 
+_SMALL = 1e-6
+"""least length that a vector may be guarded to have: no real token is as short"""
+
 
 def token_rows(context: Context, value: Value) -> Affine | None:
     """The value as plain rows with all channels in the last dimension, None for anything but tokens."""
@@ -75,6 +78,40 @@ def read_mean(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         )
     rows = token_rows(context, value)
     return None if rows is None else Statistic("mean", rows, drop_dims(rows.layout, [rank - 1], keep))
+
+
+def read_length(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The length of a token's vector (`F.normalize`)."""
+    value = inputs[0]
+    rows = token_rows(context, value) if isinstance(value, TOKENS) else None
+    if rows is None:
+        return None
+    rank = len(rows.layout.dims)
+    axes = node.attributes["axes"].value if "axes" in node.attributes else integers(inputs[1])
+    if axes is None or [axis % rank for axis in axes] != [rank - 1]:
+        raise LayoutError("it is the length of something else than the channels of a token")
+    layout = drop_dims(rows.layout, [rank - 1], bool(attribute(node, "keepdims", 1)))
+    return Statistic("deviation", rows, layout, centred=False, factor=float(np.sqrt(rows.base.channels)))
+
+
+def read_guard(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A length that is at least some small number, repeated over the channels it divides."""
+    value = inputs[0]
+    if not isinstance(value, Statistic) or value.kind != "deviation":
+        return None
+    if node.op_type == "Expand":
+        return value if integers(inputs[1]) == value.rows.layout.shape else None
+    bounds = [other.array for other in inputs[1:] if isinstance(other, Constant) and other.array.size]
+    if len(bounds) != 1 or (len(inputs[1:]) > 1 and not _is_empty(inputs[2])) or bounds[0].size != 1:
+        return None
+    least = float(bounds[0].reshape(-1)[0])
+    if not 0 <= least <= _SMALL:
+        return None
+    return replace(value, epsilon=max(value.epsilon, (least / value.factor) ** 2))
+
+
+def _is_empty(value: Value) -> bool:
+    return isinstance(value, Constant) and value.array.size == 0
 
 
 def read_binary(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -142,8 +179,8 @@ def _root_mean_square(context: Context, value: Value, statistic: Statistic) -> N
         raise LayoutError("rows are divided by the root mean square of other rows")
     if len(statistic.layout.dims) != len(plain.layout.dims):
         return None
-    ones = np.ones(plain.base.channels, np.float32)
-    return Normalised(plain.layout, plain.base, statistic.epsilon, ones, np.zeros_like(ones), False)
+    weight = np.full(plain.base.channels, 1 / statistic.factor, np.float32)
+    return Normalised(plain.layout, plain.base, statistic.epsilon, weight, np.zeros_like(weight), False)
 
 
 def _normalised(centred: Statistic, epsilon: float) -> Normalised:
@@ -185,6 +222,8 @@ def _over_channels(layout: Layout, shape: tuple[int, ...]) -> bool:
 RULES: Rules = (
     ("LayerNormalization RMSNormalization SimplifiedLayerNormalization", read_operator),
     ("ReduceMean", read_mean),
+    ("ReduceL2", read_length),
+    ("Clip Max Expand", read_guard),
     ("Sub Mul Div Pow Add", read_binary),
     ("Sqrt Reciprocal", read_unary),
     ("Mul Add", read_affine),

@@ -54,6 +54,15 @@ def read_logits(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return sampled(context, node, [Routed(source, source.samples), *inputs[1:]])
 
 
+def read_largest(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The largest logit, as a softmax that is written out subtracts it."""
+    after = [use.node for output in node.outputs for use in output.uses()]
+    following = [use.node.op_type for one in after for output in one.outputs for use in output.uses()]
+    if [one.op_type for one in after] != ["Sub"] or following != ["Exp"]:
+        return None
+    return read_logits(context, node, inputs)
+
+
 def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """The node that first reads scores of an expert each, as sigmoids of the logits are."""
     scores = inputs[0]
@@ -182,5 +191,6 @@ RULES: Rules = (
     ("Gather GatherND", read_gather),
     ("Reshape Flatten Squeeze Unsqueeze Transpose", read_gathered),
     ("Softmax TopK LogSoftmax ArgMax", read_logits),
+    ("ReduceMax", read_largest),
     ("TopK", read_scores),
 )

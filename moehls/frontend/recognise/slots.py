@@ -2,7 +2,8 @@
 
 Slots are read as features of one token without a place in the image, so that whatever runs on them (an expert a block, a loop,
 an einsum over stacked weights) is read as it is elsewhere. What a slot holds and where its output goes is known from the samples:
-where each slot holds one token at most and gives its output back to that token (a capacity), experts are weighed as by a gate.
+where each slot holds one token at most and gives its output back to that token (a capacity), experts are weighed as by a gate;
+where it holds a softmax of all tokens they are a soft mixture.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from moehls.frontend.context import Context, Result, Rules, UnsupportedError
 from moehls.frontend.contraction import Labels, labels_of
 from moehls.frontend.layout import Array, Axis, Layout, axes_of, transpose
 from moehls.frontend.recognise.experts import sum_dims
+from moehls.frontend.recognise.soft import soft_mixture
 from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.values import Affine, FeedForward, Routed, Tokens, Value, restructure
 
 _REMEDY = (
     "let each slot of an expert hold one token, dispatched by a 0/1 tensor and combined by the gate weights of the same "
-    "tokens (V-MoE, GShard); soft MoE and expert choice have no place on the accelerator"
+    "tokens (V-MoE, GShard), or be the softmax over all tokens (soft MoE); expert choice has no place on the accelerator"
 )
 
 
@@ -85,9 +87,8 @@ def read_combine(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     slots = context.builder.slots_of(value.base)
     if slots is None:
         return None
-    if any(not np.isin(held, (0, 1)).all() or (held.sum(axis=0) > 1).any() for held in slots.dispatch):
-        raise UnsupportedError("a slot of an expert holds a mixture of tokens, as in soft MoE", _REMEDY)
-    if routed.source is not slots.source:
+    soft = any(not np.isin(held, (0, 1)).all() or (held.sum(axis=0) > 1).any() for held in slots.dispatch)
+    if not soft and routed.source is not slots.source:
         raise UnsupportedError("slots are filled by one router and combined by another", _REMEDY)
     dims = dict(zip(labels.right, value.layout.dims, strict=True))
     summed = [label for label in labels.right if label not in labels.out and dims[label]]
@@ -111,6 +112,8 @@ def read_combine(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         )
     )
     experts = _by_expert(ordered, prod(sizes[label] for label in summed))
+    if soft:
+        return soft_mixture(context.builder, experts, slots, routed.source, combine, layout)
     return _capacity(experts, slots, combine, layout)
 
 
