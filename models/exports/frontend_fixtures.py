@@ -182,6 +182,13 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "qdq_tokens-ts17": ("tokens-ts17", lambda model: quantised(model, symmetric=True)),
     "qdq_experts-ts17": ("experts_loop-ts17", lambda model: quantised(model, symmetric=True, only_products=True)),
     "qdq_experts-dynamo20": ("experts_dense-dynamo20", lambda model: quantised(model, symmetric=True)),
+    "qdq_gated-ts17": ("gated_silu-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_gated-dynamo20": ("gated_silu-dynamo20", lambda model: quantised(model, symmetric=True)),
+    "qdq_gated_experts-ts17": ("gated_experts_loop-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_gated_experts-dynamo20": (
+        "gated_experts_dense-dynamo20",
+        lambda model: quantised(model, symmetric=True, only_products=True),
+    ),
     "qdq_asymmetric-ts17": ("plain-ts17", lambda model: quantised(model, symmetric=False)),
     "qdq_asymmetric-dynamo20": (
         "plain-dynamo20",

@@ -47,6 +47,7 @@ from moehls.network.operations import (
     Operation,
     Route,
     SelectTokens,
+    of_experts,
 )
 
 LARGEST = 1 << 28
@@ -201,9 +202,13 @@ class Builder:
         arrays = {"weight": _own(weight), "bias": _own(bias)}
         return self.emit(Route, "route", input=logits.base.name, **arrays, **vars(gate))
 
-    def expert_layer(self, base: Base, routing: str, arrays: dict[str, FloatArray], form: str) -> Base:
+    def expert_layer(
+        self, base: Base, routing: str, arrays: dict[str, FloatArray], form: str, lattices: dict[str, Lattice]
+    ) -> Base:
+        """Experts; `lattices` are those of their `hidden` layers and `up` linears."""
         owned = {name: _own(array) for name, array in arrays.items()}
         output = self.emit(Experts, "experts", input=base.name, routing=routing, **owned, form=form)
+        self.lattices |= {of_experts(output, role): own for role, own in lattices.items()}
         return Base(output, base.tokens, arrays["second_weight"].shape[1])
 
     def linear(self, value: Affine, role: str = "linear") -> Base:
@@ -269,10 +274,10 @@ class Builder:
 
         up = linear("up", value.base.name) if "up_weight" in layers else None
         middle = self.emit(Activation, "gelu", input=linear("first", value.base.name), form=value.form)
-        if value.grid is not None:
-            self.lattices[middle] = value.grid
         if up is not None:
             middle = self.emit(Multiply, "gated", left=middle, right=up)
+            self.lattices |= {} if value.up_grid is None else {up: value.up_grid}
+        self.lattices |= {} if value.grid is None else {middle: value.grid}
         return Base(linear("second", middle), value.base.tokens, value.layout.features)
 
     def shared(self, value: Shared) -> Base:
@@ -287,7 +292,9 @@ class Builder:
         routing = self.emit(Route, "route", input=dense.base.name, **gate)
         network = value.network
         arrays = {name: array[None] for name, array in network_layers(network).items()}
-        return self.expert_layer(network.base, routing, arrays, network.form)
+        grids = {"hidden": network.grid, "up": network.up_grid}
+        lattices = {role: grid for role, grid in grids.items() if grid is not None}
+        return self.expert_layer(network.base, routing, arrays, network.form, lattices)
 
     def _base(self, value: Tokens) -> Base:
         if isinstance(value, Affine):
@@ -314,7 +321,7 @@ class Builder:
         matched = match_experts(value)
         routing = self.route(value.source.logits, matched.gate)
         self.routers[routing] = value.source
-        return self.expert_layer(value.base, routing, matched.arrays, value.form)
+        return self.expert_layer(value.base, routing, matched.arrays, value.form, matched.lattices)
 
     def activation(self, value: Pointwise) -> Hidden:
         """The activation a pointwise function is."""

@@ -14,12 +14,16 @@ from moehls.frontend.values import Affine, Constant, RouteSource, Value
 
 
 class UnsupportedError(Exception):
-    """A node that cannot be taken: why, and what would be (the nearest supported form, what to change at export)."""
+    """A node that cannot be taken: why, and what would be (the nearest supported form, what to change at export).
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    `ends` where what the node writes are no tokens, so that nothing behind it is worth a refusal.
+    """
+
+    def __init__(self, reason: str, remedy: str, ends: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.ends = ends
 
 
 @dataclass

@@ -20,7 +20,7 @@ from moehls.frontend.activations import sigmoid
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.values import ExpertTerm, Mixture, RouteSource
 from moehls.network.interpreter import eligible, within_capacity
-from moehls.network.operations import FloatArray, GateNormalisation, Priority, Score
+from moehls.network.operations import FloatArray, GateNormalisation, Lattice, Priority, Score
 
 TOLERANCE = 1e-5
 _SMALLEST = 1e-3
@@ -107,6 +107,8 @@ class MatchedExperts:
 
     gate: Gate
     arrays: dict[str, FloatArray]
+    lattices: dict[str, Lattice]
+    """of the `hidden` layers and the `up` linears, `[experts · hidden]`, where all experts have one"""
 
 
 def flat_logits(source: RouteSource) -> Array:
@@ -158,13 +160,24 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
                 arrays["up_bias"] = np.stack([bias for _, bias in gated])
             elif gated:
                 raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
-            return MatchedExperts(gate, arrays)
+            grids = {"hidden": [term.grid for term in terms], "up": [term.up_grid for term in terms]}
+            lattices = {role: joint for role, each in grids.items() if (joint := _joint_lattice(each)) is not None}
+            return MatchedExperts(gate, arrays, lattices)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
         "or over the chosen ones nor sigmoids, plain or divided by their sum, give them on sampled logits, with or without "
         "groups that the largest logits choose, a threshold (`Where(gate > t, gate, 0)`, also renormalised; what it "
         "leaves out takes no place) and a capacity that tokens fill in order, first choices first or token by token"
     )
+
+
+def _joint_lattice(each: list[Lattice | None]) -> Lattice | None:
+    """Those of all experts in one, where they have integers of one kind."""
+    found = [lattice for lattice in each if lattice is not None]
+    if len(found) < len(each) or len({(lattice.bits, lattice.signed) for lattice in found}) != 1:
+        return None
+    scale, zero = (np.concatenate([getattr(lattice, name) for lattice in found]) for name in ("scale", "zero"))
+    return Lattice(scale, zero, found[0].bits, found[0].signed)
 
 
 def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int) -> Iterator[tuple[Gate, ...]]:

@@ -22,6 +22,7 @@ from moehls.network.operations import (
     Add,
     Attention,
     FloatArray,
+    Lattice,
     LayerNorm,
     Linear,
     MeanTokens,
@@ -56,6 +57,7 @@ class _Joint:
     gates: dict[str, list[tuple[FloatArray, FloatArray]]]
     """weight `[tasks, experts, channels]` and bias of every network, by the name of the Route"""
     names: Counter[str]
+    lattices: dict[str, Lattice]
 
 
 def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
@@ -69,7 +71,7 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
         DifferentBackbones: the networks differ in more than gates and heads.
     """
     first = networks[0]
-    joint = _Joint([], {}, {}, Counter())
+    joint = _Joint([], {}, {}, Counter(), {})
     outputs: list[list[NetworkOutput]] = []
     for network, label in zip(networks, labels, strict=True):
         if network.input.shape != first.input.shape:
@@ -79,6 +81,7 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
             )
         values = _add(joint, network, first.input.name, labels[0], label)
         outputs.append([replace(output, value=values[output.value]) for output in network.outputs])
+        _add_lattices(joint, network, values, f"{labels[0]} and {label} are not tasks of one model")
     routed = bool(joint.gates)
     tasks = sum(network.tasks for network in networks) if routed else 1
     given = next((network.task_input for network in networks if network.task_input is not None), None)
@@ -90,7 +93,22 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
         outputs=tuple(_named(outputs, labels)),
         tasks=tasks,
         task_input=given if tasks > 1 else None,
+        lattices=joint.lattices,
     )
+
+
+def _add_lattices(joint: _Joint, network: Network, values: dict[str, str], begin: str) -> None:
+    """The scales that a network's graph gives, by joint names; what several share must have one."""
+    for name, lattice in network.lattices.items():
+        of, dot, role = (name, "", "") if name in values else name.rpartition(".")
+        own = values[of] + dot + role
+        known = joint.lattices.setdefault(own, lattice)
+        same = (known.bits, known.signed) == (lattice.bits, lattice.signed)
+        if not (same and np.array_equal(known.scale, lattice.scale) and np.array_equal(known.zero, lattice.zero)):
+            raise DifferentBackbones(
+                f"{begin}: their graphs quantise {name} with other scales; quantise all files with the same calibration",
+                None,
+            )
 
 
 def unrolled_tasks(network: Network) -> Network:

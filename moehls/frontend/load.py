@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import TopologicalSortPass
@@ -170,6 +172,11 @@ def _widened(model: ir.Model, path: Path) -> ir.Model:
         raise MoehlsError(f"{path}: its half-precision weights cannot be read ({first_line(error)})") from error
 
 
+def _is_mask(array: npt.NDArray[Any]) -> bool:
+    """Whether it is zeros and -∞ only, what is added to scores, or put in their place, to hide some."""
+    return bool(((array == 0) | np.isneginf(array)).all())
+
+
 def _check_weights(model: ir.Model, path: Path) -> None:
     folder = path.resolve().parent
     for graph in model.graphs():
@@ -184,7 +191,7 @@ def _check_weights(model: ir.Model, path: Path) -> None:
                 array = tensor.numpy()
             except Exception as error:
                 raise MoehlsError(f"{path}: the weight {name!r} cannot be read ({error}); export it again") from error
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            if np.issubdtype(array.dtype, np.floating) and not (np.isfinite(array).all() or _is_mask(array)):
                 raise MoehlsError(
                     f"{path}: the weight {name!r} {list(array.shape)} holds NaN or infinity; train or export again"
                 )

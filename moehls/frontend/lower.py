@@ -33,6 +33,7 @@ from moehls.frontend.values import (
     Base,
     Constant,
     Noise,
+    Normalised,
     PerTask,
     Pixels,
     Routed,
@@ -42,7 +43,7 @@ from moehls.frontend.values import (
     shape_of,
 )
 from moehls.network.interpreter import reads
-from moehls.network.operations import Network, NetworkInput, NetworkOutput, Operation
+from moehls.network.operations import Experts, Network, NetworkInput, NetworkOutput, Operation, of_experts
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, MemoryError)
@@ -106,6 +107,8 @@ class _Reader:
         self._refusals: list[Refusal] = []
         self._tokens = 2
         """the largest number of tokens seen"""
+        self._channels: set[int] = set()
+        """of token matrices seen"""
         self.task_sizes: set[int] = set()
 
     def read(self) -> Reading:
@@ -118,6 +121,8 @@ class _Reader:
         shown = {output.value for output in outputs if output}
         operations = chained(_used(self._context.builder.operations, set(shown)), shown)
         written = {self._inputs.image, *(operation.output for operation in operations)}
+        experts = [operation.output for operation in operations if isinstance(operation, Experts)]
+        written |= {of_experts(name, role) for name in experts for role in ("hidden", "up")}
         network = Network(
             name=self._name,
             input=NetworkInput(self._inputs.image, self._inputs.image_shape),
@@ -170,13 +175,16 @@ class _Reader:
         except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
                 self._refuse(node, inputs, refusal)
-            choice = node.op_type == "TopK"  # nothing that reads it is tokens
+            ends = isinstance(refusal, UnsupportedError) and refusal.ends
+            choice = node.op_type == "TopK" or ends  # nothing that reads it is tokens
             result = [Unknown() if choice else self._recover(output) for output in node.outputs]
         values: list[Value] = list(result) if isinstance(result, Sequence) else [result]
         for output, value in zip(node.outputs, values, strict=False):
             self._values[output] = value
             if isinstance(value, TOKENS):
                 self._tokens = max(self._tokens, value.layout.tokens)
+            if isinstance(value, Normalised | Affine):
+                self._channels.add(value.base.channels)
         for output in node.outputs[len(values) :]:
             self._values[output] = Unknown()
 
@@ -245,7 +253,7 @@ class _Reader:
         self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
 
     def _recover(self, output: ir.Value) -> Value:
-        """A stand-in for the output of a refused node: plain tokens where the shape tells, else unknown."""
+        """A stand-in for the output of a refused node: plain tokens where the shape is that of tokens known, else unknown."""
         shape = self._inferred_shapes.get(output.name or "")
         if shape is None:
             return Unknown()
@@ -253,6 +261,8 @@ class _Reader:
         if len(dims) != 1 or prod(shape) > LARGEST:
             return Unknown(shape)
         layout = matrix_layout(shape, dims[0])
+        if layout.features not in self._channels:
+            return Unknown(shape)
         return rows(Base(f"refused {output.name}", layout.tokens, layout.features, stand_in=True), layout)
 
     @cached_property

@@ -188,7 +188,9 @@ class FeedForward:
     up_bias: FloatArray | None = None
     """[*axes, variants, hidden]"""
     grid: Lattice | None = None
-    """of the hidden layer, `[hidden]`"""
+    """of the hidden layer, `[hidden]`; of the product in a gated MLP"""
+    up_grid: Lattice | None = None
+    """of the other branch of a gated MLP, `[hidden]`"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +208,9 @@ class ExpertTerm:
     up: FloatArray | None = None
     """[hidden, channels]"""
     up_bias: FloatArray | None = None
+    grid: Lattice | None = None
+    """of the hidden layer"""
+    up_grid: Lattice | None = None
 
 
 @dataclass(frozen=True, eq=False)

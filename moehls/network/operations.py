@@ -233,6 +233,14 @@ class Lattice:
     signed: bool
 
 
+def of_experts(name: str, role: str) -> str:
+    """Where the lattices of a network hold that of the `hidden` layers or the `up` linears of the experts `name`.
+
+    Scale and zero are `[experts · hidden]` there.
+    """
+    return f"{name}.{role}"
+
+
 @dataclass(frozen=True)
 class NetworkInput:
     """The image input of the ONNX graph: its name and `[channels, height, width]`."""

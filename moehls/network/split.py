@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moehls.network.interpreter import IndexArray, reads
-from moehls.network.operations import Activation, Add, Experts, Linear, Multiply, Network, Operation
+from moehls.network.operations import (
+    Activation,
+    Add,
+    Experts,
+    Lattice,
+    Linear,
+    Multiply,
+    Network,
+    Operation,
+    of_experts,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,25 @@ def split_hidden(network: Network, parts: int) -> Network:
             operations += _expert_parts(adds[op.output], op, parts)
         elif id(op) not in pieces and not (isinstance(op, Experts) and any(op is e for e in adds.values())):
             operations.append(op)
-    return replace(network, operations=tuple(operations))
+    lattices = dict(network.lattices)
+    for mlp in mlps.values():
+        inner = (mlp.activation, mlp.up, mlp.product)
+        for name in (op.output for op in inner if op is not None and op.output in network.lattices):
+            for n, channels in enumerate(np.array_split(np.arange(len(mlp.first.weight)), parts)):
+                lattices[f"{name}.part{n}"] = _part_of(network.lattices[name], channels)
+    for experts in adds.values():
+        count, hidden = experts.first_weight.shape[:2]
+        for role in ("hidden", "up"):
+            whole = network.lattices.get(of_experts(experts.output, role))
+            for n, channels in enumerate(np.array_split(np.arange(hidden), parts) if whole is not None else ()):
+                assert whole is not None
+                places = (np.arange(count)[:, None] * hidden + channels).reshape(-1)
+                lattices[of_experts(f"{experts.output}.part{n}", role)] = _part_of(whole, places)
+    return replace(network, operations=tuple(operations), lattices=lattices)
+
+
+def _part_of(lattice: Lattice, channels: IndexArray) -> Lattice:
+    return replace(lattice, scale=lattice.scale[channels], zero=lattice.zero[channels])
 
 
 def _mlps(network: Network) -> dict[str, _Mlp]:

@@ -8,10 +8,11 @@ import numpy as np
 
 from moehls.integer.operations import GeluRequantise, IntArray, IntegerExperts, RealArray, Scaling, WeightArray
 from moehls.integer.precision import Precision
-from moehls.network.operations import Experts, FloatArray
+from moehls.network.operations import Experts, FloatArray, of_experts
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid
+from moehls.quantize.given import given_steps, signed_grid
 from moehls.quantize.linear import gated_grid, gated_steps, gelu_grid, gelu_steps, up_steps
 from moehls.quantize.steps import ExpertsStep
 from moehls.reference.linear import gated_requantise, gelu_requantise, requantised
@@ -43,11 +44,12 @@ def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
     tokens = [_tokens(chosen, e) for e in range(len(experts.first_weight))]
     inner = [_inner(experts, e, rows, own, real, integer, builder) for e, (rows, own) in enumerate(tokens)]
     steps, ups = np.stack([each.steps for each in inner]), [each.up for each in inner if each.up is not None]
+    given = _given(experts, "hidden", builder) is not None
     if ups:
-        multiplier, shift, scale = gated_grid(steps, np.stack([_up_scale(up) for up in ups]), precision)
+        multiplier, shift, scale = gated_grid(steps, np.stack([_up_scale(up) for up in ups]), precision, given)
         epilogue, grids = GeluRequantise(multiplier, shift, 0), Grid(scale, np.zeros_like(scale))
     else:
-        epilogue, grids = gelu_grid(steps, experts.form, precision)
+        epilogue, grids = gelu_grid(steps, experts.form, precision, given)
     second = [
         _second(step, e, rows, own, inner[e], epilogue, Grid(grids.scale[e], grids.offset[e]), integer, builder)
         for e, (rows, own) in enumerate(tokens)
@@ -86,12 +88,28 @@ def _inner(
     unit = np.full(len(bias), 2.0**-precision.gelu_fraction)
     first = quantise_rows(weight, bias, grid, integer[rows], unit, largest, precision, 0.0, before, trust)
     hidden = activation_real(before, experts.form)
+    given, given_up = (_given(experts, role, builder) for role in ("hidden", "up"))
     if experts.up_weight is None or experts.up_bias is None:
-        return _Inner(first, None, gelu_steps(before, second, experts.form, precision), hidden)
+        steps = gelu_steps(before, second, experts.form, precision) if given is None else given[e]
+        return _Inner(first, None, steps, hidden)
     weight, bias, other = layer(experts.up_weight[e], experts.up_bias[e])
-    scale = up_steps(other, precision)
+    scale = up_steps(other, precision) if given_up is None else given_up[e]
     up = quantise_rows(weight, bias, grid, integer[rows], scale, largest, precision, 0.0, other, trust)
-    return _Inner(first, up, gated_steps(before, other, second, experts.form, precision), hidden * other)
+    steps = gated_steps(before, other, second, experts.form, precision) if given is None else given[e]
+    return _Inner(first, up, steps, hidden * other)
+
+
+def _given(experts: Experts, role: str, builder: Builder) -> RealArray | None:
+    """The graph's steps `[experts, hidden]` of the hidden layers or the up linears, if it has any."""
+    name = of_experts(experts.output, role)
+    lattice, shape = builder.given.get(name), experts.first_weight.shape[:2]
+    if lattice is None:
+        return None
+    signed = experts.up_weight is not None
+    steps = (
+        given_steps(lattice, name, builder.precision) if signed else signed_grid(lattice, name, builder.precision).scale
+    )
+    return steps.reshape(shape)
 
 
 def _up_scale(up: Rows) -> RealArray:
@@ -124,7 +142,7 @@ def _second(
     target = inner.hidden @ weight.T + bias
     unit = np.ldexp(builder.grids[step.residual].scale, -precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
-    trust = 0.0 if experts.input in builder.given else own / (own + _FEW)
+    trust = 0.0 if of_experts(experts.output, "hidden") in builder.given else own / (own + _FEW)
     return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)
 
 

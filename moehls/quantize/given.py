@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moehls.errors import MoehlsError
-from moehls.integer.operations import GeluRequantise, RealArray
+from moehls.integer.operations import GeluRequantise, IntArray, RealArray
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table
 from moehls.network.operations import (
@@ -23,6 +23,7 @@ from moehls.network.operations import (
     MeanTokens,
     Multiply,
     Network,
+    of_experts,
 )
 from moehls.quantize.fixed_point import Grid, rounded
 
@@ -123,6 +124,31 @@ def given_activation(
     return GeluRequantise(multiplier, shift, offset), Grid(scale, offset * unit / scale)
 
 
+def given_steps(lattice: Lattice, what: str, precision: Precision) -> RealArray:
+    """Steps of the other branch of a gated MLP or of a gated product, whose zero is the integer 0.
+
+    Raises:
+        MoehlsError: wider integers than the machine's, or another zero point and no bits to spare.
+    """
+    grid = signed_grid(lattice, what, precision)
+    if grid.offset.any() and lattice.bits == precision.activation_bits:
+        raise MoehlsError(
+            f"{what}: the graph's zero point is {int(np.abs(grid.offset).max())} from the middle of the range; a product of the "
+            f"machine has none; {_SYMMETRIC}"
+        )
+    return grid.scale
+
+
+def given_multipliers(ratio: RealArray, precision: Precision) -> tuple[IntArray, int]:
+    """Second multipliers of at most 8 bits and their one shift, `multiplier · 2^-shift` nearest to `1 / ratio`.
+
+    The least ratio gets 128 … 255, so that it is kept to 0.4 %, and one 8 times as large to 3 %.
+    """
+    largest = (1 << precision.second_multiplier_bits) - 1
+    shift = int(np.floor(np.log2(largest * ratio.min())))
+    return np.clip(rounded(np.ldexp(1 / ratio, shift)), 1, largest), shift
+
+
 def left_to_calibration(network: Network) -> tuple[str, ...]:
     """The operands for which a graph that quantises others gives no scale."""
     if not network.lattices:
@@ -138,6 +164,6 @@ def left_to_calibration(network: Network) -> tuple[str, ...]:
         operand = of_norm or of_attention or activated or isinstance(operation, (LayerNorm, Attention, Multiply))
         if operand and operation.output not in network.lattices:
             found.append(operation.name)
-        if isinstance(operation, Experts):
+        if isinstance(operation, Experts) and of_experts(operation.output, "hidden") not in network.lattices:
             found.append(f"the hidden layers of {operation.name}")
     return tuple(found)

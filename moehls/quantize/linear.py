@@ -23,7 +23,7 @@ from moehls.quantize.attention import plan_attention
 from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid, significant
-from moehls.quantize.given import given_activation
+from moehls.quantize.given import given_activation, given_multipliers, given_steps
 from moehls.quantize.ranges import ACTIVATED, PROJECTED, balanced_steps, clipped_range
 from moehls.quantize.steps import (
     AttentionInputStep,
@@ -84,7 +84,10 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
 def convert_up(step: UpStep, builder: Builder) -> IntegerLinear:
     """The other branch of a gated MLP: zero is zero, so that products need no correction."""
     name = step.linear.output
+    given = builder.given.get(name)
     scale = up_steps(builder.target(name), builder.precision)
+    if given is not None:
+        scale = given_steps(given, name, builder.precision)
     builder.add(name, "operand", builder.precision.activation_bits, True, Grid(scale, np.zeros_like(scale)))
     rows = _rows(step.linear, builder, scale, builder.target(name))
     return _integer(step.linear, name, rows, Requantise(), builder)
@@ -96,8 +99,12 @@ def convert_gated(step: GatedStep, builder: Builder) -> IntegerLinear:
     unit = np.full(len(step.linear.bias), 2.0**-precision.gelu_fraction)
     hidden, up = builder.target(step.linear.output), builder.target(step.up)
     rows = _rows(step.linear, builder, unit, hidden)
-    wanted = gated_steps(hidden, up, builder.readers(step.output), step.activation.form, precision)
-    multiplier, shift, scale = gated_grid(wanted, builder.grids[step.up].scale, precision)
+    given = builder.given.get(step.output)
+    if given is None:
+        wanted = gated_steps(hidden, up, builder.readers(step.output), step.activation.form, precision)
+    else:
+        wanted = given_steps(given, step.output, precision)
+    multiplier, shift, scale = gated_grid(wanted, builder.grids[step.up].scale, precision, given is not None)
     builder.add(step.output, "operand", precision.activation_bits, True, Grid(scale, np.zeros_like(scale)))
     return _integer(step.linear, step.output, rows, GatedRequantise(step.up, multiplier, shift), builder)
 
@@ -126,9 +133,13 @@ def gated_steps(
     return balanced_steps(2 * high / levels, deviation, matrices, (1 << (precision.weight_bits - 1)) - 1)
 
 
-def gated_grid(steps: RealArray, up: RealArray, precision: Precision) -> tuple[IntArray, int, RealArray]:
-    """Second multipliers and shift nearest to `steps` `[…, channels]`, `up` the steps of the other operand, and the scale."""
-    multiplier, shift = _second_multipliers(np.ldexp(steps / up, precision.delta_fraction), precision)
+def gated_grid(steps: RealArray, up: RealArray, precision: Precision, given: bool) -> tuple[IntArray, int, RealArray]:
+    """Second multipliers and shift nearest to `steps` `[…, channels]`, `up` the steps of the other operand, and the scale.
+
+    `given`: the steps are the graph's, and are kept as near as they can be; else they are the least.
+    """
+    ratio = np.ldexp(steps / up, precision.delta_fraction)
+    multiplier, shift = (given_multipliers if given else _second_multipliers)(ratio, precision)
     return multiplier, shift, up * 2.0 ** (shift - precision.delta_fraction) / multiplier
 
 
@@ -144,14 +155,16 @@ def gelu_steps(hidden: RealArray, matrices: list[RealArray], form: ActivationFor
     return balanced_steps(least, futures[0].std(axis=0), matrices, (1 << (precision.weight_bits - 1)) - 1)
 
 
-def gelu_grid(steps: RealArray, form: ActivationForm, precision: Precision) -> tuple[GeluRequantise, Grid]:
-    """The second multipliers nearest to `steps` `[…, channels]` and the grid that they define.
+def gelu_grid(
+    steps: RealArray, form: ActivationForm, precision: Precision, given: bool = False
+) -> tuple[GeluRequantise, Grid]:
+    """The second multipliers nearest to `steps` `[…, channels]` and the grid that they define; `given` as in `gated_grid`.
 
     One shift holds for the tensor: the widest channel has a multiplier of 16 … 31, the finest at most 255.
     """
     offset = int(delta_table(form, precision.delta_fraction, precision.delta_step).max())
     ratio = np.ldexp(steps, precision.delta_fraction)
-    multiplier, shift = _second_multipliers(ratio, precision)
+    multiplier, shift = (given_multipliers if given else _second_multipliers)(ratio, precision)
     scale = 2.0 ** (shift - precision.delta_fraction) / multiplier
     grid = Grid(scale, offset / 2.0**precision.delta_fraction / scale)
     return GeluRequantise(multiplier, shift, offset), grid

@@ -65,6 +65,19 @@ def test_weights_that_are_not_finite(tmp_path: Path, bad: float) -> None:
     refused(edited("plain-ts17", tmp_path, spoil), "NaN or infinity")
 
 
+def test_a_mask_of_zeros_and_minus_infinity_is_no_damaged_weight(tmp_path: Path) -> None:
+    def hide(graph: onnx.GraphProto) -> None:
+        mask = np.zeros((7, 7), np.float32)
+        mask[0, 1] = -np.inf
+        graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+        softmax = next(node for node in graph.node if node.op_type == "Softmax")
+        add = helper.make_node("Add", [softmax.input[0], "mask"], ["masked"], name="hides")
+        graph.node.insert(list(graph.node).index(softmax), add)
+        softmax.input[0] = "masked"
+
+    refused(edited("plain-ts17", tmp_path, hide), "'hides'")
+
+
 def external(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     onnx.save(

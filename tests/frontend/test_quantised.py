@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,20 @@ from moehls import api, reference
 from moehls.errors import MoehlsError
 from moehls.frontend import inspect_model, read_network
 from moehls.frontend.evaluate import NodeEvaluator
+from moehls.frontend.join import join
 from moehls.integer.host import dequantise_output
-from moehls.integer.operations import IntegerLinear, IntegerNetwork
+from moehls.integer.operations import IntegerExperts, IntegerLinear, IntegerNetwork
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.integer.validate import check
-from moehls.network.operations import Network
+from moehls.network.operations import Network, of_experts
+from moehls.network.split import split_hidden
 from moehls.quantize import left_to_calibration, quantize
 from tests.frontend.support import edited, fixture, nodes
 
 SYMMETRIC = [
     "qdq_plain-dynamo20", "qdq_plain-ts13", "qdq_products-dynamo20", "qdq_products-ts17", "qdq_timm_vit-ts17", "qdq_tokens-ts17",
-    "qdq_experts-ts17", "qdq_experts-dynamo20",
+    "qdq_experts-ts17", "qdq_experts-dynamo20", "qdq_gated-ts17", "qdq_gated-dynamo20", "qdq_gated_experts-ts17",
+    "qdq_gated_experts-dynamo20",
 ]  # fmt: skip
 
 
@@ -57,14 +61,64 @@ def test_every_operand_has_the_graphs_scale(name: str) -> None:
     assert len(operands) > 5
     for key, own in operands.items():
         given = network.lattices[key]
-        if own.signed:
+        if own.signed and not key.startswith("gated"):
             np.testing.assert_array_equal(own.scale, given.scale)
             np.testing.assert_array_equal(own.offset, given.zero)
-        else:  # an activation's scale has the bits of its second multiplier
+        else:  # an activation's or a product's scale has the bits of its second multiplier
             np.testing.assert_allclose(own.scale, given.scale, rtol=2**-8)
     scale = network.lattices[network.input.name].scale
     np.testing.assert_array_equal(found.input.scale, np.broadcast_to(scale, found.input.scale.shape))
     np.testing.assert_array_equal(found.input.offset, 128)
+
+
+@pytest.mark.parametrize("name", ["qdq_experts-ts17", "qdq_gated_experts-ts17", "qdq_gated_experts-dynamo20"])
+def test_the_hidden_layers_of_experts_have_the_graphs_scales(name: str) -> None:
+    network = read_network(fixture(name), {})
+    (experts,) = (o for o in integer(network).operations if isinstance(o, IntegerExperts))
+    given = network.lattices[of_experts("experts0", "hidden")].scale
+    scale = 2.0 ** (experts.gelu.shift - W8A8.delta_fraction) / experts.gelu.multiplier
+    if experts.up_scaling is not None:
+        up = network.lattices[of_experts("experts0", "up")].scale.reshape(scale.shape)
+        scale = scale * up
+    np.testing.assert_allclose(scale.reshape(-1), given, rtol=2**-7)
+    assert left_to_calibration(network) == ()
+
+
+def test_a_gated_product_with_a_zero_point_needs_bits_to_spare(tmp_path: Path) -> None:
+    scale = np.float32(read_network(fixture("qdq_gated-dynamo20"), {}).lattices["gated0"].scale[0])
+
+    def edit(graph: onnx.GraphProto) -> None:
+        known = constants(graph)
+        quantiser = next(n for n in nodes(graph, "QuantizeLinear") if known[n.input[1]] == scale)
+        graph.initializer.append(numpy_helper.from_array(np.array(5, np.int8), "moved"))
+        for node in graph.node:
+            if quantiser.output[0] in (*node.input, *node.output):
+                node.input[2] = "moved"
+
+    network = read_network(edited("qdq_gated-dynamo20", tmp_path, edit), {})
+    with pytest.raises(MoehlsError, match=r"gated0: the graph's zero point is 5 .*ActivationSymmetric.*w16a16"):
+        integer(network)
+    assert integer(network, W16A16)
+
+
+def test_hidden_layers_in_parts_keep_their_scales() -> None:
+    network = read_network(fixture("qdq_gated_experts-ts17"), {})
+    parts = split_hidden(network, 3)
+    assert left_to_calibration(parts) == ()
+    whole = network.lattices[of_experts("experts0", "hidden")].scale.reshape(4, 12)
+    own = [parts.lattices[of_experts(f"experts0.part{n}", "hidden")].scale.reshape(4, 4) for n in range(3)]
+    np.testing.assert_array_equal(np.concatenate(own, axis=1), whole)
+    assert integer(parts)
+
+
+def test_tasks_keep_the_scales_that_they_share() -> None:
+    network = read_network(fixture("qdq_experts-ts17"), {})
+    joint = join([network, network], ["a", "b"])
+    assert joint.lattices.keys() == network.lattices.keys()
+    lattice = network.lattices["norm0"]
+    other = replace(network, lattices={**network.lattices, "norm0": replace(lattice, scale=2 * lattice.scale)})
+    with pytest.raises(MoehlsError, match="quantise norm0 with other scales"):
+        join([network, other], ["a", "b"])
 
 
 @pytest.mark.parametrize("name", ["qdq_plain-dynamo20", "qdq_timm_vit-ts17"])

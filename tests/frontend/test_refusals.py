@@ -446,6 +446,23 @@ def test_a_router_with_other_scores_is_refused_once(tmp_path: Path) -> None:
     assert "neither a softmax nor the sigmoids" in refusal.reason
 
 
+@pytest.mark.parametrize("name", ["gate_sigmoid-ts17", "gate_sigmoid_chosen-dynamo20"])
+def test_a_bias_on_the_scores_for_the_choice_only_is_refused_once(name: str, tmp_path: Path) -> None:
+    """DeepSeek-V3: experts are chosen by sigmoid + bias."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        top = nodes(graph, "TopK")[0]
+        graph.initializer.append(numpy_helper.from_array(np.linspace(-0.1, 0.1, 4, dtype=np.float32), "correction"))
+        biased = helper.make_node("Add", [top.input[0], "correction"], ["biased"], name="score_bias")
+        graph.node.insert(list(graph.node).index(top), biased)
+        top.input[0] = "biased"
+
+    (refusal,) = refusals(name, tmp_path, edit)
+    assert refusal.name == "score_bias"
+    assert "e_score_correction_bias" in refusal.reason
+    assert "on the logits" in refusal.remedy
+
+
 def test_a_norm_of_heads_is_refused_with_what_to_change(tmp_path: Path) -> None:
     """qk-norm: a norm over the four channels of a head, put on the queries."""
 

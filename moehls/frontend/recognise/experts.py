@@ -130,7 +130,7 @@ def _terms(value: FeedForward, positions: list[int], layout: Layout, count: int)
                 sample = np.broadcast_to(sample, full).sum(axis=tuple(shared), keepdims=True)
                 weighed.append(_cut(sample, varying, place, positions))
             own = (_variant(_cut(array, varying, place, positions), len(layout.axes), variant) for array in arrays)
-            yield _term(layout, weighed, *own)
+            yield replace(_term(layout, weighed, *own), grid=value.grid, up_grid=value.up_grid)
 
 
 def _cut(array: Array, varying: list[int], place: tuple[int, ...], positions: list[int]) -> Array:

@@ -23,7 +23,7 @@ from moehls.frontend.contraction import (
 )
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
 from moehls.frontend.recognise.linear import table_of
-from moehls.frontend.values import FeedForward, Gathered, Hidden, Pointwise, Value, restructure, shape_of
+from moehls.frontend.values import FeedForward, Gathered, Grid, Hidden, Pointwise, Value, restructure, shape_of
 from moehls.network.operations import Lattice
 
 
@@ -60,12 +60,17 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
             raise LayoutError("expert choices differ along the hidden channels")
         moved = tuple(arrange(sample.squeeze(p.summed), kept, p.out) for sample in selector.samples)
         selector = replace(selector, samples=moved)
-    lattice = None
-    if value.grid is not None:
-        arrays = [along_hidden(array[..., None], [*left, VARIANT], []) for array in (value.grid.scale, value.grid.zero)]
-        if all(array.size == hidden for array in arrays):
-            scale, zero = (array.reshape(hidden).astype(np.float64) for array in arrays)
-            lattice = Lattice(scale, zero, value.grid.bits, value.grid.signed)
+
+    def lattice(grid: Grid | None) -> Lattice | None:
+        """Of the hidden channels, where it is the same for all that is beside them."""
+        if grid is None:
+            return None
+        arrays = [along_hidden(array[..., None], [*left, VARIANT], []) for array in (grid.scale, grid.zero)]
+        if any(array.size != hidden for array in arrays):
+            return None
+        scale, zero = (array.reshape(hidden).astype(np.float64) for array in arrays)
+        return Lattice(scale, zero, grid.bits, grid.signed)
+
     return FeedForward(
         p.layout,
         pre.base,
@@ -77,7 +82,8 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
         joint_selector(selector, p.selector),
         up=up,
         up_bias=up_bias,
-        grid=lattice,
+        grid=lattice(value.grid),
+        up_grid=None if value.up is None or value.up.factor != 1 else lattice(value.up.grid),
     )
 
 

@@ -102,7 +102,7 @@ def _noted(context: Context, given: Quantised) -> Value:
         arrays = [np.broadcast_to(array.reshape(-1).astype(np.float64), channels) for array in (grid.scale, grid.zero)]
         return replace(value, grid=Lattice(arrays[0], arrays[1], bits, signed))
     elif isinstance(value, Hidden):
-        return value if value.up is not None else replace(value, grid=_grid(value.layout, given, bits, signed))
+        return replace(value, grid=_grid(value.layout, given, bits, signed))
     elif isinstance(value, Pointwise):
         form = match_activation(value.function)
         if form is not None:

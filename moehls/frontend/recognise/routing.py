@@ -80,6 +80,20 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return sampled(context, node, [Routed(source, samples), *inputs[1:]])
 
 
+def read_biased_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Sigmoids with a number an expert added, by which experts are chosen but not weighed."""
+    for scores, bias in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        vector = isinstance(bias, Constant) and bias.array.size > 1
+        if isinstance(scores, Pointwise) and vector and is_sigmoid(scores.function):
+            raise UnsupportedError(
+                "a number an expert is added to the sigmoids that choose the experts, as DeepSeek-V3's e_score_correction_bias; "
+                "experts are ranked by their logits here",
+                "train without it, or put a bias on the logits of the gate, where it also weighs",
+                ends=True,
+            )
+    return None
+
+
 def _logits_name(node: ir.Node) -> str:
     """The tensor that the elementwise node before `node` reads."""
     given = node.inputs[0]
@@ -193,4 +207,5 @@ RULES: Rules = (
     ("Softmax TopK LogSoftmax ArgMax", read_logits),
     ("ReduceMax", read_largest),
     ("TopK", read_scores),
+    ("Add", read_biased_scores),
 )

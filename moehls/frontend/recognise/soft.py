@@ -67,7 +67,7 @@ def soft_mixture(
     routing = builder.emit(Route, "route", input=constant(seats).name, **gate)
     empty = constant(np.zeros((count, channels), np.float32))
     arrays = {name: np.stack([layers[name] for layers in each]) for name in each[0]}
-    outputs = builder.expert_layer(held, routing, arrays, experts.form)
+    outputs = builder.expert_layer(held, routing, arrays, experts.form, {})
     total = Base(builder.emit(Add, "add", left=empty.name, right=outputs.name), count, channels)
     mixed = builder.attention(asked.base, constant(asked.rows), total, 1, 1.0)
     return with_weight(rows(mixed, layout))
