@@ -94,6 +94,9 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_deit3": lambda: timm_vit(no_embed_class=True, init_values=1e-6),
     "timm_registers": lambda: timm_vit(no_embed_class=True, init_values=1e-5, reg_tokens=4),
     "timm_no_class_token": lambda: timm_vit(class_token=False, global_pool="", num_classes=0),
+    "timm_mean": lambda: timm_vit(global_pool="avg"),
+    "timm_mean_all": lambda: timm_vit(global_pool="avg", class_token=False, final_norm=True, fc_norm=False),
+    "timm_beit": lambda: timm_vit("Beit", use_abs_pos_emb=True, use_rel_pos_bias=False, init_values=0.1),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
     "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),
@@ -105,6 +108,7 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "transformers_deit": lambda: transformers_vit("DeiT", "ForImageClassification", "logits"),
     "transformers_deit_teacher": lambda: transformers_vit("DeiT", "ForImageClassificationWithTeacher", "logits"),
     "transformers_dinov2": lambda: transformers_vit("Dinov2", "Model", "last_hidden_state", mlp_ratio=2),
+    "transformers_dinov2_classes": lambda: transformers_vit("Dinov2", "ForImageClassification", "logits", mlp_ratio=2),
     "transformers_dinov2_registers": lambda: transformers_vit(
         "Dinov2WithRegisters", "Model", "last_hidden_state", mlp_ratio=2
     ),

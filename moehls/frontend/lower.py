@@ -329,6 +329,7 @@ _KINDS: dict[str, str] = {
     "Shared": "the output of a shared expert",
     "Sum": "tokens",
     "Normalised": "normalised tokens",
+    "Beside": "token matrices side by side",
     "Statistic": "a statistic of tokens",
     "Scores": "attention scores",
     "Routed": "routing values",

@@ -246,6 +246,18 @@ class Sum:
 
 
 @dataclass(frozen=True, eq=False)
+class Beside:
+    """Channels of different token matrices side by side, in the last dimension; their other dimensions are the same."""
+
+    parts: tuple[Affine, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shapes = [part.layout.shape for part in self.parts]
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+
+@dataclass(frozen=True, eq=False)
 class Normalised:
     """Layer normalisation of a token matrix over all its channels, which lie in tensor order."""
 
@@ -372,7 +384,9 @@ class Unknown:
 
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Shared | Sum | Normalised | Patches
 Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
-Value = Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Quantised | Unknown
+Value = (
+    Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Quantised | Beside | Unknown
+)
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
 _COMPONENTS: dict[type, tuple[str, ...]] = {
@@ -422,6 +436,6 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
         return None
     if isinstance(value, Permuted):
         return value.rows.layout.shape
-    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Quantised, Unknown)):
+    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Quantised, Unknown, Beside)):
         return value.shape
     return value.layout.shape

@@ -11,7 +11,7 @@ import pytest
 from moehls import api
 from moehls.errors import MoehlsError
 from moehls.frontend import read_network
-from moehls.network.operations import Embed, Linear, Network
+from moehls.network.operations import Add, Embed, Linear, MeanTokens, Network
 from moehls.project import open_project
 from moehls.samples import read_samples
 from tests.frontend.support import edited, fixture, names
@@ -46,6 +46,23 @@ def test_register_tokens_stand_between_the_class_token_and_the_patches() -> None
     (registers,) = (weight for weight in weights if weight.shape == (1, 4, 16))
     rows = embed.prefix + embed.position[:5]
     np.testing.assert_array_equal(rows[1:], registers.reshape(4, 16))
+
+
+@pytest.mark.parametrize("exporter", ["ts17", "dynamo20"])
+def test_a_head_of_the_class_token_beside_the_mean_is_a_sum_of_two(exporter: str) -> None:
+    """DINOv2's classifier: one matrix on the class token and the mean of the patches, side by side."""
+    path = fixture(f"transformers_dinov2_classes-{exporter}")
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer]
+    (whole,) = (w if w.shape[0] == 5 else w.T for w in weights if set(w.shape) == {5, 32})
+    network = read_network(path, {})
+    *_, first, second, add = network.operations
+    assert isinstance(first, Linear)
+    assert isinstance(second, Linear)
+    assert isinstance(add, Add)
+    np.testing.assert_array_equal(np.concatenate([first.weight, second.weight], axis=1), whole)
+    (mean,) = operations(network, MeanTokens)
+    assert mean.stop - mean.start == 16
+    assert (first.bias.any(), second.bias.any()) == (True, False)
 
 
 def test_interpolated_positions_are_constants() -> None:
