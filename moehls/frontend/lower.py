@@ -23,6 +23,7 @@ from moehls.frontend.context import Context, Result, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.load import Inputs
+from moehls.frontend.nearest import GENERAL, describe, nearest
 from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
@@ -48,7 +49,6 @@ from moehls.network.operations import Experts, Network, NetworkInput, NetworkOut
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, MemoryError)
 """What reading a node with the wrong inputs or shapes can raise."""
-_GENERAL = "see docs/frontend.md for the forms that are read"
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,14 @@ class _Reader:
         try:
             result = self._try(node, inputs)
             if result is None and (operator_of(node) not in self._rules or not any(map(_is_stand_in, inputs))):
-                kinds = ", ".join(_describe(value) for value in inputs)
-                raise UnsupportedError(f"no supported form has it here (it reads {kinds})", _GENERAL)
+                kinds = ", ".join(describe(value) for value in inputs)
+                raise UnsupportedError(f"no supported form has it here (it reads {kinds})", nearest(inputs))
             if result is None:
                 result = [self._recover(output) for output in node.outputs]
         except _MALFORMED as error:
-            self._refuse(node, inputs, UnsupportedError(f"its shapes do not fit ({first_line(error)})", _GENERAL))
+            self._refuse(
+                node, inputs, UnsupportedError(f"its shapes do not fit ({first_line(error)})", nearest(inputs))
+            )
             result = [Unknown() for _ in node.outputs]
         except (UnsupportedError, LayoutError) as refusal:
             if not any(isinstance(value, Unknown) for value in inputs):
@@ -248,7 +250,7 @@ class _Reader:
             }
 
     def _refuse(self, node: ir.Node, inputs: list[Value], refusal: UnsupportedError | LayoutError) -> None:
-        remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else _GENERAL
+        remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else nearest(inputs)
         shapes = tuple(shape_of(value) for value in inputs)
         self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
 
@@ -286,7 +288,7 @@ class _Reader:
                 return None
             if not isinstance(value, TOKENS):
                 raise UnsupportedError(
-                    f"the output is {_describe(value)}, not a matrix of tokens", "end at the head's logits"
+                    f"the output is {describe(value)}, not a matrix of tokens", "end at the head's logits"
                 )
             plain = self._context.builder.materialise(value)
             kinds = [axis.token for axis in plain.layout.axes]
@@ -294,7 +296,7 @@ class _Reader:
                 raise UnsupportedError("the output has channels before tokens", "give outputs as [tokens, channels]")
             return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
         except (UnsupportedError, LayoutError, *_MALFORMED) as refusal:
-            remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else _GENERAL
+            remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else GENERAL
             node = output.producer()
             scope = scope_of(node) if node is not None else ""
             self._refusals.append(Refusal(output.name or "", "output", (shape_of(value),), scope, str(refusal), remedy))
@@ -316,39 +318,8 @@ def _noise(node: ir.Node, inputs: list[Value]) -> Result:
     raise UnsupportedError("random noise takes part in the result", "export in eval mode (model.eval())")
 
 
-_KINDS: dict[str, str] = {
-    "Constant": "a constant",
-    "PerTask": "a table by task",
-    "Pixels": "image pixels",
-    "Patches": "embedded patches",
-    "Affine": "tokens",
-    "Pointwise": "a function of tokens",
-    "Hidden": "GELU outputs",
-    "FeedForward": "MLP or expert outputs",
-    "Mixture": "a sum of experts",
-    "Shared": "the output of a shared expert",
-    "Sum": "tokens",
-    "Normalised": "normalised tokens",
-    "Beside": "token matrices side by side",
-    "Statistic": "a statistic of tokens",
-    "Scores": "attention scores",
-    "Routed": "routing values",
-    "Gathered": "weights gathered by expert",
-    "Dispatched": "tokens dispatched to an expert",
-    "Permuted": "tokens sorted by expert",
-    "Updated": "a sum of experts at some tokens",
-    "Noise": "random noise",
-    "Quantised": "quantised integers",
-    "Unknown": "an unread value",
-}
-
-
 def _is_stand_in(value: Value) -> bool:
     return isinstance(value, Affine) and value.base.stand_in
-
-
-def _describe(value: Value) -> str:
-    return _KINDS[type(value).__name__]
 
 
 def _used(operations: list[Operation], wanted: set[str]) -> tuple[Operation, ...]:

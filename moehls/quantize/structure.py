@@ -49,6 +49,8 @@ from moehls.quantize.steps import (
     UpStep,
 )
 
+_OTHER_NORMS = "a norm before the first block, as CLIP has, and post-norm models are not supported"
+
 
 def structure(network: Network) -> Structure:
     """The steps of `network`.
@@ -62,12 +64,13 @@ def structure(network: Network) -> Structure:
 def unmapped(network: Network) -> tuple[str, ...]:
     """Everything of `network` that `structure` refuses, one message each."""
     resolver = _Resolver(network)
-    found = []
+    found: list[str] = []
     for operation in network.operations:
         try:
             resolver.steps_of(operation)
         except MoehlsError as error:
-            found.append(str(error))
+            if str(error).split(" cannot be")[0] not in {text.split(" cannot be")[0] for text in found}:
+                found.append(str(error))
             resolver.allow(operation.output)
     for last in (resolver.check_outputs, resolver.activation_form):
         try:
@@ -286,7 +289,7 @@ class _Resolver:
             stop = maker.stop if stop is None else maker.start + stop
             name, start = maker.input, start + maker.start
         if name not in self.residuals | self.pooled:
-            raise self._refusal(norm, "its input is not the residual stream (post-norm models are not supported)")
+            raise self._refusal(norm, f"its input is not the residual stream ({_OTHER_NORMS})")
         return name, start, stop
 
     def _gated(self, product: Multiply) -> GatedStep:
@@ -374,8 +377,8 @@ class _Resolver:
     def _residual(self, add: Add, branch: str) -> str:
         other = add.right if add.left == branch else add.left
         if other not in self.residuals | self.sides:
-            why = f"{other!r} is not the residual stream"
-            raise self._refusal(add, why)
+            normed = f" ({_OTHER_NORMS})" if isinstance(self.makers.get(other), LayerNorm) else ""
+            raise self._refusal(add, f"{other!r} is not the residual stream{normed}")
         return other
 
     def _maker(self, name: str, allowed: set[str], reader: Operation | None = None) -> Operation | None:

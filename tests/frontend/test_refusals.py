@@ -463,6 +463,22 @@ def test_a_bias_on_the_scores_for_the_choice_only_is_refused_once(name: str, tmp
     assert "on the logits" in refusal.remedy
 
 
+@pytest.mark.parametrize(
+    ("op", "odd", "near"), [("Softmax", "Sqrt", "head by head"), ("LayerNormalization", "Round", "plain ViT")]
+)
+def test_what_no_rule_reads_has_the_nearest_form_as_remedy(op: str, odd: str, near: str, tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        node = nodes(graph, op)[0]
+        for other in graph.node:
+            other.input[:] = ["odd" if name == node.output[0] else name for name in other.input]
+        made = helper.make_node(odd, [node.output[0]], ["odd"], name="odd")
+        graph.node.insert(list(graph.node).index(node) + 1, made)
+
+    refusal = refusals("three_matrices-dynamo20", tmp_path, edit)[0]
+    assert refusal.name == "odd"
+    assert near in refusal.remedy
+
+
 def test_a_norm_of_heads_is_refused_with_what_to_change(tmp_path: Path) -> None:
     """qk-norm: a norm over the four channels of a head, put on the queries."""
 
