@@ -379,7 +379,8 @@ class ProcessEmitter:
             by_register[w.register].append(i)
         for register, width in self.p.registers.items():
             self._declare("logic", register, width, register_loads.get(register, 1))
-            writes = [self.p.writes[i] for i in by_register[register]]
+            # one token at a time writes; a constant is written last, so that it is the register's reset and takes no LUT a bit
+            writes = sorted((self.p.writes[i] for i in by_register[register]), key=lambda w: w.value.op == "const")
             if not writes:
                 continue
             self.body.lines.append("always_ff @(posedge clock) begin")

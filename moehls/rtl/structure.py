@@ -15,7 +15,6 @@ from moehls.rtl.pointers import StreamShape
 from moehls.rtl.ports import (
     Body,
     Port,
-    address_bits,
     bank_name,
     copies,
     memory_instance,
@@ -260,7 +259,7 @@ class _Program:
         self.e, self.unit, self.p = e, unit, unit.process
         callees = {c.function: e.units[c.function].name for c in unit.process.calls}
         self.emitter = ProcessEmitter(unit.process, unit.schedule, unit.flow, self.OWN, callees)
-        self.read_choices: dict[str, list[tuple[str, str]]] = {}
+        self.read_choices: dict[str, list[tuple[_User, str]]] = {}
         self.chosen: set[str] = set()
 
     def emit(self) -> Body:
@@ -276,8 +275,7 @@ class _Program:
             for bank in range(memory.banks):
                 self._memory(name, memory, bank)
         for data, choices in self.read_choices.items():
-            terms = [word if when == "1'b1" else f"({when} ? {word} : '0)" for when, word in choices]
-            self.body.lines.append(f"assign {data} = {' | '.join(terms)};")
+            self.body.lines.append(f"assign {data} = {self._chosen(choices)};")
         return self.body
 
     def _instance(self, function: str) -> None:
@@ -332,15 +330,14 @@ class _Program:
                     used[actual] = memory_of(self.unit, actual)
         return sorted(used.items())
 
-    def _users(self, name: str, bank: int, way: str) -> list[tuple[str, str, int]]:
-        """(prefix of signals, when it is meant, width) of everyone who may use a bank."""
+    def _users(self, name: str, bank: int, way: str) -> list[_User]:
+        """Everyone who may use a bank."""
         found = []
         for local, object_ in self.p.objects.items():
             port = f"{local}.{bank}.{way}"
             if object_ == name and any(a.port == port for a in self.p.accesses):
-                found.append(
-                    (f"{self.OWN}{bank_name(local, bank, self.p.memories[local])}", "1'b1", memory_width(self.p, port))
-                )
+                own = f"{self.OWN}{bank_name(local, bank, self.p.memories[local])}"
+                found.append(_User(own, "1'b1", memory_width(self.p, port)))
         for function in self.callees:
             callee = self.e.units[function]
             for (formal, b, w), (port, _, width) in interface(self.e, callee).memories.items():
@@ -348,7 +345,8 @@ class _Program:
                     k for k, c in enumerate(self.p.calls) if c.function == function and dict(c.pointers)[formal] == name
                 ]
                 if (b, w) == (bank, way) and sites:
-                    found.append((f"{callee.name}_{port}", self._at(callee.name, function, sites), width))
+                    when = self._at(callee.name, function, sites)
+                    found.append(_User(f"{callee.name}_{port}", when, width, callee.name, function, tuple(sites)))
         return found
 
     def _at(self, name: str, function: str, sites: list[int]) -> str:
@@ -376,23 +374,53 @@ class _Program:
         if ways:
             self.body.lines += memory_instance(signal, memory, width, ways)
 
-    def _share(self, signal: str, memory: Memory, way: str, users: list[tuple[str, str, int]], width: int) -> None:
+    def _share(self, signal: str, memory: Memory, way: str, users: list[_User], width: int) -> None:
         lines, declare = self.body.lines, self.body.declarations
         for port in memory_signals(signal, way, memory, width):
             declare.append(f"wire {range_of(port.width)}{port.name};")
-        bits = address_bits(memory)
-        enables = [f"({u}_{way}_enable & {when})" for u, when, _ in users]
+        enables = [f"({u.prefix}_{way}_enable & {u.when})" for u in users]
         lines.append(f"assign {signal}_{way}_enable = {' | '.join(enables)};")
-        terms = [f"({{{bits}{{{e}}}}} & {u}_{way}_address)" for e, (u, _, _) in zip(enables, users, strict=True)]
-        lines.append(f"assign {signal}_{way}_address = {' | '.join(terms)};")
+        addresses = [f"{u.prefix}_{way}_address" for u in users]
+        lines.append(f"assign {signal}_{way}_address = {_first_of(enables, addresses)};")
         if way == "write":
-            terms = [
-                f"({{{width}{{{e}}}}} & {width}'({u}_write_data))" for e, (u, _, _) in zip(enables, users, strict=True)
-            ]
-            lines.append(f"assign {signal}_write_data = {' | '.join(terms)};")
+            words = [f"{width}'({u.prefix}_write_data)" for u in users]
+            lines.append(f"assign {signal}_write_data = {_first_of(enables, words)};")
         else:
-            advances = [f"({u}_read_advance & {when})" for u, when, _ in users]
+            advances = [f"({u.prefix}_read_advance & {u.when})" for u in users]
             lines.append(f"assign {signal}_read_advance = {' | '.join(advances)};")
+            for u in users:
+                word = f"{signal}_read_data[{u.width - 1}:0]"
+                self.read_choices.setdefault(f"{u.prefix}_read_data", []).append((u, word))
 
-            for u, when, w in users:
-                self.read_choices.setdefault(f"{u}_read_data", []).append((when, f"{signal}_read_data[{w - 1}:0]"))
+    def _chosen(self, choices: list[tuple[_User, str]]) -> str:
+        """The word of the memory that the callee was given: a multiplexer by the bits of the memory's number."""
+        if len(choices) == 1:
+            return choices[0][1]
+        user = choices[0][0]
+
+        def of(words: list[str]) -> str:
+            if len(words) == 1:
+                return words[0]
+            bit = (len(words) - 1).bit_length() - 1
+            sites = sorted(k for i, (u, _) in enumerate(choices) if i >> bit & 1 for k in u.sites)
+            select = self._at(user.callee, user.function, sites)
+            return f"({select} ? {of(words[1 << bit :])} : {of(words[: 1 << bit])})"
+
+        return of([word for _, word in choices])
+
+
+@dataclass(frozen=True)
+class _User:
+    """Whoever may use a bank: the prefix of its signals, when it is meant, and where it is called with that bank."""
+
+    prefix: str
+    when: str
+    width: int
+    callee: str = ""
+    function: str = ""
+    sites: tuple[int, ...] = ()
+
+
+def _first_of(enables: list[str], words: list[str]) -> str:
+    """The word of who is at work: one at most, and without any the word is nobody's, so the last needs no condition."""
+    return " : ".join([*(f"{e} ? {word}" for e, word in zip(enables[:-1], words, strict=False)), words[-1]])
