@@ -22,7 +22,7 @@ from tests.csim.conftest import Accelerator
 from tests.csim.test_networks import assert_equals_reference
 from tests.frontend.support import fixture
 
-SHAPE = Shape(W8A8, 3, 8, 4, 2, 64, 32, 64, 16, 8, 8, 16, 4, 64, gated=True)
+SHAPE = Shape(W8A8, 3, 8, 4, 2, 64, 32, 64, 16, 8, 8, 16, 4, 64, gated=True, sigmoids=True)
 FORMS: dict[str, ActivationForm] = {
     "gated_silu-dynamo23": "silu",
     "gated_fused-ts17": "silu",
@@ -31,6 +31,7 @@ FORMS: dict[str, ActivationForm] = {
     "gated_experts_dense-dynamo20": "silu",
     "shared_sum-ts17": "silu",
     "shared_gated-dynamo20": "silu",
+    "shared_sigmoids-ts17": "silu",
     "gated_relu-dynamo20": "relu",
     "activation_quick-ts17": "quick",
 }
