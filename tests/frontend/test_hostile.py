@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from moehls import api
 from moehls.errors import MoehlsError
 from moehls.frontend import read_network
-from tests.frontend.support import edited, nodes
+from moehls.project import MANIFEST
+from tests.frontend.support import edited, fixture, nodes
 
 Edit = Callable[[onnx.GraphProto], None]
 
@@ -150,3 +153,32 @@ def test_hostile_names_reach_no_name_of_the_network(tmp_path: Path, name: str) -
     network = read_network(edited("experts_loop-dynamo20", tmp_path, edit), {})
     assert network.input.name == name
     assert all(operation.name.isidentifier() for operation in network.operations)
+
+
+def test_hostile_names_go_the_whole_way_and_reach_no_source(tmp_path: Path) -> None:
+    """Names of the input, of outputs and of nodes stay in JSON, in samples and, escaped, on the page."""
+    evil = '<script>x</script>"; system("rm");\n../../${HOME}`id`\\'
+
+    def edit(graph: onnx.GraphProto) -> None:
+        names = {graph.input[0].name: evil, graph.output[0].name: evil + "out"}
+        graph.input[0].name, graph.output[0].name = evil, evil + "out"
+        for node in graph.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+            node.name = evil + node.name
+
+    settings = {"token_parallel": "2", "block": "8"}
+    paths = {"evil": edited("plain-ts17", tmp_path, edit), "plain": fixture("plain-ts17")}
+    folders = {name: api.compile(path, tmp_path / name, settings=settings).project for name, path in paths.items()}
+    files = {name: {str(f.relative_to(at)) for f in at.rglob("*") if f.is_file()} for name, at in folders.items()}
+    assert files["evil"] == files["plain"]
+    for file in sorted(files["plain"]):
+        content = (folders["evil"] / file).read_bytes()
+        if file.startswith(("src/", "include/", "scripts/", "host/", "csim/")) or file == "Makefile":
+            assert content == (folders["plain"] / file).read_bytes(), file
+        elif file.endswith(".html"):
+            assert b"<script>x" not in content
+    manifest = json.loads((folders["evil"] / MANIFEST).read_text())
+    assert manifest["outputs"][0]["name"] == evil + "out"
+    assert api.verify(folders["evil"], ["reference"]).passed
+    assert b"<script>x" not in api.report(folders["evil"]).read_bytes()
