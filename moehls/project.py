@@ -209,6 +209,7 @@ def _write_templates(work: Path, plan: Plan, task: int) -> None:
         "ports": plan.shape.ports,
         "task": task,
         "weights_depth": plan.weight_beats,
+        "first_beats": plan.first_beats,
         "input_depth": plan.input_beats,
         "output_depth": plan.output_beats,
     }

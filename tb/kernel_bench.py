@@ -98,7 +98,7 @@ class KernelBench:
             await self.write(f"weights{port}", self.addresses[port])
         await self.write("input", self.addresses[-2])
         await self.write("output", self.addresses[-1])
-        await self.write("weight_beats", self.arrays["weights"].shape[1])
+        await self.write("weight_beats", int(self.arrays["first_beats"]))
         await self.write("input_beats", self.arrays[f"input{frame}"].size // BEAT)
         await self.write("output_beats", self.arrays[f"expected{frame}"].size // BEAT)
         await self.write("task", self.settings["tasks"][frame])

@@ -21,6 +21,7 @@ from moehls.errors import MoehlsError
 from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import (
     ANY_TASK,
+    EXPERT_STEPS,
     FIELDS,
     NO_EXPERT,
     Binding,
@@ -36,6 +37,8 @@ from moehls.plan.shape import Shape
 from moehls.resources import resource
 
 KERNEL_NAME = "moehls_kernel"
+_PREFETCHING = ("sections.cpp.j2",)
+"""what only accelerators have that prefetch experts"""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def render_hls(shape: Shape, activation: ActivationForm) -> tuple[SourceFile, ..
     for root, pattern in ((resource("templates") / "hls", "*/*.j2"), (resource("templates"), "csim/*.j2")):
         environment = _environment(root)
         for path in sorted(path.relative_to(root) for path in root.glob(pattern)):
+            if path.name in _PREFETCHING and shape.experts != "prefetched":
+                continue
             text = environment.get_template(path.as_posix()).render(context)
             files.append(SourceFile(path.with_suffix(""), _format(text)))
     return tuple(files)
@@ -99,18 +104,27 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     }
     if shape.norm_targets:
         enumerations["target"] = Target
+    prefetches = shape.experts == "prefetched"
     return {
         **vars(shape),
         "norm_tokens": shape.norm_tokens,
         "route_experts": shape.route_experts,
         "gather_tokens": shape.gather_tokens,
         "kernel_name": KERNEL_NAME,
-        "enumerations": [(name, [(m.name, m.value) for m in members]) for name, members in enumerations.items()],
+        "enumerations": [
+            (name, [(m.name, m.value) for m in members if prefetches or m is not Kind.SECTION])
+            for name, members in enumerations.items()
+        ],
         "fields": FIELDS,
         "rows": fields["rows"],
         "n1": fields["n1"],
-        "flags": [(str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1) for f in Flag],
+        "flags": [
+            (str(f.name).lower(), fields["flags"].offset + f.value.bit_length() - 1)
+            for f in Flag
+            if prefetches or f is not Flag.LAST
+        ],
         "any_task": ANY_TASK,
+        "expert_steps": EXPERT_STEPS,
         "no_expert": NO_EXPERT,
         "tables": tables_of(shape.precision, activation, shape.sigmoids),
     }

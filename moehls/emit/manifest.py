@@ -50,6 +50,7 @@ def manifest(network: IntegerNetwork, program: Program, plan: Plan, input_hash: 
             "ports": shape.ports,
             "chunk_bytes": CHUNK_BYTES,
             "chunks_per_port": plan.weight_beats,
+            "first_chunks": plan.first_beats,
             "layout": "chunk j of the file lies in port j mod ports at address j div ports",
         },
         "input": _input(network, program, shape),
@@ -68,7 +69,7 @@ def registers(ports: int) -> list[dict[str, Any]]:
     pointers = [(f"weights{port}", 64, f"address of the weights of port {port}") for port in range(ports)]
     pointers += [("input", 64, "address of the pixels"), ("output", 64, "address of the results")]
     scalars = [
-        ("weight_beats", 32, "16-byte chunks a weight port"),
+        ("weight_beats", 32, "16-byte chunks a weight port that are read first"),
         ("input_beats", 32, "16-byte beats of an image"),
         ("output_beats", 32, "16-byte beats of the results"),
         ("task", 32, "number of the task"),

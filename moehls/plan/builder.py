@@ -163,6 +163,11 @@ class Builder:
             instruction = replace(instruction, payload_words=payload.count(self.shape))
         self.steps.append(Step(name, operation, instruction, payload, macs, reads, writes))
 
+    def section(self, name: str, operation: str, experts: int) -> None:
+        """The experts that follow are read by choice, where the shape prefetches them."""
+        if self.shape.experts == "prefetched":
+            self.step(name, operation, Instruction(Kind.SECTION, n0=experts), None)
+
     def store(self, value: str, kind: TensorKind, place: Place) -> None:
         """A STORE of `value`, if it is an output."""
         names = [output.name for output in self.network.outputs if output.value == value]

@@ -25,6 +25,7 @@ from moehls.plan.steps import Program, Step
 Bound = Literal["stream", "multiply", "epilogue", "write", "memory", "skipped"]
 ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
+_DRAM_LATENCY = 150
 _DISPATCH = 7
 """cycles from one header to the first stage of its step: three stages of `compute`, start, done"""
 _ENGINE = 29
@@ -35,11 +36,11 @@ _POOL = _DISPATCH + 10
 _ROUTE = _DISPATCH + 4 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
 _LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
 _GATHER = _DISPATCH + 7 + 5  # form_passes, copy_tokens
+_SECTION = _DISPATCH + _DRAM_LATENCY + 40
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
 _REUSE = 4
 """cycles between writing and reading a kept weight"""
-_DRAM_LATENCY = 150
 _START = _DRAM_LATENCY + 13
 """cycles until the first header is there"""
 
@@ -114,7 +115,8 @@ def estimate(
     pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
     own = [step_cycles(step, shape, load, pixels, counted=counted) for step in program.steps]
     words = program.step_words
-    times = against_stream([cycles for cycles, _ in own], words, shape, rate)
+    expected = _expected_words(program, shape, load, counted)
+    times = against_stream([cycles for cycles, _ in own], expected, shape, rate, _section_ends(program))
     costs, start = [], float(_START)
     for step, (cycles, bound), count, time in zip(program.steps, own, words, times, strict=True):
         i = step.instruction
@@ -133,8 +135,9 @@ def frame_cycles(program: Program, shape: Shape, board: Board, clock_mhz: float,
     """The whole frame, without the list of steps."""
     pixels = pixel_beats_a_cycle(shape, board, clock_mhz)
     own = [step_cycles(step, shape, load, pixels)[0] for step in program.steps]
-    words = program.step_words
-    return _START + sum(against_stream(own, words, shape, bytes_a_cycle(shape, board, clock_mhz)))
+    words = _expected_words(program, shape, load, counted=False)
+    rate = bytes_a_cycle(shape, board, clock_mhz)
+    return _START + sum(against_stream(own, words, shape, rate, _section_ends(program)))
 
 
 def frame_macs(program: Program, load: ExpertLoad) -> float:
@@ -142,15 +145,39 @@ def frame_macs(program: Program, load: ExpertLoad) -> float:
     return sum(_macs(step, load) for step in program.steps)
 
 
-def against_stream(own: Sequence[float], words: Sequence[int], shape: Shape, rate: float) -> list[float]:
-    """Cycles of each step when its words come at `rate` bytes a cycle through a FIFO of the shape's depth."""
+def against_stream(
+    own: Sequence[float], words: Sequence[float], shape: Shape, rate: float, ends: Sequence[int] = ()
+) -> list[float]:
+    """Cycles of each step when its words come at `rate` bytes a cycle through a FIFO of the shape's depth.
+
+    `ends` are the steps that end a section: the stream runs ahead to the end of its section at most. Without them all is one.
+    """
     interval = shape.word_bits / 8 / rate
-    level, times = 1.0, []  # the first header is there
-    for cycles, count in zip(own, words, strict=True):
-        time = max(cycles, (count - level) * interval)
-        level = min(shape.fifo_words, level + time / interval - count)
-        times.append(time)
+    times, first = [], 0
+    for end in ends or (len(own) - 1,):
+        level, left = 1.0, sum(words[first : end + 1])  # the first header is there
+        for cycles, count in zip(own[first : end + 1], words[first : end + 1], strict=True):
+            time = max(cycles, (count - level) * interval)
+            left -= count
+            level = min(shape.fifo_words, level + time / interval - count, left)
+            times.append(time)
+        first = end + 1
     return times
+
+
+def _section_ends(program: Program) -> list[int]:
+    kinds = [step.instruction.kind for step in program.steps]
+    return [n for n, kind in enumerate(kinds) if kind == Kind.SECTION or n + 1 == len(kinds)]
+
+
+def _expected_words(program: Program, shape: Shape, load: ExpertLoad, counted: bool) -> Sequence[float]:
+    """Words of the stream that are read for each step: of experts that are prefetched only where they have tokens."""
+    if shape.experts == "streamed":
+        return program.step_words
+    found = []
+    for step, headers in zip(program.steps, program.own_header_words, strict=True):
+        found.append(headers + _occupancy(step, shape, load, counted).busy * step.instruction.payload_words)
+    return found
 
 
 def step_cycles(
@@ -192,12 +219,13 @@ def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Boun
     each = min(i.n2, i.split)  # words of a block: the low plane of a 16-bit operand takes them once more
     reuse = i.n0 * max(0, _REUSE - each) * (several if each == i.n2 else queue.busy)
     tile = shape.slices + serial
+    drained = i.payload_words if shape.experts == "streamed" else 0
     times: dict[Bound, float] = {
         "multiply": queue.busy * (i.payload_words + tile) + i.n0 * (i.n2 * queue.groups - each * queue.busy) + reuse,
         "write" if serial else "epilogue": queue.busy * (1 + i.n2) + i.n0 * queue.groups * tile,
     }
     bound = max(times, key=lambda name: times[name])
-    return times[bound] + queue.busy * _chain(shape) + (1 - queue.busy) * (_DRAIN + i.payload_words), bound
+    return times[bound] + queue.busy * _chain(shape) + (1 - queue.busy) * (_DRAIN + drained), bound
 
 
 def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
@@ -246,6 +274,8 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1
             return blocks * max(fetch, shape.block * lane // 128) + _STORE
+        case Kind.SECTION:  # the choice, its copy, and the first words of the next section
+            return 2.0 * i.n0 + _SECTION
         case _:  # END: the last beats on their way to the DRAM
             return float(_DRAM_LATENCY)
 

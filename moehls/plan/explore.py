@@ -17,8 +17,8 @@ from moehls.plan.cost import ExpertLoad, frame_cycles
 from moehls.plan.memory import LIMIT
 from moehls.plan.program import build_program
 from moehls.plan.resources import plan_resources
-from moehls.plan.search import Settings, candidates, fitted, search
-from moehls.plan.shape import Shape
+from moehls.plan.search import Settings, candidates, fitted, program_key, search
+from moehls.plan.shape import Experts, Shape
 from moehls.plan.steps import Program
 
 _FIFO_SHARES = (1, 2, 4, 16)
@@ -61,10 +61,11 @@ def explore(
     """
     points: list[Point] = []
     shapes = sorted(candidates(network, board, settings), key=lambda shape: (shape.block, shape.token_parallel))
-    program, built = None, (0, 0)
+    program: Program | None = None
+    built: tuple[int, int, Experts] | None = None
     for number, candidate in enumerate(shapes):
-        if program is None or built != (candidate.token_parallel, candidate.block):
-            program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
+        if program is None or built != program_key(candidate):
+            program, built = build_program(network, candidate), program_key(candidate)
         for shape in _fitting(program, candidate, board, settings):
             points.append(_point(program, shape, board, clock_mhz, load, settings.hidden_parts))
         progress((number + 1) / len(shapes))

@@ -15,6 +15,8 @@ HEADER_BITS = 512
 ANY_TASK = 0xFFFF
 NO_EXPERT = 0xFFFF
 NO_SPLIT = 0xFFFF
+EXPERT_STEPS = 4
+"""steps an expert has, at most: gather, up, first, second"""
 NO_CAPACITY = 0xFFFF
 """`split` of a ROUTE step"""
 
@@ -29,6 +31,8 @@ class Kind(enum.IntEnum):
     GATHER = 6
     STORE = 7
     POOL = 8
+    SECTION = 9
+    """only where experts are prefetched"""
 
 
 class Mode(enum.IntEnum):
@@ -77,6 +81,8 @@ class Flag(enum.IntFlag):
     CHOSEN = 16
     RMS = 32
     PLAIN = 64
+    LAST = 128
+    """the next header begins a word of its own; only where experts are prefetched"""
 
 
 class Binding(enum.IntEnum):

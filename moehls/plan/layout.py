@@ -15,7 +15,7 @@ import numpy.typing as npt
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.integer.precision import Precision
-from moehls.plan.payload import Bytes, header_word, little_endian
+from moehls.plan.payload import Bytes, headers_bytes, little_endian
 from moehls.plan.shape import Shape
 from moehls.plan.steps import InputPlace, OutputPlace, Place, Program
 
@@ -29,10 +29,10 @@ def stream_words(program: Program, shape: Shape) -> Bytes:
     instructions = [step.instruction for step in program.steps]
     out = np.empty((program.words, shape.word_bits // 8), np.uint8)
     position = 0
-    for n, step in enumerate(program.steps):
-        if n % program.headers_a_word == 0:
-            out[position] = header_word(instructions[n : n + program.headers_a_word], shape)
-            position += 1
+    for n, (step, headers) in enumerate(zip(program.steps, program.headers, strict=True)):
+        if headers:
+            out[position : position + program.header_words] = headers_bytes(instructions[n : n + headers], shape)
+            position += program.header_words
         words = step.words(shape)
         out[position : position + len(words)] = words
         position += len(words)

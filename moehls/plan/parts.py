@@ -20,7 +20,8 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.plan.program import build_program
-from moehls.plan.search import Settings, candidates, fitted
+from moehls.plan.search import Settings, candidates, fitted, program_key
+from moehls.plan.shape import Experts
 from moehls.plan.steps import Program
 from moehls.plan.uses import factors
 
@@ -35,13 +36,13 @@ def hidden_parts(network: IntegerNetwork, board: Board, settings: Settings) -> i
 
 
 def _fits(network: IntegerNetwork, board: Board, settings: Settings) -> bool:
-    programs: dict[tuple[int, int], Program] = {}
+    programs: dict[tuple[int, int, Experts], Program] = {}
     for candidate in candidates(network, board, settings):
-        parallelism = candidate.token_parallel, candidate.block
-        if parallelism not in programs:
-            programs[parallelism] = build_program(network, candidate)
+        key = program_key(candidate)
+        if key not in programs:
+            programs[key] = build_program(network, candidate)
         try:
-            fitted(programs[parallelism], candidate, board, settings)
+            fitted(programs[key], candidate, board, settings)
         except DoesNotFit:
             continue
         return True

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.integer.operations import IntArray, WeightArray
-from moehls.plan.instruction import HEADER_BITS, Instruction, encode
+from moehls.plan.instruction import EXPERT_STEPS, HEADER_BITS, Instruction, encode
 from moehls.plan.shape import Shape
 
 Bytes = npt.NDArray[np.uint8]
@@ -124,18 +124,24 @@ def token_words_a_word(shape: Shape) -> int:
     return shape.word_bits // (shape.block * shape.precision.residual_bits)
 
 
-def headers_a_word(shape: Shape) -> int:
-    """Steps whose headers share a word; the word stands before the first one's payload."""
-    return shape.word_bits // HEADER_BITS
+def headers_together(shape: Shape) -> int:
+    """Steps whose headers lie together, before the first one's payload: a word's, or an expert's where it is read by choice."""
+    word = shape.word_bits // HEADER_BITS
+    return word if shape.experts == "streamed" else max(word, EXPERT_STEPS)
 
 
-def header_word(instructions: Sequence[Instruction], shape: Shape) -> Bytes:
-    """`[word_bytes]`: the headers of consecutive steps, the first in the low bits."""
-    word = np.zeros(shape.word_bits // 8, np.uint8)
+def header_words(shape: Shape) -> int:
+    """Words that such headers take."""
+    return headers_together(shape) * HEADER_BITS // shape.word_bits
+
+
+def headers_bytes(instructions: Sequence[Instruction], shape: Shape) -> Bytes:
+    """`[header_words, word_bytes]`: the headers of consecutive steps, the first in the low bits."""
     size = HEADER_BITS // 8
+    out = np.zeros((headers_together(shape), size), np.uint8)
     for n, instruction in enumerate(instructions):
-        word[n * size : (n + 1) * size] = np.frombuffer(encode(instruction).to_bytes(size, "little"), np.uint8)
-    return word
+        out[n] = np.frombuffer(encode(instruction).to_bytes(size, "little"), np.uint8)
+    return out.reshape(-1, shape.word_bits // 8)
 
 
 def little_endian(values: npt.NDArray[Any], size: int) -> Bytes:

@@ -63,6 +63,8 @@ class Plan:
     """words of the stream"""
     weight_beats: int
     """128-bit chunks a port"""
+    first_beats: int
+    """of them those of the first section: all where experts are streamed"""
     input_beats: int
     output_beats: int
 
@@ -112,6 +114,7 @@ def plan(
         outputs=program.outputs,
         weight_words=program.words,
         weight_beats=program.words * shape.word_bits // (128 * shape.ports),
+        first_beats=program.first_words * shape.word_bits // (128 * shape.ports),
         input_beats=program.input.beats,
         output_beats=program.output_beats,
     )

@@ -43,7 +43,8 @@ from moehls.plan.instruction import (
     Source,
     Target,
 )
-from moehls.plan.payload import Rows, headers_a_word
+from moehls.plan.payload import Rows, header_words, headers_together
+from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
 
@@ -65,7 +66,11 @@ def build_program(network: IntegerNetwork, shape: Shape) -> Program:
     if builder.input is None:
         raise MoehlsError("the network has no patch embedding; the machine starts with one")
     steps, stages, outputs = tuple(builder.steps), tuple(builder.stages), tuple(builder.outputs)
-    return Program(steps, stages, builder.input, outputs, builder.requirements(), headers_a_word(shape))
+    if shape.experts == "prefetched":
+        steps = in_sections(steps, shape)
+    return Program(
+        steps, stages, builder.input, outputs, builder.requirements(), headers_together(shape), header_words(shape)
+    )
 
 
 _TARGETS: dict[Memory, Target] = {"m0": Target.M0, "m1": Target.M1, "m2": Target.M2}
@@ -331,6 +336,7 @@ class _Operations(Builder):
         u_name = f"{op.name} (up)"
         u = self.place_operand("m2", u_name, x.rows, hidden) if gated else None
         queue, residual = Access(op.routing, routing), Access(op.residual, y)
+        self.section(f"{op.name}.choice", op.name, len(op.first_weight))
         for e in range(len(op.first_weight)):
             name = f"{op.name}.expert{e}"
             gathered, activated = Access(f"{g_name} {e}", g), Access(f"{h_name} {e}", h)

@@ -6,25 +6,27 @@ equal cycles go to fewer DSPs. The search has no randomness.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from moehls.boards import Board
 from moehls.errors import DoesNotFit, MoehlsError
-from moehls.integer.operations import IntegerEmbed, IntegerNetwork
+from moehls.integer.operations import IntegerEmbed, IntegerExperts, IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
 from moehls.plan.memory import DSP_LIMIT, LIMIT, fit_memories
 from moehls.plan.program import build_program
 from moehls.plan.resources import column_dsps, dsp_by_process, plan_resources
-from moehls.plan.shape import Shape, Storage
+from moehls.plan.shape import Experts, Shape, Storage
 from moehls.plan.steps import Program
 
 BLOCKS = (8, 16, 32)
 WORD_BITS_LIMIT = 4096
 """the widest ap_uint of Vitis HLS"""
 _STORAGES: tuple[Storage, ...] = ("bram", "uram", "lutram")
+_EXPERTS: tuple[Experts, ...] = ("streamed", "prefetched")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Settings:
     hidden_parts: int | None = None
     """parts in which hidden layers are computed (`moehls.plan.parts`)"""
     lut_columns: int | None = None
+    experts: Experts | None = None
+    """`streamed` in order, those without tokens drained, or `prefetched` by choice"""
 
 
 def parse_settings(settings: Mapping[str, str]) -> Settings:
@@ -50,13 +54,17 @@ def parse_settings(settings: Mapping[str, str]) -> Settings:
         MoehlsError: an unknown key (the message lists the known ones) or a value of the wrong kind.
     """
     keys = list(Settings.__dataclass_fields__)
-    values: dict[str, int | Storage] = {}
+    values: dict[str, int | str] = {}
     for key, text in settings.items():
         if key not in keys:
             raise MoehlsError(f"unknown setting {key!r}; known are {', '.join(keys)}")
         if key.endswith("storage"):
             if text not in _STORAGES:
                 raise MoehlsError(f"setting {key} = {text!r}: a memory is one of {', '.join(_STORAGES)}")
+            values[key] = text
+        elif key == "experts":
+            if text not in _EXPERTS:
+                raise MoehlsError(f"setting experts = {text!r}: experts are {' or '.join(_EXPERTS)}")
             values[key] = text
         elif not (text.isascii() and text.isdigit() and int(text) >= (key != "lut_columns")):
             raise MoehlsError(f"setting {key} = {text!r} is not a positive whole number")
@@ -76,12 +84,13 @@ def search(
     """
     best: tuple[tuple[float, int, int], Shape, Program] | None = None
     failure: tuple[float, MoehlsError] = math.inf, MoehlsError(_no_candidate(network, board, settings))
-    program, built = None, (0, 0)
+    program: Program | None = None
+    built: tuple[int, int, Experts] | None = None
     for candidate in sorted(candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
         if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
             break
-        if program is None or built != (candidate.token_parallel, candidate.block):
-            program, built = build_program(network, candidate), (candidate.token_parallel, candidate.block)
+        if program is None or built != program_key(candidate):
+            program, built = build_program(network, candidate), program_key(candidate)
         try:
             shape = fitted(program, candidate, board, settings)
         except DoesNotFit as error:
@@ -100,6 +109,11 @@ def search(
     return best[1], best[2]
 
 
+def program_key(shape: Shape) -> tuple[int, int, Experts]:
+    """What of a shape its program depends on."""
+    return shape.token_parallel, shape.block, shape.experts
+
+
 def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
     """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
     channels = max((op.initial.shape[1] for op in network.operations if isinstance(op, IntegerEmbed)), default=1)
@@ -108,16 +122,27 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
         if word_bits > WORD_BITS_LIMIT or word_bits < HEADER_BITS or block % 8:
             continue
         for token_parallel in _choices(settings.token_parallel, range(1, block + 1)):
-            for lanes in _choices(settings.epilogue_lanes, _divisors(block)):
-                for ports in _choices(settings.ports, _divisors(word_bits // 128)):
-                    if token_parallel > block or block % lanes or word_bits % (128 * ports) or ports > board.hp_ports:
-                        continue
-                    parallel = token_parallel, block, lanes, ports
-                    shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0)
-                    shape = replace(shape, norm_depth=-(-channels // block))
-                    shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
-                    if _has_dsps(shape, board):
-                        yield shape
+            for experts, lanes, ports in itertools.product(
+                _experts(network, settings),
+                _choices(settings.epilogue_lanes, _divisors(block)),
+                _choices(settings.ports, _divisors(word_bits // 128)),
+            ):
+                if token_parallel > block or block % lanes or word_bits % (128 * ports) or ports > board.hp_ports:
+                    continue
+                parallel = token_parallel, block, lanes, ports
+                shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0, experts=experts)
+                shape = replace(shape, norm_depth=-(-channels // block))
+                shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
+                if _has_dsps(shape, board):
+                    yield shape
+
+
+def _experts(network: IntegerNetwork, settings: Settings) -> tuple[Experts, ...]:
+    """Both ways to read experts, where there is a choice of them."""
+    if settings.experts is not None:
+        return (settings.experts,)
+    choice = any(isinstance(op, IntegerExperts) and len(op.first_weight) > 1 for op in network.operations)
+    return _EXPERTS if choice else ("streamed",)
 
 
 def _has_dsps(shape: Shape, board: Board) -> bool:
@@ -144,7 +169,7 @@ def fitted(program: Program, candidate: Shape, board: Board, settings: Settings)
         activation_storage=settings.activation_storage,
         residual_storage=settings.residual_storage,
     )
-    shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
+    shape = replace(shape, lut_columns=_lut_columns(shape, board, settings), experts=candidate.experts)
     if not _has_dsps(shape, board):  # of a candidate they were without what depends on the network
         raise DoesNotFit(_too_many_dsps(shape, board))
     return shape

@@ -8,6 +8,7 @@ from typing import Literal
 from moehls.integer.precision import Precision
 
 Storage = Literal["bram", "uram", "lutram"]
+Experts = Literal["streamed", "prefetched"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Shape:
     """whether norms can write their operand to M1 and M2"""
     lut_columns: int = 0
     """outputs of the last pair of tokens whose products are made of LUTs"""
+    experts: Experts = "streamed"
+    """whether the stream holds all experts in order, or goes from choice to choice and holds the chosen ones alone"""
 
     @property
     def slices(self) -> int:

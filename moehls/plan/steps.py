@@ -5,6 +5,7 @@ A `Program` is what the machine runs; a `Place` says where a token matrix lies i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.integer.operations import IntArray, TensorKind
-from moehls.plan.instruction import Instruction
+from moehls.plan.instruction import Flag, Instruction, Kind
 from moehls.plan.payload import Payload
 from moehls.plan.shape import Shape
 
@@ -164,6 +165,17 @@ class Requirements:
     """whether norms write queries, keys or values"""
 
 
+def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:
+    """`Program.headers` of `steps`: `together` of them, or fewer up to a step with flag LAST."""
+    found = [0] * len(steps)
+    first = 0
+    for n, step in enumerate(steps):
+        found[first] += 1
+        if found[first] == together or step.instruction.flags & Flag.LAST:
+            first = n + 1
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Program:
     """A network as steps of the machine, for one parallelism; `Shape` depths play no part in it."""
@@ -173,17 +185,36 @@ class Program:
     input: InputPlace
     outputs: tuple[OutputPlace, ...]
     requirements: Requirements
-    headers_a_word: int
+    headers_together: int
+    """steps whose headers lie together, at most"""
+    header_words: int
+    """words of those"""
+
+    @property
+    def headers(self) -> tuple[int, ...]:
+        """How many headers lie together from each step on; 0 for a step whose header lies with those of steps before it."""
+        return headers_begun(self.steps, self.headers_together)
+
+    @property
+    def own_header_words(self) -> tuple[int, ...]:
+        """Words of headers that each step begins."""
+        return tuple(self.header_words if n else 0 for n in self.headers)
 
     @property
     def step_words(self) -> tuple[int, ...]:
-        """Words of the stream at each step: a word of headers where its own is the first there, and its payload."""
-        return tuple((n % self.headers_a_word == 0) + s.instruction.payload_words for n, s in enumerate(self.steps))
+        """Words of the stream at each step: those of headers where its own is the first there, and its payload."""
+        return tuple(n + s.instruction.payload_words for n, s in zip(self.own_header_words, self.steps, strict=True))
 
     @property
     def words(self) -> int:
         """Words of the whole stream."""
         return sum(self.step_words)
+
+    @property
+    def first_words(self) -> int:
+        """Words of its first section: all where experts are streamed."""
+        kinds = [step.instruction.kind for step in self.steps]
+        return sum(self.step_words[: kinds.index(Kind.SECTION) + 1]) if Kind.SECTION in kinds else self.words
 
     @property
     def output_beats(self) -> int:

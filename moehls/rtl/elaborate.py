@@ -16,13 +16,12 @@ from moehls.rtl.build import build_process
 from moehls.rtl.flow_control import FlowControl, flow_control
 from moehls.rtl.frontend import Design
 from moehls.rtl.ir import Memory, Process, refuse
+from moehls.rtl.masters import MOVERS
+from moehls.rtl.names import Names
 from moehls.rtl.narrow import balance, demands, narrow
 from moehls.rtl.pointers import Resolver, Shape, StreamShape, object_shape
 from moehls.rtl.registers import free_writes
 from moehls.rtl.schedule import Schedule, schedule
-
-MOVERS = ("burst_read", "burst_write")
-BEAT_BITS = 128
 
 
 @dataclass
@@ -35,6 +34,7 @@ class Unit:
     name: str
     function: str
     role: str
+    """or the name of a mover (`MOVERS`)"""
     scalars: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     process: Process | None = None
@@ -297,10 +297,8 @@ class Elaborator:
         found: dict[tuple[str, ...], int] = defaultdict(int)
         for unit in self.units.values():
             for instance in unit.instances:
-                if instance.unit.role in MOVERS:
-                    for actual, lane in instance.pointers.values():
-                        if isinstance(unit.shapes.get(actual), StreamShape):
-                            found[self.declared(unit, actual, lane)] = BEAT_BITS
+                for formal, (_, width) in mover_streams(instance.unit).items():
+                    found[self.declared(unit, *instance.pointers[formal])] = width
             if unit.process is None:
                 continue
             _, named = demands(unit.process, {})
@@ -315,8 +313,7 @@ def stream_uses(e: Elaborator, unit: Unit) -> set[tuple[str, int, str]]:
     """(formal, lane, "in" or "out") of every stream parameter a unit uses, itself or below."""
     found: set[tuple[str, int, str]] = set()
     if unit.role in MOVERS:
-        direction = "out" if unit.role == "burst_read" else "in"
-        return {(formal, 0, direction) for formal, shape in unit.shapes.items() if isinstance(shape, StreamShape)}
+        return {(formal, 0, direction) for formal, (direction, _) in mover_streams(unit).items()}
     if unit.process is not None:
         found |= {(*unit.process.port_base(port), way) for port, (way, _) in unit.process.streams.items()}
         for call in unit.process.calls:
@@ -328,6 +325,16 @@ def stream_uses(e: Elaborator, unit: Unit) -> set[tuple[str, int, str]]:
             if base not in unit.declared:
                 found.add((base, first + lane, way))
     return found
+
+
+def mover_streams(unit: Unit) -> dict[str, tuple[str, int]]:
+    """Formal -> (direction, bits) of a mover's streams; nothing of other units."""
+    streams = MOVERS[unit.role].streams if unit.role in MOVERS else {}
+    return {
+        formal: streams[Names().of(formal).strip("_")]
+        for formal, shape in unit.shapes.items()
+        if isinstance(shape, StreamShape) and Names().of(formal).strip("_") in streams
+    }
 
 
 def _reachable(after: Mapping[int, set[int]], start: int) -> set[int]:

@@ -11,9 +11,9 @@ from moehls.errors import MoehlsError
 from moehls.resources import resource
 from moehls.rtl import elaborate as elaboration
 from moehls.rtl import frontend
-from moehls.rtl.elaborate import MOVERS
 from moehls.rtl.kernel import arguments, emit_kernel, words
-from moehls.rtl.pointers import Shape, StreamShape
+from moehls.rtl.masters import MOVERS
+from moehls.rtl.pointers import MasterShape, Shape, StreamShape
 from moehls.rtl.ports import Port
 from moehls.rtl.report import RtlReport, design_report
 from moehls.rtl.structure import emit_unit, emit_wrapper, interface, interface_ports, needs_wrapper
@@ -91,7 +91,7 @@ def generate_modules(
     """
     design = frontend.compile_design(sources, includes, build, top)
     shapes: dict[str, Shape] = {
-        name: StreamShape(1 << 30, 1)
+        name: MasterShape(name.strip("%")) if name.strip("%") in design.masters else StreamShape(1 << 30, 1)
         for type_, name in design.module.functions[design.top].parameters
         if type_ == "ptr"
     }

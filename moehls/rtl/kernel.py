@@ -1,40 +1,14 @@
-"""The kernel's module: the top region behind AXI, with the ports and registers Vitis HLS gives the same C++.
-
-`burst_read` and `burst_write` are not compiled: movers of the library stand for them, one an AXI master.
-"""
+"""The kernel's module: the top region behind AXI, with the ports and registers Vitis HLS gives the same C++."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from moehls.errors import MoehlsError
-from moehls.rtl.elaborate import MOVERS, Elaborator, Instance, Unit
+from moehls.rtl.elaborate import Elaborator, Unit
+from moehls.rtl.masters import ADDRESS_BITS, FIXED, IGNORED, MOVERS, READ, WRITE, channel_ports
 from moehls.rtl.ports import Body, Port
-from moehls.rtl.structure import connect, declare_fifos, instance_pairs, plain, stream_end
-
-ADDRESS_BITS = 64
-
-# (name, width, driven by the kernel, what it is where nobody drives it)
-_READ = (
-    ("ARVALID", 0, True, "1'b0"), ("ARREADY", 0, False, ""), ("ARADDR", 64, True, "64'd0"), ("ARLEN", 8, True, "8'd0"),
-    ("RVALID", 0, False, ""), ("RREADY", 0, True, "1'b1"), ("RDATA", 128, False, ""), ("RRESP", 2, False, ""),
-    ("RLAST", 0, False, ""),
-)  # fmt: skip
-_WRITE = (
-    ("AWVALID", 0, True, "1'b0"), ("AWREADY", 0, False, ""), ("AWADDR", 64, True, "64'd0"), ("AWLEN", 8, True, "8'd0"),
-    ("WVALID", 0, True, "1'b0"), ("WREADY", 0, False, ""), ("WDATA", 128, True, "128'd0"), ("WSTRB", 16, True, "16'd0"),
-    ("WLAST", 0, True, "1'b0"), ("BVALID", 0, False, ""), ("BREADY", 0, True, "1'b1"), ("BRESP", 2, False, ""),
-)  # fmt: skip
-_FIXED = (
-    ("WID", 1, "1'd0"), ("WUSER", 1, "1'd0"),
-    *((f"{channel}{name}", width, value)
-    for channel in ("AR", "AW")
-    for name, width, value in (
-        ("ID", 1, "1'd0"), ("SIZE", 3, "3'd4"), ("BURST", 2, "2'd1"), ("LOCK", 2, "2'd0"), ("CACHE", 4, "4'd3"),
-        ("PROT", 3, "3'd0"), ("QOS", 4, "4'd0"), ("REGION", 4, "4'd0"), ("USER", 1, "1'd0"),
-    )),
-)  # fmt: skip
-_IGNORED = (("RID", 1), ("RUSER", 1), ("BID", 1), ("BUSER", 1))
+from moehls.rtl.structure import connect, declare_fifos, instance_pairs, interface, mover_parameters, plain
 
 
 @dataclass(frozen=True)
@@ -71,20 +45,22 @@ def emit_kernel(e: Elaborator, unit: Unit) -> str:
     _control(body, known)
     declare_fifos(e, unit, body)
     driven: set[tuple[str, str]] = set()
-    errors = []
     names = [i.name for i in unit.instances]
     body.declarations += [f"wire [{len(names) - 1}:0] ends;", f"logic [{len(names) - 1}:0] finished;"]
+    channels = {
+        port.name: port.name.replace(f"m_axi_{name}_", f"m_axi_{bundle}_", 1)
+        for name, bundle in bundles.items()
+        for port in channel_ports(f"m_axi_{name}", (*READ, *WRITE))
+    }
     for k, instance in enumerate(unit.instances):
-        if instance.unit.role in MOVERS:
-            bundle = bundles[_pointer(instance, known).name]
-            _mover(e, unit, body, instance, k, bundle, known)
-            driven.add((bundle, instance.unit.role))
-            errors.append(f"{instance.name}_error")
-        else:
-            body.lines += [f"{instance.unit.name} {instance.name} (", *connect(instance_pairs(e, unit, instance, k))]
+        pairs = [(port, channels.get(name, name)) for port, name in instance_pairs(e, unit, instance, k)]
+        module = instance.unit.name + mover_parameters(e, unit, instance)
+        body.lines += [f"{module} {instance.name} (", *connect(pairs)]
+        for formal, (_, mover) in interface(e, instance.unit).masters.items():
+            driven.add((bundles[plain(instance.pointers[formal][0])], MOVERS[mover].way))
     for bundle in dict.fromkeys(bundles.values()):
         _silence(body, bundle, driven)
-    body.lines.append(f"assign status = {{{32 - len(errors)}'d0, {', '.join(reversed(errors))}}};")
+    _status(body, list(bundles))
     return body.text(unit.name)
 
 
@@ -99,16 +75,6 @@ def _bundles(e: Elaborator, known: list[Argument]) -> dict[str, str]:
     return found
 
 
-def _pointer(instance: Instance, known: list[Argument]) -> Argument:
-    for actual, _ in instance.pointers.values():
-        for a in known:
-            if a.formal == actual:
-                return a
-    raise MoehlsError(
-        f"{instance.name} is a burst mover, but moves to or from no argument of the kernel ({instance.place})"
-    )
-
-
 def _ports(body: Body, bundles: list[str], known: list[Argument]) -> None:
     bits = control_address_bits(known)
     ports = body.ports
@@ -121,12 +87,12 @@ def _ports(body: Body, bundles: list[str], known: list[Argument]) -> None:
     ):  # fmt: skip
         ports.append(Port("output" if out else "input", f"s_axi_control_{name}", width))
     for bundle in bundles:
-        for name, width, out, _ in (*_READ, *_WRITE):
+        for name, width, out, _ in (*READ, *WRITE):
             ports.append(Port("output" if out else "input", f"m_axi_{bundle}_{name}", width))
-        for name, width, value in _FIXED:
+        for name, width, value in FIXED:
             ports.append(Port("output", f"m_axi_{bundle}_{name}", width))
             body.lines.append(f"assign m_axi_{bundle}_{name} = {value};")
-        ports += [Port("input", f"m_axi_{bundle}_{name}", width) for name, width in _IGNORED]
+        ports += [Port("input", f"m_axi_{bundle}_{name}", width) for name, width in IGNORED]
         body.lines.append("")
 
 
@@ -172,30 +138,19 @@ def _control(body: Body, known: list[Argument]) -> None:
     ]
 
 
-def _mover(
-    e: Elaborator, unit: Unit, body: Body, instance: Instance, index: int, bundle: str, known: list[Argument]
-) -> None:
-    name, role = instance.name, instance.unit.role
-    reads = role == "burst_read"
-    stream, lane = next(v for v in instance.pointers.values() if v[0] in unit.declared)
-    beats = next(iter(instance.scalars.values()))
-    options = e.design.masters[_pointer(instance, known).formal.strip("%")]
-    way = "read" if reads else "write"
-    burst = options.get(f"max_{way}_burst_length", "64")
-    outstanding = options.get(f"num_{way}_outstanding", "4")
-    body.declarations.append(f"wire {name}_error;")
-    end = stream_end(unit, stream, lane, "in" if reads else "out")
-    pairs = [("clock", "clock"), ("reset", "reset"), ("start", "start"), ("done", f"ends[{index}]")]
-    pairs += [("memory", _pointer(instance, known).name)]
-    pairs += [("beats", f"32'd{beats}" if isinstance(beats, int) else plain(beats)), ("error", f"{name}_error")]
-    port = "out" if reads else "in"
-    pairs += [(f"{port}_{x}", f"{end}_{x}") for x in ("data", "valid", "ready")]
-    pairs += [(f"m_axi_{n}", f"m_axi_{bundle}_{n}") for n, *_ in (_READ if reads else _WRITE)]
-    body.lines += [f"{role} #(.BURST({burst}), .OUTSTANDING({outstanding})) {name} (", *connect(pairs)]
+def _status(body: Body, masters: list[str]) -> None:
+    """The status register: a bit a master, from its first error in a frame until the next frame starts."""
+    body.declarations += [f"wire {name}_error;" for name in masters]
+    body.declarations += [f"logic [{len(masters) - 1}:0] failed;"]
+    errors = ", ".join(f"{name}_error" for name in reversed(masters))
+    body.lines += [
+        f"always_ff @(posedge clock) failed <= reset | start ? '0 : failed | {{{errors}}};",
+        f"assign status = {{{32 - len(masters)}'d0, failed}};",
+    ]
 
 
 def _silence(body: Body, bundle: str, driven: set[tuple[str, str]]) -> None:
     """Channels of a bundle that nobody uses."""
-    for role, channel in (("burst_read", _READ), ("burst_write", _WRITE)):
-        if (bundle, role) not in driven:
+    for way, channel in (("read", READ), ("write", WRITE)):
+        if (bundle, way) not in driven:
             body.lines += [f"assign m_axi_{bundle}_{n} = {value};" for n, _, out, value in channel if out]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 from moehls.rtl.delay import LUT, MEMORY_PIN, REGISTER, copied, driven, gate, primitives
-from moehls.rtl.elaborate import MOVERS, Elaborator, Unit
+from moehls.rtl.elaborate import Elaborator, Unit
 from moehls.rtl.ir import Memory
+from moehls.rtl.masters import MOVERS
 from moehls.rtl.timing import Path
 
 DEEP = 64

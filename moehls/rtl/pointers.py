@@ -20,7 +20,14 @@ class StreamShape:
     depth: int = 0
 
 
-Shape = StreamShape | Memory
+@dataclass(frozen=True)
+class MasterShape:
+    """Memory behind the AXI master of the kernel's argument `argument`."""
+
+    argument: str
+
+
+Shape = StreamShape | Memory | MasterShape
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
 from moehls.rtl.delay import COPY_LOADS
-from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of
+from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of, mover_streams
 from moehls.rtl.emit import ProcessEmitter
-from moehls.rtl.ir import SITE_BITS, Memory
+from moehls.rtl.ir import SITE_BITS, Memory, refuse
+from moehls.rtl.masters import MOVERS, channel_ports, master_ports
 from moehls.rtl.names import Names
-from moehls.rtl.pointers import StreamShape
+from moehls.rtl.pointers import MasterShape, StreamShape
 from moehls.rtl.ports import (
     Body,
     Port,
@@ -32,6 +33,8 @@ class Interface:
     scalars: dict[str, tuple[str, int]] = field(default_factory=dict)
     streams: dict[tuple[str, int], tuple[str, str, int]] = field(default_factory=dict)
     memories: dict[tuple[str, int, str], tuple[str, Memory, int]] = field(default_factory=dict)
+    masters: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """formal -> (name, mover that uses it)"""
 
 
 def plain(name: str) -> str:
@@ -40,9 +43,15 @@ def plain(name: str) -> str:
 
 
 def interface(e: Elaborator, unit: Unit) -> Interface:
-    """The ports of a process or region, or of a program."""
+    """The ports of a process, region, program or mover."""
     if unit.role in ("process", "program"):
         return _process_interface(e, unit)
+    if unit.role in MOVERS:
+        masters = {f: (plain(f), unit.role) for f, shape in unit.shapes.items() if isinstance(shape, MasterShape)}
+        streams = {(f, 0): (plain(f), *ports) for f, ports in mover_streams(unit).items()}
+        return Interface(
+            {f: (MOVERS[unit.role].count, width) for f, width in unit.scalars.items()}, streams, masters=masters
+        )
     found = Interface()
     for formal, width in unit.scalars.items():
         if any(formal == a for i in unit.instances for f, a in i.scalars.items() if f in interface(e, i.unit).scalars):
@@ -61,7 +70,18 @@ def interface(e: Elaborator, unit: Unit) -> Interface:
                     f"{unit.name}: two processes {way} {plain(actual)}; in a region each array has one writer and one reader"
                 )
             found.memories[key] = (bank_name(plain(actual), bank, memory), memory, width)
+        for formal, (_, mover) in inner.masters.items():
+            actual = instance.pointers[formal][0]
+            _only_user(unit, actual, found)
+            found.masters[actual] = (plain(actual), mover)
     return found
+
+
+def _only_user(unit: Unit, master: str, found: Interface) -> None:
+    if master in found.masters:
+        raise MoehlsError(
+            f"{unit.name}: two callees use the AXI master {plain(master)}; one process reads or writes it"
+        )
 
 
 def _stream_name(unit: Unit, formal: str, lane: int) -> str:
@@ -83,6 +103,11 @@ def _process_interface(e: Elaborator, unit: Unit) -> Interface:
             if known != direction:
                 raise MoehlsError(f"{unit.name} both reads and writes the stream {name}")
             found.streams[formal, lane] = (name, direction, max(width, most))
+        for function in dict.fromkeys(call.function for call in p.calls):
+            actual = dict(next(call for call in p.calls if call.function == function).pointers)
+            for formal, (_, mover) in interface(e, e.units[function]).masters.items():
+                _only_user(unit, actual[formal], found)
+                found.masters[actual[formal]] = (plain(actual[formal]), mover)
         return found
     for a in p.accesses:
         if a.kind in ("mread", "mwrite"):
@@ -125,6 +150,8 @@ def interface_ports(found: Interface) -> list[Port]:
         ports += stream_signals(name, direction, width)
     for (_, _, way), (name, memory, width) in found.memories.items():
         ports += memory_signals(name, way, memory, width)
+    for name, mover in found.masters.values():
+        ports += master_ports(name, mover)
     return ports
 
 
@@ -142,7 +169,8 @@ def _region(e: Elaborator, unit: Unit) -> Body:
     body.declarations.append(f"wire {range_of(len(names))}ends;")
     body.declarations.append(f"logic {range_of(len(names))}finished;")
     for k, instance in enumerate(unit.instances):
-        body.lines += [f"{instance.unit.name} {instance.name} (", *connect(instance_pairs(e, unit, instance, k))]
+        module = instance.unit.name + mover_parameters(e, unit, instance)
+        body.lines += [f"{module} {instance.name} (", *connect(instance_pairs(e, unit, instance, k))]
     body.lines += [
         "assign done = &(finished | ends);",
         "always_ff @(posedge clock) finished <= reset | start | done ? '0 : finished | ends;",
@@ -168,7 +196,31 @@ def instance_pairs(e: Elaborator, unit: Unit, instance: Instance, index: int) ->
                 memory_signals(name, way, memory, width), memory_signals(outer, way, memory, width), strict=True
             )
         ]
+    for formal, (_, mover) in inner.masters.items():
+        pairs += master_pairs(instance.unit, mover, plain(formal), plain(instance.pointers[formal][0]))
     return pairs
+
+
+def master_pairs(callee: Unit, mover: str, formal: str, actual: str) -> list[tuple[str, str]]:
+    """The master `formal` of a callee, the mover itself or a unit above it, on the master `actual` of its caller."""
+    outer = [port.name for port in master_ports(actual, mover)]
+    if callee.role not in MOVERS:
+        return list(zip([port.name for port in master_ports(formal, mover)], outer, strict=True))
+    own = [port.name for port in channel_ports("m_axi", MOVERS[mover].channels)]
+    return list(zip(["memory", "error", *own], outer, strict=True))
+
+
+def mover_parameters(e: Elaborator, unit: Unit, instance: Instance) -> str:
+    """The parameters of a mover's instance, as the m_axi pragma says; none for instances of other units."""
+    if instance.unit.role not in MOVERS:
+        return ""
+    shapes = [unit.shapes.get(actual) for actual, _ in instance.pointers.values()]
+    master = next((shape for shape in shapes if isinstance(shape, MasterShape)), None)
+    if master is None:
+        raise MoehlsError(f"{instance.name} moves to or from no argument of the kernel ({instance.place})")
+    options, way = e.design.masters[master.argument], MOVERS[instance.unit.role].way
+    burst, outstanding = options.get(f"max_{way}_burst_length", "64"), options.get(f"num_{way}_outstanding", "4")
+    return f" #(.BURST({burst}), .OUTSTANDING({outstanding}))"
 
 
 def declare_fifos(e: Elaborator, unit: Unit, body: Body) -> None:
@@ -267,6 +319,7 @@ class _Program:
         own = interface(self.e, self.unit)
         self.body.ports = interface_ports(own)
         self.callees = list(dict.fromkeys(c.function for c in self.p.calls))
+        self._check_turns()
         for function in self.callees:
             self._instance(function)
         for (formal, lane), (name, direction, width) in own.streams.items():
@@ -277,6 +330,32 @@ class _Program:
         for data, choices in self.read_choices.items():
             self.body.lines.append(f"assign {data} = {self._chosen(choices)};")
         return self.body
+
+    def _check_turns(self) -> None:
+        """What a program reads of a memory is used before it waits for a callee that reads there too: they share the port.
+
+        Raises:
+            MoehlsError: it is not.
+        """
+        assert self.unit.schedule is not None
+        stage = self.unit.schedule.port
+        for call in (a for a in self.p.accesses if a.kind == "call"):
+            for a in self.p.accesses:
+                if a.kind != "mread" or a.step != call.step or stage[call.port] > stage[a.port] + 1:
+                    continue
+                name, bank, _ = a.port.split(".")
+                if (self.p.objects[name], int(bank)) in self._read_by(call.port.removeprefix("call.")):
+                    raise refuse(
+                        a.place,
+                        f"{self.unit.name} may still use what it read of {name} while a callee reads there",
+                        "read it from a memory that the callee does not have",
+                    )
+
+    def _read_by(self, function: str) -> set[tuple[str, int]]:
+        """(memory, bank) that a callee may read."""
+        keys = [key for key in interface(self.e, self.e.units[function]).memories if key[2] == "read"]
+        calls = [dict(call.pointers) for call in self.p.calls if call.function == function]
+        return {(call[formal], bank) for call in calls for formal, bank, _ in keys}
 
     def _instance(self, function: str) -> None:
         callee = self.e.units[function]
@@ -294,6 +373,8 @@ class _Program:
         for port in ports:
             declare.append(f"wire {range_of(port.width)}{name}_{port.name};")
             pairs.append((port.name, f"{name}_{port.name}"))
+        for formal, (master, mover) in found.masters.items():
+            pairs += master_pairs(callee, mover, master, plain(dict(call.pointers)[formal]))
         lines += [f"{name} {name}_instance (", *connect(pairs)]
 
     def _stream(self, formal: str, lane: int, name: str, direction: str, width: int) -> None:

@@ -99,9 +99,10 @@ class Kernel:
 
     def _frame(self) -> None:
         weights = self.board.project.manifest["weights"]
-        beats = self._value("weight_beats")
+        beats = weights["chunks_per_port"]
         ports = [self._memory(f"weights{port}", beats) for port in range(weights["ports"])]
-        self.board.library.load(np.stack(ports).reshape(len(ports), beats, -1))
+        chunks = np.stack(ports).reshape(len(ports), beats, -1)
+        self.board.library.load(chunks, self._value("weight_beats"))
         pixels = self._memory("input", self._value("input_beats"))
         results = self.board.library.run(pixels, self._value("output_beats"), self._value("task"))
         self._memory("output", self._value("output_beats"))[:] = results

@@ -198,8 +198,12 @@ class Library:
         """What the last frame left in the memories, zeros before the first."""
         return Memories(self._library)
 
-    def load(self, chunks: Bytes) -> None:
+    def load(self, chunks: Bytes, first: int | None = None) -> None:
         """Give the kernel its stream, `[ports, beats, 16]` bytes, for all runs to come.
+
+        Args:
+            chunks: the stream.
+            first: beats a port of its first section; all by default.
 
         Raises:
             MoehlsError: the stream has another number of ports.
@@ -209,7 +213,8 @@ class Library:
                 f"the stream has shape {list(chunks.shape)}; expected [{self._ports}, beats, {_BEAT_BYTES}]"
             )
         self._weights = np.ascontiguousarray(chunks)
-        self._library.moehls_set_weights(_pointer(self._weights), chunks.shape[1])
+        beats = chunks.shape[1]
+        self._library.moehls_set_weights(_pointer(self._weights), beats, beats if first is None else first)
 
     def run(self, pixels: Bytes, output_beats: int, task: int = 0, on_step: StepHook | None = None) -> Bytes:
         """One frame: the input bytes `[beats · 16]` to the result bytes `[output_beats · 16]`.

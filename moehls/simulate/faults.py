@@ -72,7 +72,7 @@ class Frame:
 
     def csim(self, library: Library) -> str | None:
         """Run it on the C simulation."""
-        library.load(weight_stream(self.project))
+        library.load(weight_stream(self.project), self.project.plan.first_beats)
         difference = self.difference(CSimulator(self.project, library).run(self.pixels, self.task, trace=True))
         return None if difference is None else str(difference)
 

@@ -22,6 +22,7 @@ from moehls.integer.operations import IntArray
 from moehls.plan.instruction import ANY_TASK
 from moehls.plan.layout import input_bytes, integers, operand_bytes, output_tensors
 from moehls.plan.payload import Bytes
+from moehls.plan.shape import Experts
 from moehls.project import Project
 from moehls.simulate.places import read_place, weight_stream
 from moehls.simulate.rtl_frame import BEAT_BYTES, Dram, FrameBench, FrameRun, Hooks, Kernel, build_frame, memory_words
@@ -30,7 +31,11 @@ from moehls.simulate.simulator import Simulation
 BUILD = "build/rtl"
 MOEHLS, VITIS = "moehls", "vitis"
 _ALIGNMENT = 4096
-_COMPUTE = "kernel.compute_0"
+_COMPUTE: dict[Experts, str] = {
+    "streamed": "kernel.compute_0",
+    "prefetched": "kernel.sections_0.section_instance.compute_0",
+}
+"""the step machine, by how experts are read"""
 _SHORT_FRAME = 10_000
 """cycles up to which optimising the simulator takes longer than it saves"""
 _SLACK = 20
@@ -104,24 +109,24 @@ def _inputs(project: Project) -> Iterator[Path]:
 
 def hooks_of(project: Project) -> Hooks:
     """Where the generated RTL keeps what a trace reads."""
-    lanes = project.plan.shape.token_parallel
+    lanes, compute = project.plan.shape.token_parallel, _COMPUTE[project.plan.shape.experts]
 
     def banks(name: str) -> tuple[str, ...]:
         names = [f"{name}_{lane}" for lane in range(lanes)] if lanes > 1 else [name]
-        return tuple(f"TOP.frame.{_COMPUTE}.{bank}_memory" for bank in names)
+        return tuple(f"TOP.frame.{compute}.{bank}_memory" for bank in names)
 
     banked = [(name, banks(name)) for name in ("m0", "m1", "m2", "m3", "residual")]
-    single = [(name, (f"TOP.frame.{_COMPUTE}.{name}_memory",)) for name in ("raw", "queue", "count")]
-    return Hooks(_step_taken((project.path / "rtl/compute.sv").read_text()), (*banked, *single))
+    single = [(name, (f"TOP.frame.{compute}.{name}_memory",)) for name in ("raw", "queue", "count")]
+    return Hooks(_step_taken((project.path / "rtl/compute.sv").read_text(), compute), (*banked, *single))
 
 
-def _step_taken(text: str) -> str:
-    """When the step machine turns to a step: it reads `count` once a header, in the cycle in which that stage moves on."""
-    read = f"{_COMPUTE}.own_count_read_enable"
+def _step_taken(text: str, compute: str) -> str:
+    """When `compute` turns to a step: the step machine reads `count` once a header, in the cycle in which that stage goes on."""
+    read = f"{compute}.own_count_read_enable"
     stage = re.search(r"assign own_count_read_enable = \(*valid_(\d+)", text)
     if stage is None or f"assign advance_{stage[1]} =" not in text:
         return read
-    return f"{read} & {_COMPUTE}.advance_{stage[1]}"
+    return f"{read} & {compute}.advance_{stage[1]}"
 
 
 def vitis_sources(project: Path) -> tuple[Path, ...]:
@@ -238,7 +243,7 @@ class RtlSimulator:
         # results that the kernel does not write must not be those of the frame before
         bench.load(self.layout.output, np.full(plan.output_beats * BEAT_BYTES, 0xA5, np.uint8))
         values = {f"weights{port}": address for port, address in enumerate(self.layout.weights)}
-        values |= {"input": self.layout.input, "output": self.layout.output, "weight_beats": plan.weight_beats}
+        values |= {"input": self.layout.input, "output": self.layout.output, "weight_beats": plan.first_beats}
         values |= {"input_beats": plan.input_beats, "output_beats": plan.output_beats, "task": task}
         for name, value in values.items():
             register = self.registers[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +59,11 @@ def run_kernel_bench(
     kernel, plan = project_kernel(project), project.plan
     folder = project.path / BUILD
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Bytes] = {"weights": weight_stream(project)}
+    arrays: dict[str, Any] = {"weights": weight_stream(project), "first_beats": np.array(plan.first_beats)}
     for n, frame in enumerate(frames):
         arrays |= {f"input{n}": frame.input, f"expected{n}": frame.expected}
     path = (folder / "frames.npz").absolute()
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
     registers = project.manifest["registers"]
     end = registers[-1]["offset"] + registers[-1]["bits"] // 8 + 4
     settings = {

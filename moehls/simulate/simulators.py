@@ -70,7 +70,7 @@ def simulator(
     """
     if level == "csim":
         library = csim.build(project.path, bounded=bounded)
-        library.load(weight_stream(project))
+        library.load(weight_stream(project), project.plan.first_beats)
         return CSimulator(project, library)
     if level == "rtl":
         require_rtl_packages()

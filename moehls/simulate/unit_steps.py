@@ -190,7 +190,7 @@ def bench_data(steps: Sequence[Recorded], latency: Callable[[str], int], path: P
 
 def _library(project: Project) -> csim.Library:
     library = csim.build(project.path)
-    library.load(weight_stream(project))
+    library.load(weight_stream(project), project.plan.first_beats)
     return library
 
 

@@ -43,7 +43,7 @@ class Accelerator:
         self.results = [pynq.allocate((results["beats"] * CHUNK,), np.uint8) for _ in range(2)]
         for port, buffer in enumerate(self.weights):
             self._set(f"weights{port}", buffer.device_address)
-        self._set("weight_beats", self.manifest["weights"]["chunks_per_port"])
+        self._set("weight_beats", self.manifest["weights"]["first_chunks"])
         self._set("input_beats", source["beats"])
         self._set("output_beats", results["beats"])
 

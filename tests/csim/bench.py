@@ -13,7 +13,7 @@ import numpy as np
 from moehls.integer.operations import IntArray, WeightArray
 from moehls.plan.instruction import Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
-from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, header_word, headers_a_word
+from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
 from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library
 from moehls.simulate.simulator import MemoryImages
@@ -102,10 +102,10 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
 
 
 def stream_of(program: Sequence[BenchStep], shape: Shape) -> Bytes:
-    parts, each = [], headers_a_word(shape)
+    parts, each = [], headers_together(shape)
     for n, step in enumerate(program):
         if n % each == 0:
-            parts.append(header_word([s.instruction for s in program[n : n + each]], shape)[None])
+            parts.append(headers_bytes([s.instruction for s in program[n : n + each]], shape))
         parts.append(np.zeros((step.instruction.payload_words, shape.word_bits // 8), np.uint8))
         if step.payload is not None:
             step.payload.write(parts[-1], shape)

@@ -8,7 +8,7 @@ import pytest
 from moehls.errors import MoehlsError
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan.instruction import FIELDS, HEADER_BITS, Instruction, Kind, Mode, encode
-from moehls.plan.payload import Matrix, Parameters, Rows, header_word
+from moehls.plan.payload import Matrix, Parameters, Rows, headers_bytes
 from moehls.plan.shape import Shape
 from tests.plan.machine import decode
 from tests.plan.support import bare_shape
@@ -103,7 +103,7 @@ def test_residual_rows_are_packed_token_words(precision: Precision) -> None:
 def test_a_header_keeps_every_field() -> None:
     values = {f.name: -3 if f.signed else (1 << f.bits) - 1 for f in FIELDS} | {"kind": Kind.LINEAR, "mode": Mode.RAW}
     instruction = Instruction(**values)  # type: ignore[arg-type]
-    word = header_word([Instruction(Kind.LOAD), instruction], bare_shape(W8A8, 4, 16))
+    (word,) = headers_bytes([Instruction(Kind.LOAD), instruction], bare_shape(W8A8, 4, 16))
     assert decode(word[HEADER_BITS // 8 :]) == instruction
     assert sum(field.bits for field in FIELDS) <= HEADER_BITS
 

@@ -80,13 +80,13 @@ def test_a_slow_and_stalling_memory_changes_only_the_cycles(
 
 def test_a_stream_that_ends_early_is_reported_as_a_hang(project: Project, simulator: RtlSimulator) -> None:
     """The message names the step that waits."""
-    weights = project.plan.weight_beats
-    object.__setattr__(project.plan, "weight_beats", weights // 2)
+    weights = project.plan.first_beats
+    object.__setattr__(project.plan, "first_beats", weights // 2)
     try:
         with pytest.raises(CheckFailed, match=r"step \d+ \(.*\), entered in cycle \d+: the kernel hangs"):
             simulator.run(pixels_of(project.integer, 1), 0, trace=False)
     finally:
-        object.__setattr__(project.plan, "weight_beats", weights)
+        object.__setattr__(project.plan, "first_beats", weights)
         simulator.bench.command("reset")
     simulate(simulator, 8, 0)
 
