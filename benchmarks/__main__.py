@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import attention, cycles, fidelity, m3vit, resources, scale
+from benchmarks import attention, cycles, fidelity, m3vit, prefetch, resources, scale
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "m3vit": m3vit.main,
     "attention": attention.main,
     "resources": resources.main,
+    "prefetch": prefetch.main,
 }
 
 

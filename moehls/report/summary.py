@@ -36,7 +36,7 @@ Json = dict[str, Any]
 ORIGINS = ("planned", "yosys", "vitis", "vivado")
 """Where a resource count can come from, the better ground later."""
 _BEAT_BYTES = 16
-_TRANSFERS = ("LOAD", "STORE", "END", "GATHER", "INPUT")
+_TRANSFERS = ("LOAD", "STORE", "END", "GATHER", "INPUT", "SECTION")
 
 
 def first_summary(

@@ -86,12 +86,12 @@ def is_kind(kind: Kind) -> Wanted:
 
 
 def steps_that_run(project: Project, image: FloatArray, task: int) -> list[int]:
-    """Numbers of the steps that a frame runs, without the end; those of other tasks and of experts without tokens are drained."""
+    """Numbers of the steps that a frame runs; not those that end it or a section, of other tasks or experts without tokens."""
     ran: list[int] = []
     steps = project.program.steps
 
     def on_step(index: int, runs: bool, _: csim.Memories) -> None:
-        if runs and steps[index].instruction.kind != Kind.END:
+        if runs and steps[index].instruction.kind not in (Kind.SECTION, Kind.END):
             ran.append(index)
 
     data, _ = _frame(project, image)

@@ -19,7 +19,8 @@ from moehls.simulate.rtl_kernel import kernel_frame, run_kernel_bench
 from moehls.simulate.simulator import Simulation
 from moehls.simulate.verify import compare
 from tests.support.random_networks import random_image
-from tests.tb.projects import SMALL_SHAPE, TINY, frame, pixels_of, write_random_project
+from tests.tb.projects import SMALL_SHAPE, TINY, pixels_of, write_random_project
+from tests.tb.test_frames import KERNEL_TESTS
 
 SIZES = replace(TINY, experts=11, k=1, layers=4)
 """many experts, one a token: some of them without tokens"""
@@ -98,13 +99,14 @@ def test_a_slow_and_stalling_memory_changes_only_the_cycles(simulator: RtlSimula
 def test_kernel_at_its_ports(project: Project) -> None:
     """Registers, interrupt, frames of both tasks back to back, stalls, reset within a frame, read errors."""
     frames = [kernel_frame(project, random_image(project.integer, 20 + n), task) for n, task in enumerate((0, 1, 1, 0))]
-    assert run_kernel_bench(project, frames, limit=600) == 7
+    assert run_kernel_bench(project, frames, limit=600).tests == KERNEL_TESTS
 
 
 @pytest.mark.parametrize("bounded", [False, True])
 def test_the_c_simulation_reads_no_expert_without_tokens(project: Project, bounded: bool) -> None:
     """Its payload is overwritten in DRAM, and the results stay."""
-    data, expected, execution = frame(project, 9, 1)
+    image = random_image(project.integer, 9)
+    wanted, execution = kernel_frame(project, image, 1), run(project.integer, image, 1)
     plan, shape, program = project.plan, project.plan.shape, project.program
     chosen, stream = chosen_experts(project, execution), weight_stream(project)
     words = stream.swapaxes(0, 1).reshape(program.words, -1).copy()
@@ -121,5 +123,5 @@ def test_the_c_simulation_reads_no_expert_without_tokens(project: Project, bound
 
     library = build(project.path, bounded=bounded)
     library.load(words.reshape(-1, shape.ports, 16).swapaxes(0, 1), plan.first_beats)
-    np.testing.assert_array_equal(library.run(data, plan.output_beats, 1, watch), expected)
+    np.testing.assert_array_equal(library.run(wanted.input, plan.output_beats, 1, watch), wanted.expected)
     assert len(ran) == len(program.steps)
