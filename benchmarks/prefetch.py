@@ -24,6 +24,7 @@ from moehls.project import open_project
 
 MODELS = ("m3vit-tiny", "vit-tiny-64e")
 DESIGNS = ("streamed", "prefetched")
+_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("models", nargs="*", type=Path, help="ONNX files with experts; two of the zoo without")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/bench-prefetch"), help="folder of its files")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=_WIDTH)
     options.output.mkdir(parents=True, exist_ok=True)
     models = options.models
     if not models:

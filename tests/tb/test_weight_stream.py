@@ -85,7 +85,7 @@ def test_words_under_cocotb(stream: Stream) -> None:
     """Pauses on every channel, alone and in bursts, and a reset with the FIFOs full."""
     folder = stream.project.path / "build"
     folder.mkdir(exist_ok=True)
-    arrays: dict[str, Any] = {"weights": stream.weights}
+    arrays: dict[str, Any] = {"weights": stream.weights, "first_beats": np.array(stream.weights.shape[1])}
     for n, (pixels, expected) in enumerate(zip(stream.pixels, stream.expected, strict=True)):
         arrays |= {f"input{n}": pixels, f"expected{n}": expected}
     np.savez(folder / "frames.npz", **arrays)
