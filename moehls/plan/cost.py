@@ -36,7 +36,7 @@ _POOL = _DISPATCH + 10
 _ROUTE = _DISPATCH + 4 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
 _LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
 _GATHER = _DISPATCH + 7 + 5  # form_passes, copy_tokens
-_SECTION = _DISPATCH + _DRAM_LATENCY + 40
+_SECTION = _DISPATCH + _DRAM_LATENCY + 32
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
 _REUSE = 4

@@ -24,7 +24,7 @@ LUTRAM_DEPTH = 64
 _BRAM18_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 _URAM_WIDTH, _URAM_DEPTH = 72, 4096
 _BEAT_BITS = 128
-_QUEUE_BITS = 40
+_QUEUE_BITS, _SEGMENT_BITS = 40, 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,13 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
         _use("norm blocks", "tokens between sums and result", 1, blocks, shape.norm_depth + 32),
         _use("context parameters", "of a head", 1, parameters, kept),
         _use("stream", "weights ahead of the compute", 1, shape.word_bits, shape.fifo_words, shape.fifo_storage),
+        *(() if shape.experts == "streamed" else (_segments(shape),)),
     )
+
+
+def _segments(shape: Shape) -> MemoryUse:
+    contents = "what this section of the stream and the next one hold"
+    return _use("segments", contents, 2, _SEGMENT_BITS, shape.max_experts + 1, "lutram")
 
 
 def _use(name: str, contents: str, banks: int, width: int, depth: int, storage: Storage | None = None) -> MemoryUse:

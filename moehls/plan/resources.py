@@ -15,7 +15,7 @@ from moehls.plan.shape import Shape
 
 _GROUP = 4
 """products a DSP cascade adds"""
-_AXI_LUT, _CONTROL_LUT = 1500, 6000
+_AXI_LUT, _CONTROL_LUT, _SECTIONS_LUT = 1500, 6000, 1000
 _LOOP_DSP = 2
 """product of the loop bounds, once a process beside the engine that has a nest"""
 _PROCESSES = 9
@@ -102,4 +102,6 @@ def _logic_luts(shape: Shape) -> int:
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
     stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT
-    return multiply + in_luts + rescale + activate + write + feed + norm + route + memory_ports + stream + _CONTROL_LUT
+    sections = 0 if shape.experts == "streamed" else _SECTIONS_LUT
+    array = multiply + in_luts + rescale + activate + write + feed
+    return array + norm + route + memory_ports + stream + sections + _CONTROL_LUT
