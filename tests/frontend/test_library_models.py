@@ -65,6 +65,18 @@ def test_a_head_of_the_class_token_beside_the_mean_is_a_sum_of_two(exporter: str
     assert (first.bias.any(), second.bias.any()) == (True, False)
 
 
+def test_a_bias_behind_the_sum_goes_to_a_linear(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        gemm = next(node for node in graph.node if node.op_type == "Gemm")
+        bias = gemm.input.pop()
+        (output,) = gemm.output
+        gemm.output[0] = "unbiased"
+        graph.node.append(onnx.helper.make_node("Add", ["unbiased", bias], [output]))
+
+    name = "transformers_dinov2_classes-dynamo20"
+    assert_same(read_network(edited(name, tmp_path, edit), {}), read_network(fixture(name), {}))
+
+
 def test_interpolated_positions_are_constants() -> None:
     """A grid of 6×6 patches gets positions resized from 4×4."""
     embed = operations(read_network(fixture("transformers_dinov2_interpolated-dynamo20"), {}), Embed)[0]

@@ -54,7 +54,7 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
 
 
 def read_bias(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """A constant added to a sum of affine maps goes to the first."""
+    """A constant added to a sum goes to a linear map in it."""
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
         table = table_of(other)
         if table is not None and isinstance(value, Sum):
@@ -62,18 +62,18 @@ def read_bias(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return None
 
 
-def _with_bias(value: Value, table: np.ndarray) -> Value | None:
-    if not isinstance(value, Sum):
+def _with_bias(value: Value, table: np.ndarray) -> Sum | None:
+    """To the first linear map of the sum, not to the residual stream."""
+    if not isinstance(value, Sum) or np.broadcast_shapes(value.layout.shape, table.shape[1:]) != value.layout.shape:
         return None
-    if isinstance(value.left, Sum):
-        left = _with_bias(value.left, table)
-        return Sum(left, value.right) if isinstance(left, Sum) else None
-    if (
-        not isinstance(value.left, Affine)
-        or np.broadcast_shapes(value.layout.shape, table.shape[1:]) != value.layout.shape
-    ):
-        return None
-    return Sum(add_table(value.left, table), value.right)
+    for part, other in ((value.left, value.right), (value.right, value.left)):
+        if isinstance(part, Affine):
+            changed: Affine | Sum | None = None if part.weight is None else add_table(part, table)
+        else:
+            changed = _with_bias(part, table)
+        if changed is not None:
+            return Sum(changed, other) if part is value.left else Sum(other, changed)
+    return None
 
 
 RULES: Rules = (
