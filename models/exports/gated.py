@@ -40,6 +40,7 @@ class GatedForm:
     shared: str = "none"
     """an expert of all tokens: added (`sum`), or weighed by a sigmoid (`gated`)"""
     qk_norm: str = "none"
+    """a norm of queries and keys, a head at a time, or of all their channels (`whole_…`)"""
 
 
 class RmsNorm(nn.Module):
@@ -68,14 +69,22 @@ class Attention(nn.Module):
     def __init__(self, qk_norm: str) -> None:
         super().__init__()
         self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.q_norm = nn.Identity() if qk_norm == "none" else norm(qk_norm, WIDTH // HEADS)
-        self.k_norm = nn.Identity() if qk_norm == "none" else norm(qk_norm, WIDTH // HEADS)
+        self.whole = qk_norm.startswith("whole_")
+        width, form = WIDTH if self.whole else WIDTH // HEADS, qk_norm.removeprefix("whole_")
+        self.q_norm, self.k_norm = (nn.Identity() if form == "none" else norm(form, width) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         size = WIDTH // HEADS
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, HEADS, size).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        if self.whole:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            parts = (
+                part.reshape(batch, tokens, HEADS, size).transpose(1, 2) for part in (self.q_norm(q), self.k_norm(k), v)
+            )
+            q, k, v = parts
+        else:
+            q, k, v = self.qkv(x).reshape(batch, tokens, 3, HEADS, size).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k = self.q_norm(q), self.k_norm(k)
         context = F.softmax((q * size**-0.5) @ k.transpose(-2, -1), dim=-1) @ v
         out: Tensor = self.proj(context.transpose(1, 2).reshape(batch, tokens, WIDTH))
         return out

@@ -97,6 +97,7 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_mean": lambda: timm_vit(global_pool="avg"),
     "timm_mean_all": lambda: timm_vit(global_pool="avg", class_token=False, final_norm=True, fc_norm=False),
     "timm_beit": lambda: timm_vit("Beit", use_abs_pos_emb=True, use_rel_pos_bias=False, init_values=0.1),
+    "timm_qk_norm": lambda: timm_vit(qk_norm=True),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
     "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ def _environment(root: Path) -> jinja2.Environment:
 
 def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
     fields: dict[str, Field] = {field.name: field for field in FIELDS}
-    enumerations: dict[str, type[enum.IntEnum] | type[enum.IntFlag]] = {
+    enumerations: dict[str, Iterable[enum.IntEnum | enum.IntFlag]] = {
         "kind": Kind,
-        "mode": Mode,
+        "mode": [mode for mode in Mode if mode != Mode.WIDE or shape.wide],
         "source": Source,
         "gating": Gating,
         "binding": Binding,

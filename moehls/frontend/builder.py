@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -257,9 +257,17 @@ class Builder:
         return Base(output, tokens, channels)
 
     def layer_norm(self, value: Normalised) -> Base:
+        base = value.base
+        if any(
+            isinstance(o, LayerNorm) and o.output == base.name for o in self.operations
+        ):  # it reads wide values only
+            identity = np.eye(base.channels, dtype=np.float32)
+            zero = np.zeros(base.channels, np.float32)
+            base = replace(base, name=self.emit(Linear, "linear", input=base.name, weight=identity, bias=zero))
         arrays = {"weight": _own(value.weight), "bias": _own(value.bias)}
-        fields = {"epsilon": value.epsilon, "centred": value.centred}
-        name = self.emit(LayerNorm, "norm", input=value.base.name, **arrays, **fields)
+        heads = base.channels // len(value.weight)
+        fields = {"epsilon": value.epsilon, "centred": value.centred, "heads": heads}
+        name = self.emit(LayerNorm, "norm", input=base.name, **arrays, **fields)
         if value.grid is not None:
             self.lattices[name] = value.grid
         return Base(name, value.base.tokens, value.base.channels)

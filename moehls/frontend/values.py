@@ -259,13 +259,13 @@ class Beside:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """Layer normalisation of a token matrix over all its channels, which lie in tensor order."""
+    """Layer normalisation of a token matrix over its channels, which lie in tensor order, or over those of each head."""
 
     layout: Layout
     base: Base
     epsilon: float
     weight: FloatArray
-    """[channels]"""
+    """[channels of a head]"""
     bias: FloatArray
     centred: bool = True
     """False: root mean square normalisation"""

@@ -64,11 +64,16 @@ class AddResidual:
 
 
 @dataclass(frozen=True)
+class Widen:
+    """Epilogue: saturate to a residual value of its own."""
+
+
+@dataclass(frozen=True)
 class Raw:
     """Epilogue: accumulator plus bias."""
 
 
-Epilogue = Requantise | GeluRequantise | GatedRequantise | AddResidual | Raw
+Epilogue = Requantise | GeluRequantise | GatedRequantise | AddResidual | Widen | Raw
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class IntegerNorm:
     centred: bool = True
     plain: bool = False
     """whether the residual is not normalised, only scaled"""
+    heads: int = 1
+    """parts of the channels that are normalised by themselves; `scaling` is of one"""
 
 
 @dataclass(frozen=True)

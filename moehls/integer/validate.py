@@ -31,6 +31,7 @@ from moehls.integer.operations import (
     Requantise,
     Scaling,
     TensorKind,
+    Widen,
 )
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm
@@ -143,7 +144,9 @@ class _Walk:
         if not 0 <= operation.epsilon < 1 << _EPSILON_BITS:
             self.fail(name, f"epsilon {operation.epsilon} is not in 0 … 2^{_EPSILON_BITS} - 1")
         gain = (1 << (p.multiplier_bits - 1)) - 1
-        self.check_scaling(name, operation.scaling, (x.columns,), -gain - 1, gain)
+        if operation.heads < 1 or x.columns % operation.heads:
+            self.fail(name, f"{operation.heads} heads do not divide {x.columns} channels")
+        self.check_scaling(name, operation.scaling, (x.columns // operation.heads,), -gain - 1, gain)
         rows = operation.stop - operation.start
         self.define(name, operation.fine, _Value("fine", rows, x.columns))
         self.define(name, operation.operand, _Value("operand", rows, x.columns))
@@ -183,6 +186,8 @@ class _Walk:
                     )
                 self.check_gelu(name, GeluRequantise(epilogue.multiplier, epilogue.shift, 0), (out,))
                 value = _Value("operand", x.rows, out)
+            case Widen():
+                value = _Value("residual", x.rows, out)
             case AddResidual():
                 self.overwrite(name, epilogue.residual, operation.output, x.rows, out)
                 value = _Value("residual", x.rows, out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -273,6 +273,9 @@ def _embed(operation: Embed, images: FloatArray) -> FloatArray:
 
 
 def _layer_norm(operation: LayerNorm, x: FloatArray) -> FloatArray:
+    if operation.heads > 1:
+        parts = x.reshape(*x.shape[:-1], operation.heads, -1)
+        return _layer_norm(replace(operation, heads=1), parts).reshape(x.shape)
     centred = x - x.mean(axis=-1, keepdims=True) if operation.centred else x
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     normalised = centred / np.sqrt(variance + np.float32(operation.epsilon))

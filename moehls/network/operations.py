@@ -56,7 +56,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Layer normalisation over the channels of each token; without `centred` the mean is not taken off (RMSNorm)."""
+    """Layer normalisation over the channels of each token; without `centred` the mean is not taken off (RMSNorm).
+
+    With several `heads` each normalises its own part of the channels, with the same weight and bias (qk-norm).
+    """
 
     name: str
     input: str
@@ -65,6 +68,7 @@ class LayerNorm:
     bias: FloatArray
     epsilon: float
     centred: bool = True
+    heads: int = 1
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from moehls.plan.instruction import (
 from moehls.plan.payload import Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, OutputPlace, Place, Requirements, Stage, Step
-from moehls.plan.uses import attention_roles, factors, last_uses
+from moehls.plan.uses import attention_roles, factors, heads_of_norms, last_uses
 
 BINDINGS: dict[tuple[Memory, Memory], Binding] = {
     ("m0", "m1"): Binding.QUERY_VALUE,
@@ -67,13 +67,14 @@ class Builder:
     rows: Allocator = field(default_factory=Allocator)
     """of the residual memory"""
     sides: dict[str, Place] = field(default_factory=dict)
-    """residual values beside the stream: pooled, constant"""
+    """residual values beside the stream: pooled, constant, wide"""
     expert_groups: set[int] = field(default_factory=set)
     """sizes of the groups that routers choose experts from"""
 
     def __post_init__(self) -> None:
         self.roles, self.last_use = attention_roles(self.network), last_uses(self.network)
         self.factors = factors(self.network)
+        self.heads = heads_of_norms(self.network, self.roles)
         self.shown = {output.value for output in self.network.outputs}
 
     def release(self, index: int) -> None:
@@ -112,6 +113,7 @@ class Builder:
             expert_group=max(self.expert_groups, default=0),
             sides=any(i.kind == Kind.LOAD and i.y_base for i in instructions),
             norm_targets=any(i.mode != Target.M0 for i in norms),
+            wide=any(i.kind == Kind.LINEAR and i.mode == Mode.WIDE for i in instructions),
         )
 
     def matrix(

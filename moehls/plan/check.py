@@ -210,7 +210,7 @@ def _writes(i: Instruction, shape: Shape) -> Iterator[_Words]:
         case Kind.LINEAR if i.mode == Mode.SCATTER:
             yield _token_words("residual", shape, i.rows, i.y_base, i.n0, i.n0)
         case Kind.LINEAR:
-            memory = "residual" if i.mode == Mode.RESIDUAL else ENGINE[Binding(i.binding)][2]
+            memory = "residual" if i.mode in (Mode.RESIDUAL, Mode.WIDE) else ENGINE[Binding(i.binding)][2]
             yield _all_lanes(memory, shape, _nest(i, i.y_base, (i.y_s0, i.y_s1, 0)))
 
 

@@ -46,6 +46,7 @@ class Mode(enum.IntEnum):
     CONTEXT = 5
     SCATTER = 6
     GATED = 7
+    WIDE = 8
 
 
 class Source(enum.IntEnum):

@@ -29,6 +29,7 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
+    Widen,
 )
 from moehls.plan.builder import BINDINGS, Builder
 from moehls.plan.instruction import (
@@ -133,17 +134,22 @@ class _Operations(Builder):
 
     def norm(self, op: IntegerNorm) -> None:
         x = self.current_residual(op, op.input)
-        rows, blocks, tt = op.stop - op.start, x.stride, self.shape.token_parallel
+        rows, tt = op.stop - op.start, self.shape.token_parallel
         memory, heads = self.roles.get(op.operand, ("m0", 1))
         if heads != x.channels.heads:
-            self.refuse(op, f"an attention of {heads} heads reads it, and it is not a norm of each head")
+            self.refuse(op, f"an attention of {heads} heads reads it, and its input is not the output of a linear")
+        if op.heads > 1 and (op.heads != heads or rows != x.rows):
+            self.refuse(op, f"normalises {op.heads} heads of an attention of {heads}, or of some tokens only")
         y = self.place_operand(memory, op.operand, rows, x.channels)
         planes = 16 // self.shape.precision.activation_bits
         fine_is_read = op.fine in self.last_use or op.fine in self.shown
         if fine_is_read and memory != "m0":
             self.refuse(op, "its output is read by an attention and by a router, or shown")
-        base = self.memory.take("m2", op.fine, self.groups(rows) * planes * blocks) if fine_is_read else 0
-        fine = Place("m2", base, planes * blocks, rows, x.channels, planes=planes)
+        base = self.memory.take("m2", op.fine, self.groups(rows) * planes * x.stride) if fine_is_read else 0
+        fine = Place("m2", base, planes * x.stride, rows, x.channels, planes=planes)
+        # heads lie side by side as token groups do: a row of each lane, head and group
+        own = Channels(x.channels.count // op.heads, x.channels.heads // op.heads)
+        blocks = self.blocks(own)
         instruction = Instruction(
             Kind.NORM,
             _TARGETS[memory],
@@ -151,16 +157,16 @@ class _Operations(Builder):
             | (0 if op.centred else Flag.RMS)
             | (Flag.PLAIN if op.plain else 0),
             n2=blocks,
-            rows=rows,
-            channels=x.channels.count,
+            rows=rows if op.heads == 1 else self.groups(rows) * tt * op.heads,
+            channels=own.count,
             epsilon=op.epsilon,
             w_base=op.start % tt,
-            w_s0=x.base // x.stride + op.start // tt,
+            w_s0=x.base // blocks + op.start // tt,
             x_base=base,
             y_base=y.base,
         )
         writes = (Access(op.operand, y),) + ((Access(op.fine, fine),) if fine_is_read else ())
-        parameters = self.parameters(x.channels, op.scaling)
+        parameters = self.parameters(own, op.scaling)
         self.step(op.name, op.name, instruction, parameters, reads=(Access(op.input, x),), writes=writes)
         self.stage(op.operand, "operand", y)
         if fine_is_read:
@@ -199,6 +205,12 @@ class _Operations(Builder):
         match op.epilogue:
             case Raw():
                 self.raw(op, x, out)
+            case Widen():
+                y = self.place_side(op.output, rows, Channels(out.count, self.heads.get(op.output, 1)))
+                self.matrix(
+                    op.name, op.name, Mode.WIDE, Access(op.input, x), op.weight, op.scaling, Access(op.output, y)
+                )
+                self.stage(op.output, "residual", y)
             case AddResidual(residual=residual):
                 y = self.current_residual(op, residual)
                 if (y.rows, y.channels) != (rows, out):

@@ -54,6 +54,8 @@ class Shape:
     """whether LOAD and SCATTER reach residual rows beside the stream's"""
     norm_targets: bool = False
     """whether norms can write their operand to M1 and M2"""
+    wide: bool = False
+    """whether products can replace residual rows"""
     lut_columns: int = 0
     """outputs of the last pair of tokens whose products are made of LUTs"""
     experts: Experts = "streamed"

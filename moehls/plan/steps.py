@@ -163,6 +163,8 @@ class Requirements:
     """whether residual rows beside the stream's are loaded, and experts add to them"""
     norm_targets: bool = False
     """whether norms write queries, keys or values"""
+    wide: bool = False
+    """whether products replace residual rows"""
 
 
 def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from moehls.integer.operations import (
     IntegerExperts,
     IntegerLinear,
     IntegerNetwork,
+    IntegerNorm,
     IntegerOperation,
 )
 from moehls.plan.steps import Memory
@@ -36,6 +37,12 @@ def reads(operation: IntegerOperation) -> tuple[str, ...]:
 def last_uses(network: IntegerNetwork) -> dict[str, int]:
     """Index of the last operation that reads a value; values that none reads are missing."""
     return {value: index for index, operation in enumerate(network.operations) for value in reads(operation)}
+
+
+def heads_of_norms(network: IntegerNetwork, roles: dict[str, tuple[Memory, int]]) -> dict[str, int]:
+    """The heads of the attentions that read norms of a residual value, by its name."""
+    norms = [op for op in network.operations if isinstance(op, IntegerNorm) and op.operand in roles]
+    return {op.input: roles[op.operand][1] for op in norms}
 
 
 def factors(network: IntegerNetwork) -> frozenset[str]:

@@ -31,22 +31,30 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
         _plan_value(attention, builder, levels)
         return
     query, key = builder.target(attention.query), builder.target(attention.key)
+    heads = attention.heads
+    if {attention.query, attention.key} & builder.structure.tied:  # one grid for all heads, from the channels of all
+        query, key = (x.reshape(-1, x.shape[1] // heads) for x in (query, key))
+        heads = 1
     low, high = clipped_range(PROJECTED.of(key), PROJECTED.shares, levels)
     key_reach, key_centre = (high - low) / 2, (high + low) / 2
     low, high = clipped_range(PROJECTED.of(np.concatenate([query, -query])), PROJECTED.shares, levels)
     query_reach = high
-    product = significant(_head_max(query_reach * key_reach, attention.heads) / (levels / 2) ** 2)
+    product = significant(_head_max(query_reach * key_reach, heads) / (levels / 2) ** 2)
     chosen = factor(product * attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction, 16)
     product = chosen.value / (attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction)
-    product = np.repeat(product, query.shape[1] // attention.heads)
+    product = np.repeat(product, query.shape[1] // heads)
     even = np.sqrt(product)
     ideal = np.sqrt(np.maximum(query.std(axis=0), 1e-9) / np.maximum(key.std(axis=0), 1e-9))
     least = query_reach / (levels / 2) / even
     most = even / np.maximum(key_reach / (levels / 2), 1e-12)
     split = significant(np.clip(ideal, least, np.maximum(most, least)))
-    builder.add(attention.query, "operand", bits, True, Grid(even * split, np.zeros_like(even)))
     key_scale = even / split
-    builder.add(attention.key, "operand", bits, True, Grid(key_scale, significant(-key_centre / key_scale)))
+    for name, scale, offset in (
+        (attention.query, even * split, np.zeros_like(even)),
+        (attention.key, key_scale, significant(-key_centre / key_scale)),
+    ):
+        copies = attention.heads // heads
+        builder.add(name, "operand", bits, True, Grid(np.tile(scale, copies), np.tile(offset, copies)))
     _plan_value(attention, builder, levels)
 
 

@@ -61,6 +61,11 @@ class Trajectories:
         for task, known in zip(self.tasks, self._integer, strict=True):
             known.values.update(execute(network, operation, known, int(task)))
 
+    def keep(self, name: str, reader: str) -> None:
+        """Keep the integers of `name` until the operation that writes `reader` is done."""
+        index = next(i for i, operation in enumerate(self.network.operations) if operation.output == reader)
+        self._last[name] = max(self._last.get(name, 0), index)
+
     def forget(self, name: str) -> None:
         """Drop the values that no operation after the one that writes `name` reads."""
         self._advance(name)

@@ -42,8 +42,10 @@ def convert_operand(step: OperandStep, builder: Builder) -> IntegerNorm:
         builder.least_steps[step.output] = float(source.scale[0])
     plan_attention(step.attention, builder)
     grid = builder.grids[step.output]
-    channels = len(grid.scale)
-    fine = Grid(np.ldexp(grid.scale, -precision.fine_shift), np.ldexp(grid.offset, precision.fine_shift))
+    heads = 1 if step.norm is None else step.norm.heads
+    channels = len(grid.scale) // heads  # of a head: all have the same grid
+    whole = Grid(np.ldexp(grid.scale, -precision.fine_shift), np.ldexp(grid.offset, precision.fine_shift))
+    fine = Grid(whole.scale[:channels], whole.offset[:channels])
     if step.constant:  # the integers are the operand's
         zero = np.zeros(channels, np.int64)
         scaling = Scaling(zero, zero + 1, zero)
@@ -52,7 +54,7 @@ def convert_operand(step: OperandStep, builder: Builder) -> IntegerNorm:
     else:
         gain, bias = step.norm.weight.astype(np.float64), step.norm.bias.astype(np.float64)
         scaling = norm_scaling(gain, bias, float(1 << precision.norm_fraction), fine)
-    builder.add(fine_name(step.output), "fine", precision.fine_bits, True, fine)
+    builder.add(fine_name(step.output), "fine", precision.fine_bits, True, whole)
     return IntegerNorm(
         step.output,
         step.source,
@@ -64,4 +66,5 @@ def convert_operand(step: OperandStep, builder: Builder) -> IntegerNorm:
         0 if step.norm is None else norm_epsilon(step.norm, float(source.scale[0])),
         step.norm is None or step.norm.centred,
         plain=step.norm is None,
+        heads=heads,
     )

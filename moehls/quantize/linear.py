@@ -15,6 +15,7 @@ from moehls.integer.operations import (
     RealArray,
     Requantise,
     Scaling,
+    Widen,
 )
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table
@@ -32,6 +33,7 @@ from moehls.quantize.steps import (
     OutputStep,
     ResidualStep,
     UpStep,
+    WideStep,
 )
 
 _LEAST_STEP = 1e-3
@@ -44,6 +46,20 @@ def convert_attention_input(step: AttentionInputStep, builder: Builder) -> Integ
     grid = builder.grids[step.linear.output]
     rows = _rows(step.linear, builder, grid.scale, builder.target(step.linear.output), grid.offset)
     return _integer(step.linear, step.linear.output, rows, Requantise(), builder)
+
+
+_WIDE_HEADROOM = 1.3
+
+
+def convert_wide(step: WideStep, builder: Builder) -> IntegerLinear:
+    """One scale, as a norm takes it, with room for what other images bring."""
+    target = builder.target(step.linear.output)
+    top = (1 << (builder.precision.residual_bits - 1)) - 1
+    unit = float(significant(max(_WIDE_HEADROOM * float(np.abs(target).max()) / top, 1e-12)))
+    grid = Grid(np.full(target.shape[1], unit), np.zeros(target.shape[1]))
+    rows = _rows(step.linear, builder, grid.scale, target)
+    builder.add(step.linear.output, "residual", builder.precision.residual_bits, True, grid)
+    return _integer(step.linear, step.linear.output, rows, Widen(), builder)
 
 
 def convert_residual(step: ResidualStep, builder: Builder) -> IntegerLinear:

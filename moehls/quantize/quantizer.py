@@ -25,6 +25,7 @@ from moehls.quantize.linear import (
     convert_output,
     convert_residual,
     convert_up,
+    convert_wide,
 )
 from moehls.quantize.norm import convert_fine, convert_norm, convert_rows, fine_name
 from moehls.quantize.pool import convert_pool
@@ -45,6 +46,7 @@ from moehls.quantize.steps import (
     Step,
     Structure,
     UpStep,
+    WideStep,
 )
 from moehls.quantize.structure import structure
 
@@ -101,6 +103,9 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
 
     bare = assembled((), {})
     data.start(network.input.name, [quantise_image(bare, image) for image in images])
+    for step in found.steps:
+        if isinstance(step, OperandStep):
+            data.keep(step.source, step.attention.output)
     operations: list[IntegerOperation] = []
     for number, step in enumerate(found.steps):
         operation = _convert(step, source, builder)
@@ -131,6 +136,8 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_pool(step, builder)
         case AttentionInputStep():
             return convert_attention_input(step, builder)
+        case WideStep():
+            return convert_wide(step, builder)
         case GeluStep():
             return convert_gelu(step, builder)
         case UpStep():
@@ -171,7 +178,7 @@ def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
 def _written(step: Step) -> str:
     """Name of the last float value that a step computes."""
     match step:
-        case AttentionInputStep() | OutputStep() | UpStep():
+        case AttentionInputStep() | OutputStep() | UpStep() | WideStep():
             return step.linear.output
         case GeluStep():
             return step.gelu.output

@@ -89,6 +89,13 @@ class AttentionInputStep:
 
 
 @dataclass(frozen=True)
+class WideStep:
+    """A linear that norms read."""
+
+    linear: Linear
+
+
+@dataclass(frozen=True)
 class GeluStep:
     linear: Linear
     gelu: Activation
@@ -134,7 +141,7 @@ class ExpertsStep:
     output: str
 
 
-LinearStep = AttentionInputStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
+LinearStep = AttentionInputStep | WideStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
 Step = (
     Embed
     | ConstantStep
@@ -164,3 +171,5 @@ class Structure:
     """the linears whose sum an output value is, by the name of the value"""
     sources: dict[str, str] = field(default_factory=dict)
     """the float value that an operand made for an attention holds"""
+    tied: frozenset[str] = frozenset()
+    """operands whose heads have the same grid, as one norm makes them"""

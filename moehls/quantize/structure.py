@@ -47,6 +47,7 @@ from moehls.quantize.steps import (
     Step,
     Structure,
     UpStep,
+    WideStep,
 )
 
 _OTHER_NORMS = "a norm before the first block, as CLIP has, and post-norm models are not supported"
@@ -106,6 +107,9 @@ class _Resolver:
         self.sides: set[str] = set()
         """residual values beside the stream: constants, and what experts add to them"""
         self.sources: dict[str, str] = {}
+        self.tied: set[str] = set()
+        self.wide: set[str] = set()
+        """outputs of linears that norms read"""
         self.ups: set[str] = set()
         """linears that an activation is multiplied with"""
         self.sums: dict[str, tuple[str, ...]] = {}
@@ -118,7 +122,13 @@ class _Resolver:
         self.check_outputs()
         residuals = frozenset(self.residuals)
         return Structure(
-            tuple(steps), residuals, self.readers, self.activation_form(), self._shown_sums(), self.sources
+            tuple(steps),
+            residuals,
+            self.readers,
+            self.activation_form(),
+            self._shown_sums(),
+            self.sources,
+            frozenset(self.tied),
         )
 
     def allow(self, name: str) -> None:
@@ -231,6 +241,15 @@ class _Resolver:
             if isinstance(maker, Linear):
                 continue
             self.sources[output] = source
+            if isinstance(maker, LayerNorm) and maker.input in self.wide:
+                if maker.heads not in (1, attention.heads) or (maker.heads > 1 and role == "value"):
+                    raise self._refusal(
+                        attention, f"its {role} is a norm of {maker.heads} heads, it has {attention.heads}"
+                    )
+                if maker.heads > 1:
+                    self.tied.add(output)
+                found.append(OperandStep(renamed, output, maker.input, maker))
+                continue
             if attention.heads > 1:
                 raise self._refusal(
                     attention, f"its {role} is not the output of a linear, and it has {attention.heads} heads"
@@ -269,6 +288,11 @@ class _Resolver:
 
     def _norms(self, norm: LayerNorm) -> list[Step]:
         """One step for the whole output where anything reads it, one for each selection of rows from it."""
+        if norm.input in self.wide:
+            self._only(norm.output, norm, lambda reader: isinstance(reader, Attention))
+            return []
+        if norm.heads > 1:
+            raise self._refusal(norm, f"it normalises {norm.heads} parts of the channels by themselves")
         source, start, stop = self._rows(norm)
         found: list[Step] = []
         selections = [r for r in self.readers[norm.output] if isinstance(r, SelectTokens)]
@@ -307,6 +331,9 @@ class _Resolver:
         """The step of a linear; None for the gate of a gated MLP, whose step stands where the product does."""
         self._maker(linear.input, self.operands, linear)
         readers = self.readers[linear.output]
+        if readers and all(isinstance(reader, LayerNorm) for reader in readers) and linear.output not in self.shown:
+            self.wide.add(linear.output)
+            return WideStep(linear)
         summed = bool(readers) and all(isinstance(reader, Add) and self._is_sum(reader) for reader in readers)
         if linear.output in self.shown or summed:
             if readers and not summed:
@@ -408,7 +435,7 @@ class _Resolver:
         supported = {
             "Constant": "the slots and sums of soft MoE",
             "Attention": "queries, keys and values by linears; with one head a LayerNorm of the stream or a constant too",
-            "LayerNorm": "a LayerNorm of the residual stream",
+            "LayerNorm": "a LayerNorm of the residual stream; of a linear's output, or of its heads, where attentions read it",
             "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
             "activation, product or residual add or is an output of the network",
             "Activation": "an activation after a linear",

@@ -1,4 +1,4 @@
-"""Linear: matrix product and one of five epilogues."""
+"""Linear: matrix product and one of six epilogues."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
+    Widen,
 )
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm
@@ -37,6 +38,9 @@ def linear(
             return gated_requantise(accumulator, scaling, other, epilogue.multiplier, epilogue.shift, precision, form)
         case Requantise():
             return requantised(accumulator, scaling, precision)
+        case Widen():
+            y = requantise(accumulator, scaling.bias, scaling.multiplier, scaling.shift, precision)
+            return sat(y, precision.residual_bits)
         case AddResidual():
             assert other is not None
             y = requantise(accumulator, scaling.bias, scaling.multiplier, scaling.shift, precision)

@@ -11,7 +11,8 @@ from moehls.integer.precision import Precision
 
 def norm(operation: IntegerNorm, residual: IntArray, precision: Precision) -> tuple[IntArray, IntArray]:
     """Residual `[tokens, channels]` to (fine, operand), both `[stop - start, channels]`."""
-    x = residual[operation.start : operation.stop]
+    rows = residual[operation.start : operation.stop]
+    x = rows.reshape(len(rows) * operation.heads, -1)
     channels = x.shape[1]
     s1 = x.sum(axis=1, keepdims=True) if operation.centred else np.zeros((len(x), 1), np.int64)
     s2 = (x * x).sum(axis=1, keepdims=True)
@@ -20,5 +21,5 @@ def norm(operation: IntegerNorm, residual: IntArray, precision: Precision) -> tu
     if operation.plain:
         n = x
     scaling = operation.scaling
-    fine = sat(rs(n * scaling.multiplier + scaling.bias, scaling.shift), precision.fine_bits)
+    fine = sat(rs(n * scaling.multiplier + scaling.bias, scaling.shift), precision.fine_bits).reshape(rows.shape)
     return fine, sat(rs(fine, precision.fine_shift), precision.activation_bits)

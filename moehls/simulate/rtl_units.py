@@ -42,7 +42,7 @@ STEPS: dict[str, tuple[str, Wanted]] = {
     "pixels": ("input_pixels", is_kind(Kind.INPUT)),
     "initial residual": ("load", is_kind(Kind.LOAD)),
     "layer norm": ("norm", is_kind(Kind.NORM)),
-    "products, requantised": ("engine", is_mode(Mode.REQUANTISE, Mode.RESIDUAL)),
+    "products, requantised": ("engine", is_mode(Mode.REQUANTISE, Mode.RESIDUAL, Mode.WIDE)),
     "softmax and attention": ("engine", is_mode(Mode.SOFTMAX, Mode.CONTEXT)),
     "gelu and gates": ("engine", is_mode(Mode.GELU, Mode.GATED)),
     "router logits and heads": ("engine", is_mode(Mode.RAW)),

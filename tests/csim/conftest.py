@@ -41,6 +41,7 @@ SHAPES = {
         capacities=True,
         sides=True,
         norm_targets=True,
+        wide=True,
     ),
     "grouped": Shape(W8A8, 3, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 6, 64, gated=True, sigmoids=True, expert_group=2),
     "wide": Shape(
@@ -64,6 +65,7 @@ SHAPES = {
         capacities=True,
         sides=True,
         norm_targets=True,
+        wide=True,
     ),
 }
 

@@ -124,6 +124,14 @@ def test_scores_and_groups_of_experts(accelerators: dict[str, Accelerator], scor
 
 
 @pytest.mark.parametrize("shape", ["more", "wide"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_normalised_queries_and_keys(accelerators: dict[str, Accelerator], shape: str, centred: bool) -> None:
+    accelerator = accelerators[shape]
+    sizes = Sizes(tasks=1, normalised=True, centred=centred)
+    assert_equals_reference(accelerator, random_integer_network(4, accelerator.shape.precision, sizes), 0)
+
+
+@pytest.mark.parametrize("shape", ["more", "wide"])
 @pytest.mark.parametrize("slots", [1, 14])
 def test_soft_mixtures(accelerators: dict[str, Accelerator], shape: str, slots: int) -> None:
     accelerator = accelerators[shape]

@@ -122,6 +122,7 @@ FORMS: dict[str, tuple[str, type, Change]] = {
     "sigmoids as a softmax": ("gate_sigmoid_chosen-ts17", Route, lambda o: replace(o, score="softmax")),
     "groups forgotten": ("gate_grouped-ts17", Route, lambda o: replace(o, group=0, kept_groups=0)),
     "router on the experts' norm": ("gate_residual-ts17", Route, lambda o: replace(o, input="norm3")),
+    "queries without their norm": ("qk_norm-ts17", Attention, lambda o: replace(o, query="linear0")),
     "slots in another order": ("soft_einsum-ts17", Constant, lambda o: replace(o, rows=o.rows[::-1])),
     "slots to another expert": ("soft_loop-ts17", Route, lambda o: replace(o, weight=o.weight[:, ::-1])),
     "mean with the class token": ("mean_then_norm-ts17", MeanTokens, lambda o: replace(o, start=0)),

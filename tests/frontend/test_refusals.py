@@ -479,20 +479,26 @@ def test_what_no_rule_reads_has_the_nearest_form_as_remedy(op: str, odd: str, ne
     assert near in refusal.remedy
 
 
-def test_a_norm_of_heads_is_refused_with_what_to_change(tmp_path: Path) -> None:
-    """qk-norm: a norm over the four channels of a head, put on the queries."""
+def test_a_norm_of_tokens_is_refused_with_what_to_change(tmp_path: Path) -> None:
+    """A norm over the seven tokens, in the place of a head's four channels, put on the queries."""
 
     def edit(graph: onnx.GraphProto) -> None:
-        graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "head_weight"))
+        graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "head_weight"))
         scores = next(node for node in graph.node if node.op_type == "MatMul" and reads_heads(node, graph))
-        norm = helper.make_node("LayerNormalization", [scores.input[0], "head_weight"], ["normed"], name="q_norm")
-        graph.node.insert(list(graph.node).index(scores), norm)
+        swap = {"perm": [0, 1, 3, 2]}
+        steps = (
+            helper.make_node("Transpose", [scores.input[0]], ["turned"], name="turn", **swap),
+            helper.make_node("LayerNormalization", ["turned", "head_weight"], ["even"], name="q_norm"),
+            helper.make_node("Transpose", ["even"], ["normed"], name="back", **swap),
+        )
+        for step in steps:
+            graph.node.insert(list(graph.node).index(scores), step)
         scores.input[0] = "normed"
 
-    (refusal,) = refusals("three_matrices-dynamo20", tmp_path, edit)
+    refusal = refusals("three_matrices-dynamo20", tmp_path, edit)[0]
     assert refusal.name == "q_norm"
-    assert "qk-norm" in refusal.reason
-    assert "without qk-norm" in refusal.remedy
+    assert "does not run over the channels" in refusal.reason
+    assert "qk_norm=True" in refusal.remedy
 
 
 def reads_heads(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:

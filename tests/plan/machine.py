@@ -166,6 +166,8 @@ class Machine:
                 self.write(y, lane, address, tile[lane])
             elif h.mode == Mode.RESIDUAL:
                 self.residual[lane, address] = sat(self.residual[lane, address] + tile[lane], p.residual_bits)
+            elif h.mode == Mode.WIDE:
+                self.residual[lane, address] = sat(tile[lane], p.residual_bits)
             elif h.mode == Mode.RAW and row < rows:
                 self.raw[h.y_base + row * h.y_s1 + i0 * h.y_s0] = tile[lane]
             elif h.mode == Mode.SCATTER and row < rows:

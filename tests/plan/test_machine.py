@@ -128,6 +128,10 @@ def test_soft_mixtures(slots: int) -> None:
     assert_equals_reference(random_integer_network(3, W8A8, Sizes(slots=slots)), 3, 8, 1)
 
 
+def test_normalised_queries_and_keys() -> None:
+    assert_equals_reference(random_integer_network(3, W8A8, Sizes(normalised=True)), 3, 8, 1)
+
+
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))

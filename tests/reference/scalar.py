@@ -18,6 +18,7 @@ from moehls.integer.operations import (
     IntegerRoute,
     Raw,
     Requantise,
+    Widen,
 )
 from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table, exp2_table, reciprocal_table, rsqrt_table, sigmoid_table
@@ -110,17 +111,18 @@ def embed(op: IntegerEmbed, x: Matrix, p: Precision) -> Matrix:
 
 def norm(op: IntegerNorm, residual: Matrix, p: Precision) -> tuple[Matrix, Matrix]:
     b, g, s = op.scaling.bias.tolist(), op.scaling.multiplier.tolist(), op.scaling.shift.tolist()
-    fine, operand = [], []
-    for x in residual[op.start : op.stop]:
-        d = len(x)
+    fine: Matrix = []
+    d = len(residual[0]) // op.heads
+    parts = [row[h * d : (h + 1) * d] for row in residual[op.start : op.stop] for h in range(op.heads)]
+    for x in parts:
         s1, s2 = sum(x) if op.centred else 0, sum(v * v for v in x)
         r, e = rsqrt(max(d * s2 - s1 * s1 + op.epsilon, 1))
         n = [sat(rs((d * v - s1) * r, e // 2 + 16 - p.norm_fraction), p.norm_bits) for v in x]
         n = list(x) if op.plain else n
         row = [sat(rs(n[c] * g[c] + b[c], s[c]), p.fine_bits) for c in range(d)]
         fine.append(row)
-        operand.append([sat(rs(v, p.fine_shift), p.activation_bits) for v in row])
-    return fine, operand
+    fine = [[v for row in fine[n : n + op.heads] for v in row] for n in range(0, len(fine), op.heads)]
+    return fine, [[sat(rs(v, p.fine_shift), p.activation_bits) for v in row] for row in fine]
 
 
 def linear(op: IntegerLinear, x: Matrix, other: Matrix | None, p: Precision, form: ActivationForm) -> Matrix:
@@ -136,6 +138,8 @@ def linear(op: IntegerLinear, x: Matrix, other: Matrix | None, p: Precision, for
                     row.append(acc + b[o])
                 case Requantise():
                     row.append(sat(requantise(acc, b[o], m[o], s[o], p), p.activation_bits))
+                case Widen():
+                    row.append(sat(requantise(acc, b[o], m[o], s[o], p), p.residual_bits))
                 case AddResidual():
                     assert other is not None
                     row.append(sat(other[n][o] + requantise(acc, b[o], m[o], s[o], p), p.residual_bits))

@@ -37,6 +37,7 @@ from moehls.integer.operations import (
     Scaling,
     TensorKind,
     WeightArray,
+    Widen,
 )
 from moehls.integer.precision import W8A8, Precision
 from moehls.network.operations import ActivationForm, GateNormalisation, Priority, Score
@@ -81,6 +82,8 @@ class Sizes:
     """of the first router; a second one has softmax"""
     group: int = 0
     kept_groups: int = 0
+    normalised: bool = False
+    """queries and keys of each head are normalised, those of odd layers over all channels"""
     slots: int = 0
     """of soft mixtures, which stand on the odd layers in the place of routed ones; 0 for none"""
 
@@ -195,7 +198,12 @@ class Builder:
     def attention(self, layer: str, residual: str) -> str:
         s, p = self.sizes, self.precision
         _, x = self.norm(f"{layer}.norm1", residual, 0, s.tokens)
-        q, k, v = (self.linear(f"{layer}.{n}", x, f"{layer}.{n}.out", s.width, Requantise()) for n in ("q", "k", "v"))
+        parts = Widen() if s.normalised else Requantise()
+        q, k = (self.linear(f"{layer}.{n}", x, f"{layer}.{n}.out", s.width, parts) for n in ("q", "k"))
+        if s.normalised:
+            heads = 1 if layer.endswith("1") else s.heads
+            q, k = (self.norm(f"{name}.norm", name, 0, s.tokens, heads)[1] for name in (q, k))
+        v = self.linear(f"{layer}.v", x, f"{layer}.v.out", s.width, Requantise())
         d = s.width // s.heads
         queries, keys = (self.known.array(n).reshape(-1, s.heads, d).swapaxes(0, 1) for n in (q, k))
         scores = product(queries, keys).transpose(1, 2, 0).reshape(-1, s.heads)
@@ -321,8 +329,8 @@ class Builder:
         )
         return output
 
-    def norm(self, name: str, residual: str, start: int, stop: int) -> tuple[str, str]:
-        p, width = self.precision, self.sizes.width
+    def norm(self, name: str, residual: str, start: int, stop: int, heads: int = 1) -> tuple[str, str]:
+        p, width = self.precision, self.sizes.width // heads
         shift = self.rng.integers(10, 20, width)
         gain = 2.0 ** (p.fine_bits - 3 - p.norm_fraction + shift) * self.rng.uniform(0.3, 1.5, width)
         sign = self.rng.choice([-1, 1], width)
@@ -332,24 +340,35 @@ class Builder:
         scaling = Scaling(np.clip(bias, -limit, limit).astype(np.int64), multiplier, shift.astype(np.int64))
         epsilon = int(self.rng.integers(0, 1 << 12))
         operation = IntegerNorm(
-            name, residual, f"{name}.fine", f"{name}.operand", start, stop, scaling, epsilon, self.sizes.centred
+            name,
+            residual,
+            f"{name}.fine",
+            f"{name}.operand",
+            start,
+            stop,
+            scaling,
+            epsilon,
+            self.sizes.centred,
+            heads=heads,
         )
         self.append(operation, "fine", width)
         return operation.fine, operation.operand
 
-    def linear(self, name: str, x: str, output: str, out: int, epilogue: Requantise | AddResidual | Raw | None) -> str:
+    def linear(
+        self, name: str, x: str, output: str, out: int, epilogue: Requantise | AddResidual | Widen | Raw | None
+    ) -> str:
         """`None` stands for the GELU epilogue, which is fitted here."""
         p = self.precision
         inputs = self.known.array(x)
         weight = self.weights(out, inputs.shape[1])
         accumulator = product(inputs, weight)
-        fitted: Requantise | AddResidual | Raw | GeluRequantise
+        fitted: Requantise | AddResidual | Widen | Raw | GeluRequantise
         kind: TensorKind = "operand"
         match epilogue:
             case Raw():
                 scaling, fitted, kind = _unit(out), epilogue, "raw"
                 scaling = Scaling(self.fit(accumulator, 1.0).bias, scaling.multiplier, scaling.shift)
-            case AddResidual():
+            case AddResidual() | Widen():
                 scaling, fitted, kind = self.fit(accumulator, self.branch), epilogue, "residual"
             case Requantise():
                 scaling, fitted = self.fit(accumulator, 2.0 ** (p.activation_bits - 2)), epilogue

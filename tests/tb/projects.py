@@ -25,7 +25,7 @@ TINY = Sizes(
 )
 Variant = tuple[Sizes, GateNormalisation]
 """what a random network is made of, besides its seed"""
-HARDWARE = ("pools", "gated", "sides", "norm_targets", "plain_norms")
+HARDWARE = ("pools", "gated", "sides", "norm_targets", "wide", "plain_norms")
 """hardware that only some networks need"""
 SMALL_SHAPE = {
     "token_parallel": "4", "block": "8", "epilogue_lanes": "4", "ports": "2", "fifo_beats": "64", "lut_columns": "2"

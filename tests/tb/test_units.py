@@ -39,6 +39,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> UnitBenches:
             group=2,
             kept_groups=1,
             slots=6,
+            normalised=True,
         ),
     )
     frames = [(random_image(project.integer, 3 + task), task) for task in range(project.integer.tasks)]

@@ -14,7 +14,7 @@ from moehls.frontend.context import Context, Result, Rules, UnsupportedError, at
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.layout import Layout, LayoutError, reshape, transpose
 from moehls.frontend.recognise.linear import as_affine
-from moehls.frontend.values import Affine, Constant, Scores, Value, restructure
+from moehls.frontend.values import Affine, Constant, Normalised, Scores, Value, restructure
 
 _REMEDY = "export plain self-attention: softmax(q·kᵀ·scale)·v without mask"
 
@@ -29,7 +29,7 @@ def _is_matrix_a_head(layout: Layout) -> bool:
 
 def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """`q · kᵀ`: a product of two token values that sums their channels, a head at a time."""
-    left, right = inputs[:2]
+    left, right = (context.builder.materialise(v) if isinstance(v, Normalised) else v for v in inputs[:2])
     if not isinstance(left, Affine) or not isinstance(right, Affine) or len(inputs) > 2:
         return None
     labels = labels_of(node, len(left.layout.dims), len(right.layout.dims))

@@ -21,15 +21,15 @@ _SMALL = 1e-6
 
 
 def token_rows(context: Context, value: Value) -> Affine | None:
-    """The value as plain rows with all channels in the last dimension, None for anything but tokens."""
+    """The value as plain rows with the channels, or those of a head, in the last dimension; None for anything but tokens."""
     if not isinstance(value, TOKENS):
         return None
     plain = context.builder.materialise(value)
     last = plain.layout.dims[-1]
-    if len(last) < 1 or any(axis.token for axis in last) or plain.layout.features != plain.layout.shape[-1]:
+    if len(last) < 1 or any(axis.token for axis in last):
         raise UnsupportedError(
-            "normalisation does not run over all channels of a token (a head's only, as qk-norm does)",
-            "train without qk-norm (timm: qk_norm=False); a norm reads the residual stream",
+            "normalisation does not run over the channels of a token or of a head",
+            "normalise the residual stream, or queries and keys a head at a time (timm: qk_norm=True)",
         )
     return plain
 
@@ -91,7 +91,7 @@ def read_length(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if axes is None or [axis % rank for axis in axes] != [rank - 1]:
         raise LayoutError("it is the length of something else than the channels of a token")
     layout = drop_dims(rows.layout, [rank - 1], bool(attribute(node, "keepdims", 1)))
-    return Statistic("deviation", rows, layout, centred=False, factor=float(np.sqrt(rows.base.channels)))
+    return Statistic("deviation", rows, layout, centred=False, factor=float(np.sqrt(rows.layout.shape[-1])))
 
 
 def read_guard(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -179,12 +179,12 @@ def _root_mean_square(context: Context, value: Value, statistic: Statistic) -> N
         raise LayoutError("rows are divided by the root mean square of other rows")
     if len(statistic.layout.dims) != len(plain.layout.dims):
         return None
-    weight = np.full(plain.base.channels, 1 / statistic.factor, np.float32)
+    weight = np.full(plain.layout.shape[-1], 1 / statistic.factor, np.float32)
     return Normalised(plain.layout, plain.base, statistic.epsilon, weight, np.zeros_like(weight), False)
 
 
 def _normalised(centred: Statistic, epsilon: float) -> Normalised:
-    channels = centred.rows.base.channels
+    channels = centred.rows.layout.shape[-1]
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     return Normalised(centred.rows.layout, centred.rows.base, epsilon, ones, zeros)
 
