@@ -15,7 +15,7 @@ from moehls.integer.operations import IntegerAttention, RealArray, Scaling
 from moehls.network.operations import Attention
 from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
-from moehls.quantize.given import check_scores, query_grid, signed_grid
+from moehls.quantize.given import centred_grid, check_scores, signed_grid
 from moehls.quantize.ranges import CONTEXT, GATHERED, PROJECTED, balanced_steps, clipped_range
 
 
@@ -67,7 +67,7 @@ def _given_scores(attention: Attention, builder: Builder) -> tuple[Grid, Grid]:
         )
     query, key = builder.given[attention.query], builder.given[attention.key]
     grids = (
-        query_grid(query, attention.query, builder.precision),
+        centred_grid(query, attention.query, builder.precision),
         signed_grid(key, attention.key, builder.precision),
     )
     check_scores(*grids, attention)

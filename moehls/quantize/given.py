@@ -27,11 +27,8 @@ from moehls.network.operations import (
 )
 from moehls.quantize.fixed_point import Grid, rounded
 
-_SYMMETRIC = (
-    "quantise activations symmetrically (onnxruntime: extra_options={'ActivationSymmetric': True}, "
-    "activation_type=QuantType.QInt8), or compile with --precision w16a16"
-)
-
+_CUT = 2.0**-5
+"""share of the integers that may saturate at one end so that a scale stays as it is"""
 _NEAR = 2.0**-7
 """largest relative difference of an activation's scale from the graph's; a multiplier of 128 … 255 makes up to 2^-8"""
 
@@ -51,19 +48,20 @@ def signed_grid(lattice: Lattice, what: str, precision: Precision) -> Grid:
     return Grid(lattice.scale.astype(np.float64), lattice.zero.astype(np.float64) - shift)
 
 
-def query_grid(lattice: Lattice, what: str, precision: Precision) -> Grid:
-    """The grid of a query, whose zero is the integer 0: an offset would reach the scores through every key.
+def centred_grid(lattice: Lattice, what: str, precision: Precision) -> Grid:
+    """The grid of an operand whose zero is the integer 0: an offset of a query would reach the scores through every key.
+
+    Where the graph has another zero point and there are no bits to spare, the integers at one end saturate; where these would be
+    too many, all scales are widened until none does.
 
     Raises:
-        MoehlsError: the graph's zero point is another, and there are no bits to spare.
+        MoehlsError: the graph's integers are wider than the machine's.
     """
     grid = signed_grid(lattice, what, precision)
-    if grid.offset.any() and lattice.bits == precision.activation_bits:
-        raise MoehlsError(
-            f"{what}: the graph's zero point of the queries is {int(np.abs(grid.offset).max())} from the middle of the range; "
-            f"a query of the machine has none; {_SYMMETRIC}"
-        )
-    return Grid(grid.scale, np.zeros_like(grid.offset))
+    half = 2.0 ** (precision.activation_bits - 1)
+    beyond = float(np.abs(grid.offset).max()) + 2.0 ** (lattice.bits - 1) - half
+    widened = 1.0 if beyond <= _CUT * 2 * half else 1.0 + beyond / half
+    return Grid(grid.scale * widened, np.zeros_like(grid.offset))
 
 
 def check_scores(query: Grid, key: Grid, attention: Attention) -> None:
@@ -128,15 +126,9 @@ def given_steps(lattice: Lattice, what: str, precision: Precision) -> RealArray:
     """Steps of the other branch of a gated MLP or of a gated product, whose zero is the integer 0.
 
     Raises:
-        MoehlsError: wider integers than the machine's, or another zero point and no bits to spare.
+        MoehlsError: wider integers than the machine's.
     """
-    grid = signed_grid(lattice, what, precision)
-    if grid.offset.any() and lattice.bits == precision.activation_bits:
-        raise MoehlsError(
-            f"{what}: the graph's zero point is {int(np.abs(grid.offset).max())} from the middle of the range; a product of the "
-            f"machine has none; {_SYMMETRIC}"
-        )
-    return grid.scale
+    return centred_grid(lattice, what, precision).scale
 
 
 def given_multipliers(ratio: RealArray, precision: Precision) -> tuple[IntArray, int]:

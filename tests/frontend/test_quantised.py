@@ -22,9 +22,10 @@ from moehls.integer.host import dequantise_output
 from moehls.integer.operations import IntegerExperts, IntegerLinear, IntegerNetwork
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.integer.validate import check
-from moehls.network.operations import Network, of_experts
+from moehls.network.operations import Lattice, Network, of_experts
 from moehls.network.split import split_hidden
 from moehls.quantize import left_to_calibration, quantize
+from moehls.quantize.given import centred_grid
 from tests.frontend.support import edited, fixture, nodes
 
 SYMMETRIC = [
@@ -84,7 +85,7 @@ def test_the_hidden_layers_of_experts_have_the_graphs_scales(name: str) -> None:
     assert left_to_calibration(network) == ()
 
 
-def test_a_gated_product_with_a_zero_point_needs_bits_to_spare(tmp_path: Path) -> None:
+def test_a_gated_product_with_a_zero_point_near_the_middle_keeps_its_scale(tmp_path: Path) -> None:
     scale = np.float32(read_network(fixture("qdq_gated-dynamo20"), {}).lattices["gated0"].scale[0])
 
     def edit(graph: onnx.GraphProto) -> None:
@@ -96,8 +97,9 @@ def test_a_gated_product_with_a_zero_point_needs_bits_to_spare(tmp_path: Path) -
                 node.input[2] = "moved"
 
     network = read_network(edited("qdq_gated-dynamo20", tmp_path, edit), {})
-    with pytest.raises(MoehlsError, match=r"gated0: the graph's zero point is 5 .*ActivationSymmetric.*w16a16"):
-        integer(network)
+    own = integer(network).formats["gated0"]
+    np.testing.assert_allclose(own.scale, scale, rtol=2.0**-7)  # five integers at one end saturate
+    assert not own.offset.any()
     assert integer(network, W16A16)
 
 
@@ -167,17 +169,27 @@ def test_the_machine_computes_what_onnxruntime_does(name: str) -> None:
     assert 10 * np.log10(power / error) > 20
 
 
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
 @pytest.mark.parametrize("name", ["qdq_asymmetric-ts17", "qdq_asymmetric-dynamo20"])
-def test_a_query_with_a_zero_point_needs_bits_to_spare(name: str) -> None:
+def test_zero_points_are_kept_but_the_querys(name: str, precision: Precision) -> None:
     network = read_network(fixture(name), {})
-    with pytest.raises(MoehlsError, match=r"zero point of the queries .*ActivationSymmetric.*w16a16"):
-        integer(network)
-    found = integer(network, W16A16)
-    for key in ("norm0", "key0", "value0", "attention0"):
+    found = integer(network, precision)
+    for key in ("norm0", "query0", "key0", "value0", "attention0"):
         given, own = network.lattices[key], found.formats[key]
+        zero = given.zero - (0 if given.signed else 128)
         np.testing.assert_array_equal(own.scale, given.scale)
-        np.testing.assert_array_equal(own.offset, given.zero - (0 if given.signed else 128))
+        np.testing.assert_array_equal(own.offset, 0 if key == "query0" else zero)
     assert network.lattices["key0"].zero[0] != 0
+
+
+def test_a_zero_point_far_from_the_middle_widens_the_scale() -> None:
+    ones = np.ones(3)
+    kept, widened = (centred_grid(Lattice(ones * 0.5, ones * zero, 8, True), "q", W8A8) for zero in (-8.0, 40.0))
+    np.testing.assert_array_equal(kept.scale, ones * 0.5)
+    assert widened.scale[0] * 128 == (128 + 40) * 0.5
+    assert not kept.offset.any() and not widened.offset.any()
+    spare = centred_grid(Lattice(ones, ones * 40.0, 8, True), "q", W16A16)
+    np.testing.assert_array_equal(spare.scale, ones)
 
 
 def vector_scale(graph: onnx.GraphProto, quantiser: onnx.NodeProto, factors: np.ndarray, axis: int) -> None:
