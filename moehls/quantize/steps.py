@@ -173,3 +173,20 @@ class Structure:
     """the float value that an operand made for an attention holds"""
     tied: frozenset[str] = frozenset()
     """operands whose heads have the same grid, as one norm makes them"""
+
+
+SUPPORTED = {
+    "Constant": "the slots and sums of soft MoE",
+    "Attention": "queries, keys and values by linears; with one head a LayerNorm of the stream or a constant too",
+    "LayerNorm": "a LayerNorm of the residual stream; of a linear's output, or of its heads, where attentions read it",
+    "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
+    "activation, product or residual add or is an output of the network",
+    "Activation": "an activation after a linear",
+    "Multiply": "the product of an activation and a linear of the same tokens, as in SwiGLU",
+    "Add": "residual adds",
+    "Route": "a router on a LayerNorm over all tokens, or on the residual stream, that feeds experts",
+    "Experts": "experts on a LayerNorm over all tokens, added to the residual stream, or on the slots of soft MoE",
+    "MeanTokens": "a mean of tokens of the residual stream before a LayerNorm, or of a LayerNorm's output",
+    "SelectTokens": "a selection of rows beside the LayerNorm before a head, or before a head",
+}
+"""what the accelerator has a place for, by the class of an operation"""

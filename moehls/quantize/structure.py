@@ -30,6 +30,7 @@ from moehls.network.operations import (
     SelectTokens,
 )
 from moehls.quantize.steps import (
+    SUPPORTED,
     AttentionInputStep,
     ConstantStep,
     ExpertsStep,
@@ -432,21 +433,7 @@ class _Resolver:
         return next(iter(forms), "exact")
 
     def _refusal(self, operation: Operation, why: str) -> MoehlsError:
-        supported = {
-            "Constant": "the slots and sums of soft MoE",
-            "Attention": "queries, keys and values by linears; with one head a LayerNorm of the stream or a constant too",
-            "LayerNorm": "a LayerNorm of the residual stream; of a linear's output, or of its heads, where attentions read it",
-            "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
-            "activation, product or residual add or is an output of the network",
-            "Activation": "an activation after a linear",
-            "Multiply": "the product of an activation and a linear of the same tokens, as in SwiGLU",
-            "Add": "residual adds",
-            "Route": "a router on a LayerNorm over all tokens, or on the residual stream, that feeds experts",
-            "Experts": "experts on a LayerNorm over all tokens, added to the residual stream",
-            "MeanTokens": "a mean of tokens of the residual stream before a LayerNorm, or of a LayerNorm's output",
-            "SelectTokens": "a selection of rows beside the LayerNorm before a head, or before a head",
-        }
         kind = type(operation).__name__
         return MoehlsError(
-            f"{operation.name} ({kind}) cannot be mapped: {why}; supported: {supported[kind]}; change the model there"
+            f"{operation.name} ({kind}) cannot be mapped: {why}; supported: {SUPPORTED[kind]}; change the model there"
         )
