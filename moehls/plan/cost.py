@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from moehls.boards import Board
-from moehls.integer.operations import IntegerExperts, IntegerNetwork, IntegerRoute
+from moehls.integer.operations import IntegerExperts, IntegerNetwork, IntegerNorm, IntegerRoute
 from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program, Step
@@ -84,11 +84,12 @@ def pixel_beats_a_cycle(shape: Shape, board: Board, clock_mhz: float) -> float:
 
 
 def uniform_load(network: IntegerNetwork) -> dict[str, list[float]]:
-    """Every expert gets `tokens · k / columns of its router`, or its capacity."""
+    """Every expert gets `rows · k / columns of its router`, or its capacity; rows are tokens, or slots of a soft mixture."""
+    rows = {op.fine: op.stop - op.start for op in network.operations if isinstance(op, IntegerNorm)}
     routes = {op.output: op for op in network.operations if isinstance(op, IntegerRoute)}
 
     def tokens(route: IntegerRoute) -> float:
-        even = float(network.tokens * route.k / route.weight.shape[1])
+        even = float(rows[route.input] * route.k / route.weight.shape[1])
         return min(even, float(route.capacity)) if route.capacity else even
 
     return {

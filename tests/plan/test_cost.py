@@ -26,6 +26,7 @@ from moehls.plan.cost import (
 from moehls.plan.instruction import Flag, Instruction, Kind, Mode
 from moehls.plan.steps import Step
 from tests.plan.support import bare_shape, program_and_shape, small_network
+from tests.support.random_networks import Sizes, random_integer_network
 
 BOARD = load_board("zcu104")
 
@@ -150,6 +151,11 @@ def test_a_counted_queue_has_whole_groups() -> None:
 def test_pixels_share_the_dram_with_the_stream() -> None:
     assert pixel_beats_a_cycle(bare_shape(W8A8, 4, 16, ports=4), BOARD, 300) == pytest.approx(0.6)
     assert pixel_beats_a_cycle(bare_shape(W8A8, 4, 16, ports=1), BOARD, 300) == 1
+
+
+def test_experts_of_a_soft_mixture_share_its_slots() -> None:
+    network = random_integer_network(0, sizes=Sizes(slots=6))
+    assert uniform_load(network) == {"layer1.experts": [6 * 2 / 5] * 5}
 
 
 def test_the_frame_is_the_sum_of_its_steps() -> None:
