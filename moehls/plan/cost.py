@@ -206,8 +206,12 @@ def step_cycles(
 
 def _chain(shape: Shape) -> int:
     """Cycles of a step with one tile of one word besides its iterations: the header, and every process behind another."""
-    multiply = 1 + shape.block.bit_length() - 1  # products, and a tree of adders over the inputs
-    return _DISPATCH + multiply + _ENGINE
+    return _DISPATCH + _multiply(shape) + _ENGINE
+
+
+def _multiply(shape: Shape) -> int:
+    """Stages of the array: of a cascade of DSPs over the inputs, whose chains of four are added pair by pair."""
+    return 5 + shape.block.bit_length()
 
 
 def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Bound]:
@@ -235,8 +239,7 @@ def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
     blocks = i.n1 if i.flags & Flag.PARAMETERS else 0
     times: dict[Bound, float] = {"multiply": blocks + _RESTART + tiles * i.n2 + slices}
     if i.mode == Mode.CONTEXT:
-        multiply = shape.block.bit_length()
-        first = i.n2 + shape.token_parallel + _RECIPROCAL - multiply
+        first = i.n2 + shape.token_parallel + _RECIPROCAL - _multiply(shape)
         times["epilogue"] = first + max(tiles * slices, (i.n0 - 1) * shape.token_parallel + i.n1 * slices)
         wait = 0
     else:

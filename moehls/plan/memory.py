@@ -17,7 +17,7 @@ from moehls.plan.steps import Requirements
 
 LIMIT = 0.9
 """share of a board's block RAM and LUTs that a plan uses; the rest is for routing and what is not counted"""
-DSP_LIMIT = 0.97
+DSP_LIMIT = 0.99
 """share of its DSPs: they are counted product by product"""
 LUTRAM_DEPTH = 64
 """shallower memories are LUT RAM"""

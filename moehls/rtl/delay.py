@@ -37,6 +37,10 @@ MEMORY_PIN = 0.5
 """the way to a memory's column, and its set-up"""
 STREAM_PIN = 0.3
 """the way to a FIFO's distributed RAM, and its set-up"""
+SUM_WORD = 0.3
+"""clock to the sum of a DSP, beyond a register's"""
+SUM_TO_SUM = 1.8
+"""from the sum of a DSP to the C port of another, through its adder to its register"""
 HOLD = 1.5
 """what schedules leave for the way from a condition that holds a token to what it holds; `timing` counts it"""
 MARGIN = 0.9
@@ -47,12 +51,16 @@ def delay(node: Node) -> float:
     """From the last operand to the result; wiring is free."""
     width = node.args[0].width if node.args else node.width
     match node.op:
+        case "add" | "sub" if width <= 2:
+            return LUT
         case "add" | "sub" | "ult" | "slt":
             return 0.45 + 0.012 * width
         case "eq":
             return 0.35 + 0.12 * math.log(max(width, 2), 6)
         case "mul":
             return 1.9
+        case "dot":
+            return SUM_WORD
         case "and" | "or" | "xor" | "mux":
             return LUT
         case "shl" | "lshr" | "ashr":

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+from moehls.rtl.cascade import LARGE, SMALL, SUM, latency, layout
 from moehls.rtl.delay import COPY_LOADS, LOGIC_LOADS, read_latency
 from moehls.rtl.flow_control import Conflict, FlowControl
 from moehls.rtl.graph import Node
@@ -27,8 +28,11 @@ from moehls.rtl.ports import (
     range_of,
     stream_signals,
 )
-from moehls.rtl.schedule import Schedule
+from moehls.rtl.schedule import Schedule, bases
 from moehls.rtl.signals import signal_names
+
+_ALWAYS = "1'b1"
+_LOGIC = ("mux", "and", "or", "xor", "not", "shl", "lshr", "ashr", "rom")
 
 
 class ProcessEmitter:
@@ -201,7 +205,10 @@ class ProcessEmitter:
                 self.body.lines += [f"// {place}"] if place else []
                 for node in nodes:
                     self._declare("wire", self._name(node), node.width, self._loads(node))
-                    self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
+                    if node.op == "dot":
+                        self._cascade(node, stage)
+                    else:
+                        self.body.lines.append(f"assign {self._name(node)} = {self._operation(node, stage)};")
             self.body.lines.append("")
 
     def _travel(self, node: Node) -> None:
@@ -209,8 +216,41 @@ class ProcessEmitter:
             self._declare("logic", f"{self._name(node)}_s{stage}", node.width, self._loads(node))
             self.pipeline[stage].append(f"{self._name(node)}_s{stage} <= {self.signal(node, stage - 1)};")
 
+    def _cascade(self, node: Node, stage: int) -> None:
+        """A sum of products as DSPs: the wires between them and one instance each."""
+        name, slots, g = self._name(node), layout(len(node.args) // 2), self.p.graph
+        first = stage - latency(len(slots))
+        for i, slot in enumerate(slots):
+            own = first + slot.factors
+            pair = zip(node.args[2 * i : 2 * i + 2], (LARGE, SMALL), strict=True)
+            large, small = (self.expression(g.sext(x, width), own) for x, width in pair)
+            other = "48'b0" if slot.other is None else f"{name}_dsp_{slot.other}"
+            if slot.addend:
+                other = self.expression(g.sext(node.args[-1], SUM), first + slot.adds - 1)
+            before = f"{name}_pcout_{i - 1}" if slot.chained else "48'b0"
+            nothing = slot.addend and node.args[-1].op == "const" and not node.args[-1].value
+            adds = 2 if slot.addend and not nothing else int(slot.other is not None)
+            stages = [own + 1, own + slot.inputs, own + slot.inputs + 1, own + slot.inputs + 2, first + slot.adds]
+            enables = [
+                f".enable_{register}({self.open(stage) or _ALWAYS})"
+                for register, stage in zip(("first", "input", "product", "sum", "addend"), stages, strict=True)
+            ]
+            self._declare("wire", f"{name}_dsp_{i}", SUM)
+            self._declare("wire", f"{name}_pcout_{i}", SUM)
+            self.body.lines += [
+                f"dsp_slice #(.INPUTS({slot.inputs}), .CHAINED({int(slot.chained)}), .ADDS({adds})) {name}_slice_{i} (",
+                f"    .clock, {', '.join(enables)},",
+                f"    .a({large}), .b({small}), .c({other}),",
+                f"    .cascade_in({before}), .sum({name}_dsp_{i}), .cascade_out({name}_pcout_{i})",
+                ");",
+            ]
+        self.body.lines.append(f"assign {name} = {name}_dsp_{len(slots) - 1}[{node.width - 1}:0];")
+
     def _operation(self, node: Node, stage: int) -> str:
-        a = [self.expression(x, stage) for x in node.args]
+        args = node.args
+        if node.op == "add" and self._logic_bits(args[0], stage) > self._logic_bits(args[1], stage):
+            args = args[::-1]  # the first operand enters the carry chain, the second the LUT before it, with its logic
+        a = [self.expression(x, stage) for x in args]
         symbols = {
             "add": "+",
             "sub": "-",
@@ -242,6 +282,13 @@ class ProcessEmitter:
             case "ctlz":
                 return self._leading_zeros(node, stage)
         raise AssertionError(node.op)
+
+    def _logic_bits(self, node: Node, stage: int) -> int:
+        """Bits of a value that LUTs make in a stage."""
+        if node.op == "concat":
+            return sum(self._logic_bits(part, stage) for part in node.args)
+        made = any(base.op in _LOGIC and self.s.stage[base.id] == stage for base in bases(node))
+        return node.width if made else 0
 
     def _factor(self, x: Node, stage: int) -> str:
         """A factor as narrow as it is: the multiplication is signed, and extends both to the product's width."""

@@ -390,6 +390,9 @@ class Graph:
             return (v if v >= 0 else ~v).bit_length() + 1
         if x.op == "sext":
             return self.signed_bits(x.args[0])
+        if x.op == "concat":
+            top = x.args[-1]
+            return x.width - top.width + self.signed_bits(top)
         if x.op == "mux":
             return max(self.signed_bits(a) for a in x.args[1:])
         if x.op == "ashr":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from moehls.rtl.delay import LUT, MEMORY_PIN, REGISTER, copied, driven, gate, primitives
+from moehls.rtl.delay import LUT, MEMORY_PIN, REGISTER, SUM_TO_SUM, copied, driven, gate, primitives
 from moehls.rtl.elaborate import Elaborator, Unit
 from moehls.rtl.ir import Memory
 from moehls.rtl.masters import MOVERS
@@ -48,6 +48,8 @@ def _unit_paths(e: Elaborator, unit: Unit) -> list[Path]:
             deep = depth > DEEP
             width = e.widths.get(key, 1)
             found += _deep_fifo(depth, width, unit.storage.get(name, "")) if deep else _queue(depth, slack, width)
+    if unit.process is not None and any(n.op == "dot" for n in unit.process.graph.nodes):
+        found.append(Path(("dsp_slice", "sum", "c", "sum"), REGISTER + SUM_TO_SUM))
     if unit.role in MOVERS:
         found += _mover(unit.role)
     if unit.role == "region":

@@ -24,9 +24,10 @@ _METADATA = re.compile(r", !(\w+(?:\.\w+)*) !(\d+)")
 
 @dataclass(frozen=True)
 class Constant:
-    """An integer constant; undefined values are 0."""
+    """An integer constant; undefined values are 0, where they are read."""
 
     value: int
+    undefined: bool = False
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,9 @@ def operand(text: str) -> Operand:
     text = text.strip()
     if text[0] in "%@":
         return Name(text)
-    if text in ("undef", "poison", "zeroinitializer", "null", "false"):
+    if text in ("undef", "poison"):
+        return Constant(0, undefined=True)
+    if text in ("zeroinitializer", "null", "false"):
         return Constant(0)
     if text == "true":
         return Constant(1)

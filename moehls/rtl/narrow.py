@@ -9,6 +9,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from moehls.rtl.cascade import dot, fits, sum_of_products
 from moehls.rtl.graph import Graph, Node
 from moehls.rtl.ir import Process
 
@@ -34,6 +35,8 @@ def rebuild(graph: Graph, node: Node, args: list[Node]) -> Node:
         return graph.mux(*args)
     if op in ("add", "sub", "mul"):
         return graph.arithmetic(op, *args)  # type: ignore[arg-type]
+    if op == "dot":
+        return dot(graph, args, node.width)
     if op in ("shl", "lshr", "ashr"):
         return graph.slice(graph.shift(op, *args), 0, node.width)  # type: ignore[arg-type]
     if op in ("eq", "ult", "slt"):
@@ -67,38 +70,79 @@ def _live(process: Process) -> set[int]:
 
 
 def balance(process: Process) -> None:
-    """Chains of additions become trees: what is ready first is added first, what depends on the sum's own register last."""
+    """Chains of additions become trees: what is ready first is added first, what depends on the sum's own register last.
+
+    Products in a sum, two or more, become one node with what is added to them (`cascade`).
+    """
     users: dict[int, int] = defaultdict(int)
+    live = _live(process)
     for node in process.graph.nodes:
-        for a in node.args:
+        for a in node.args if node.id in live else ():
             users[a.id] += 1
     for root in process.roots():
         users[root.id] += 2
     recurrent = _recurrent(process)
     depth: dict[int, int] = {}
+    need, _ = demands(process, {})
     inner: set[int] = set()
+
+    def below(node: Node, a: Node) -> Node:
+        """An operand without the wrap to fewer bits, if those are all that anybody wants."""
+        if a.op == "sext" and a.args[0].op == "slice" and a.args[0].low == 0 and need[node.id] <= a.args[0].width:
+            wrapped = a.args[0]
+            if users[a.id] == users[wrapped.id] == 1 and wrapped.args[0].width == a.width:
+                return wrapped.args[0]
+        return a
+
     for node in process.graph.nodes:
-        if node.op == "add":
-            inner |= {a.id for a in node.args if a.op == "add" and users[a.id] == 1}
+        if node.op == "add" and node.id in live:
+            operands = [below(node, a) for a in node.args]
+            inner |= {a.id for a in operands if a.op == "add" and users[a.id] == 1}
 
     def leaves(node: Node) -> list[Node]:
-        return [x for a in node.args for x in (leaves(a) if a.id in inner and a.op == "add" else [a])]
+        found: list[Node] = []
+        for a in node.args:
+            summand = below(node, a)
+            found += leaves(summand) if summand.op == "add" and summand.id in inner else [a]
+        return found
 
     def rule(graph: Graph, node: Node, args: list[Node]) -> Node:
         if node.id in inner:
             return graph.const(0, node.width)  # its tree stands at the root
         if node.op == "add":
-            result = _tree(graph, [(late(x), mapped[x.id]) for x in leaves(node)], depth)
+            result = _tree(graph, summands(graph, node.width, leaves(node)), depth)
         else:
             result = rebuild(graph, node, args)
         mapped[node.id] = result
         return result
 
-    def late(node: Node) -> int:
-        return 1 << 20 if node.id in recurrent else _level(mapped[node.id], depth)
+    def summands(graph: Graph, width: int, terms: list[Node]) -> list[tuple[int, Node]]:
+        late = [(1 << 20, mapped[x.id]) for x in terms if x.id in recurrent]
+        early = [x for x in terms if x.id not in recurrent]
+        products = {x.id: pair for x in early if (pair := factors(graph, x))}
+        others = [(_level(mapped[x.id], depth), mapped[x.id]) for x in early if x.id not in products]
+        if len(products) > 1:
+            addend = _tree(graph, others, depth) if others else None
+            if made := sum_of_products(graph, list(products.values()), addend, width):
+                return [*late, (_level(made, depth), made)]
+        return late + [(_level(mapped[x.id], depth), mapped[x.id]) for x in early]
+
+    def factors(graph: Graph, term: Node) -> tuple[Node, Node] | None:
+        """Of a product that nothing else uses."""
+        extended = term.op == "sext" or (term.op == "concat" and len(term.args) == 2 and _is_zero(term.args[1]))
+        product = term.args[0] if extended else term
+        if product.op != "mul" or users[term.id] > 1 or users[product.id] > 1:
+            return None
+        a, b = (mapped[x.id] for x in product.args)
+        whole = graph.signed_bits(a) + graph.signed_bits(b) <= product.width and (term.op != "concat" or a is b)
+        return (a, b) if (term is product or whole) and fits(graph, a, b) else None
 
     mapped: dict[int, Node] = {}
     rewrite(process, rule)
+
+
+def _is_zero(node: Node) -> bool:
+    return node.op == "const" and node.value == 0
 
 
 def _level(node: Node, depth: dict[int, int]) -> int:
@@ -115,17 +159,36 @@ def _level(node: Node, depth: dict[int, int]) -> int:
 
 
 def _tree(graph: Graph, leaves: list[tuple[int, Node]], depth: dict[int, int]) -> Node:
-    heap = [(d, i, n) for i, (d, n) in enumerate(leaves)]
+    """The sum of (depth, summand): what is there first is added first; a summand of one bit is the carry into another sum."""
+    bits = sorted((i for i, (_, n) in enumerate(leaves) if _is_bit(graph, n)), key=lambda i: leaves[i][0])
+    adders = len(leaves) - len(bits) - 1
+    carries = bits[: max(adders, 0)]
+    heap = [(d, i, n) for i, (d, n) in enumerate(leaves) if i not in carries]
     heapq.heapify(heap)
-    count = len(heap)
+    count = len(leaves)
     while len(heap) > 1:
         (d0, _, a), (d1, _, b) = heapq.heappop(heap), heapq.heappop(heap)
-        total = graph.arithmetic("add", a, b)
-        level = max(d0, d1) + 1
-        depth.setdefault(total.id, level)
-        heapq.heappush(heap, (level, count, total))
+        level = max(d0, d1)
+        if carries and (leaves[carries[0]][0] <= level or len(heap) < len(carries)):
+            d2, bit = leaves[carries.pop(0)]
+            total, level = _with_carry(graph, a, b, bit), max(level, d2)
+        else:
+            total = graph.arithmetic("add", a, b)
+        depth.setdefault(total.id, level + 1)
+        heapq.heappush(heap, (level + 1, count, total))
         count += 1
     return heap[0][2]
+
+
+def _is_bit(graph: Graph, node: Node) -> bool:
+    return node.op != "const" and graph.unsigned_bits(node) == 1
+
+
+def _with_carry(graph: Graph, a: Node, b: Node, bit: Node) -> Node:
+    """a + b + bit with one chain of carries: one bit below them, where 1 and the bit are added."""
+    below = graph.slice(bit, 0, 1)
+    total = graph.arithmetic("add", graph.concat((graph.const(1, 1), a)), graph.concat((below, b)))
+    return graph.slice(total, 1, a.width)
 
 
 def _recurrent(process: Process) -> set[int]:
@@ -242,6 +305,8 @@ def narrow(process: Process, widths: Mapping[str, int]) -> None:
         d = need[node.id]
         if d == 0:
             return graph.const(0, node.width)
+        if node.op == "dot" and d < node.width:
+            return graph.zext(dot(graph, args, d), node.width)
         if node.op in ("add", "sub", "mul"):
             return graph.low_bits(_arithmetic(graph, node.op, *(graph.slice(a, 0, d) for a in args)), node.width)
         if d < node.width and node.op in ("and", "or", "xor", "mux", "not"):

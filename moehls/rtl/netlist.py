@@ -68,7 +68,8 @@ def elaborate(sources: Sequence[Path], top: str, build: Path) -> dict[str, Modul
     """
     out = build / "design.il"
     files = " ".join(str(path.absolute()) for path in sources)
-    commands = [f"read_verilog -sv {files}", f"hierarchy -check -top {top}", *_PREPARE, f"write_rtlil {out}"]
+    read = ["read_verilog -lib +/xilinx/cells_xtra.v", f"read_verilog -sv {files}"]  # primitives are black boxes
+    commands = [*read, f"hierarchy -check -purge_lib -top {top}", *_PREPARE, f"write_rtlil {out}"]
     run_yosys(commands, build / "read.log")
     text = out.read_text()
     for name in parse(text):
@@ -80,7 +81,7 @@ def elaborate(sources: Sequence[Path], top: str, build: Path) -> dict[str, Modul
 
 
 def parse(text: str) -> dict[str, Module]:
-    """The modules of an RTLIL text, by their escaped names."""
+    """The modules of an RTLIL text, by their escaped names; without black boxes."""
     found: dict[str, Module] = {}
     lines: list[str] = []
     for line in text.splitlines():
@@ -89,7 +90,10 @@ def parse(text: str) -> dict[str, Module]:
         lines.append(line)
         if line == "end":
             start = next(i for i, x in enumerate(lines) if x.startswith("module "))
-            body = lines[start:]
+            body, attributes = lines[start:], lines[:start]
+            lines = []
+            if "attribute \\blackbox 1" in attributes:
+                continue
             name = body[0].split()[1]
             ports = [x for x in body if x.startswith("  wire ") and (" input " in x or " output " in x)]
             cells = tuple(
@@ -101,7 +105,6 @@ def parse(text: str) -> dict[str, Module]:
             found[name] = Module(
                 name.removeprefix("\\"), _renumbered("\n".join(body)) + "\n", "\n".join(box) + "\n", cells
             )
-            lines = []
     return found
 
 

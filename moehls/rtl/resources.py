@@ -23,7 +23,8 @@ from moehls.rtl.lanes import cells_in, parts
 from moehls.rtl.netlist import Module, elaborate, parse, run_yosys
 from moehls.rtl.sites import shared_sites
 
-LIBRARY = ("memory", "fifo", "queue")
+STORAGE = ("memory", "fifo", "queue")
+LIBRARY = (*STORAGE, "dsp_slice")
 """modules that count to whoever instantiates them"""
 _XILINX = "synth_xilinx -family xcup -uram -noiopad -noclkbuf -run "
 _SYNTHESIS = (
@@ -145,6 +146,8 @@ def _sum_up(modules: dict[str, Module], own: dict[str, Cells], top: str) -> Usag
             if kind.split("__")[0] in LIBRARY:
                 cells, group = below(kind), f"{name}.{_BANK.sub('', instance)}"
                 processes[name] += cells
+                if kind.split("__")[0] not in STORAGE:
+                    continue
                 storage[group] = storage.get(group, Cells()) + cells
             else:
                 visit(kind)

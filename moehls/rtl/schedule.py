@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from moehls.errors import MoehlsError
 from moehls.rtl import delay as model
+from moehls.rtl.cascade import lag
 from moehls.rtl.components import components
 from moehls.rtl.delay import HOLD, LUT, MARGIN, REGISTER, delay, read_latency, result_latency
 from moehls.rtl.fanout import loads
@@ -86,8 +87,8 @@ class _Scheduler:
     # the graph
     def connect(self) -> None:
         for node in self.nodes.values():
-            for a in node.args:
-                self.edge(a.id, node.id, self._latency(a))
+            for k, a in enumerate(node.args):
+                self.edge(a.id, node.id, self._latency(a) + lag(node, k))
         reads = {str(n.aux): n.id for n in self.nodes.values() if n.op == "read"}
         for access in self.p.accesses:
             port = f"port:{access.port}"
@@ -245,7 +246,7 @@ class _Scheduler:
             start = self._word(node) if node is not None and node.op == "read" else REGISTER
             if len(component) == 1 or node is None or node.args:
                 for a, edge in before[v]:
-                    if a == v or (node is not None and node.op == "read"):
+                    if a == v or (node is not None and node.op in ("read", "dot")):
                         continue
                     arrival = (
                         self._arrival(a, a in inside or (self.stage[a] == stage and edge.latency == 0)) + edge.cost
@@ -300,9 +301,9 @@ class _Scheduler:
         for node in self.nodes.values():
             if node.op in _WIRING:
                 continue
-            for a in node.args:
+            for k, a in enumerate(node.args):
                 for base in bases(a):
-                    first[base.id] = min(first.get(base.id, 1 << 30), r.stage[node.id])
+                    first[base.id] = min(first.get(base.id, 1 << 30), r.stage[node.id] - lag(node, k))
         for root, stage in self._root_uses():
             for base in bases(root):
                 first[base.id] = min(first.get(base.id, 1 << 30), stage)
@@ -335,8 +336,8 @@ class _Scheduler:
 
         for node in self.nodes.values():
             if node.op not in _WIRING:
-                for a in node.args:
-                    use(a, r.stage[node.id])
+                for k, a in enumerate(node.args):
+                    use(a, r.stage[node.id] - lag(node, k))
         for node, stage in self._root_uses():
             use(node, stage)
 
@@ -371,10 +372,10 @@ def check(process: Process, s: Schedule) -> None:
             raise MoehlsError(f"internal error in process {process.name}: {what}; please report the C++ source")
 
     for node in live_nodes(process):
-        for a in node.args:
+        for k, a in enumerate(node.args):
             if node.op not in _WIRING:
                 for base in bases(a):
-                    late = base.op != "input" and s.stage[base.id] > s.stage[node.id]
+                    late = base.op != "input" and s.stage[base.id] > s.stage[node.id] - lag(node, k)
                     hold(not late, f"{base.op} {base.aux or base.id} is used before its stage")
     for access in process.accesses:
         for n in (access.predicate, access.address, access.data, *access.arguments):

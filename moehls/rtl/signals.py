@@ -20,7 +20,7 @@ _LONGEST = 48
 _LEAVES = ("const", "input", "reg", "read")
 _COMPARISONS = {"eq": "is", "ult": "below", "slt": "below"}
 _OURS = re.compile(
-    r"_(s\d+|wanted|valid|ready|data|local|start|busy|finished|done|site|argument_\d+|read_\w+|write_\w+)$|"
+    r"_(s\d+|wanted|valid|ready|data|local|start|busy|finished|done|site|argument_\d+|read_\w+|write_\w+|(dsp|pcout|slice)_\d+)$|"
     r"^(valid|step|hold|stall|advance)_\d+$|^ended$"
 )
 """what the emitter calls signals of its own"""

@@ -94,7 +94,9 @@ class StepBuilder:
         self._follow(taken, self.starts.index(child))
         self.step.loop |= child == self.start
         for phi in self.o.phis(child):
-            self._write(phi.name, phi.type, taken, self.value(phi.operands[phi.labels.index(block)], phi.type))
+            value = phi.operands[phi.labels.index(block)]
+            if not (isinstance(value, Constant) and value.undefined):  # nobody reads what is there
+                self._write(phi.name, phi.type, taken, self.value(value, phi.type))
 
     def _follow(self, condition: Node, target: int) -> None:
         known = {t: c for c, t in self.step.successors}
@@ -153,8 +155,9 @@ class StepBuilder:
         if op == "load":
             return self._load(block, at, i, width)
         if op == "phi":
-            values = {label: self.value(v, i.type) for v, label in zip(i.operands, i.labels, strict=True)}
-            return self.paths.join(block, {k: v for k, v in values.items() if (k, block) in self.conditions})
+            taken = [(v, k) for v, k in zip(i.operands, i.labels, strict=True) if (k, block) in self.conditions]
+            defined = [(v, k) for v, k in taken if not (isinstance(v, Constant) and v.undefined)]
+            return self.paths.join(block, {k: self.value(v, i.type) for v, k in defined or taken})
         if op in ("trunc", "zext", "sext"):
             x = self.value(i.operands[0], i.element)
             return g.slice(x, 0, width) if op == "trunc" else g.zext(x, width) if op == "zext" else g.sext(x, width)

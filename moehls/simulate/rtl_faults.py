@@ -21,7 +21,7 @@ from moehls.simulate.faults import KINDS, Check, Checked, Fault
 from moehls.simulate.rtl import BUILD, RtlSimulator, dram_of, project_kernel
 
 _SELECT = "frame.fault"
-_LIBRARY = ("burst_read", "burst_write", "control", "fifo", "memory")
+_LIBRARY = ("burst_read", "burst_write", "control", "dsp_slice", "fifo", "memory")
 _YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
 _COUNTERS = (16, 32)
 """widths of the C++'s counters and addresses, whatever a model needs of them"""

@@ -112,7 +112,7 @@ def test_a_network_too_large_for_a_board_says_what_would_fit() -> None:
 
 
 def test_a_board_with_too_few_dsps_says_so() -> None:
-    with pytest.raises(MoehlsError, match="97% of 50"):
+    with pytest.raises(MoehlsError, match="99% of 50"):
         plan(small_network(), replace(BOARD, dsp=50), 300, {})
 
 

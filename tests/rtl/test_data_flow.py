@@ -44,6 +44,9 @@ def evaluate(node: Node, leaves: dict[str, int]) -> int:
         "lshr": lambda: a[0] >> a[1],
         "ashr": lambda: signed(0) >> a[1],
     }
+    if node.op == "dot":
+        n = len(a) // 2
+        return (sum(signed(2 * i) * signed(2 * i + 1) for i in range(n)) + signed(2 * n)) & mask
     if node.op == "concat":
         total, at = 0, 0
         for part, value in zip(node.args, a, strict=True):
@@ -125,6 +128,62 @@ def test_folding_and_narrowing_keep_every_value(seed: int) -> None:
         assert [evaluate(n, leaves) for n in nodes[-6:]] == expected, "folded while built"
         found = [evaluate(a.data, leaves) for a in process.accesses if a.data is not None]
         assert found == expected, "balanced and narrowed"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_a_sum_of_products_is_one_node_of_the_same_value(seed: int) -> None:
+    rng = random.Random(seed)
+    g = Graph()
+    width = rng.choice((20, 33, 44, 64))
+    leaves = {f"x{k}": rng.choice((rng.getrandbits(16), 1 << 15, 0)) for k in range(8)}
+    words = [g.leaf("input", f"x{k}", 16) for k in range(8)]
+    widened = [(g.sext if rng.random() < 0.7 else g.zext)(x, width) for x in words]
+    terms = [g.arithmetic("mul", *rng.sample(widened, 2)) for _ in range(rng.randrange(2, 7))]
+    terms += [g.arithmetic("mul", widened[0], widened[0]), *rng.sample(widened, rng.randrange(3))]
+    rng.shuffle(terms)
+    total = terms[0]
+    for k, term in enumerate(terms[1:]):
+        if k == 2:  # as C++ wraps a sum of fewer bits
+            total = g.sext(g.slice(total, 0, width - 3), width)
+        total = g.arithmetic("add", total, term)
+    wanted = g.slice(total, 0, width - rng.choice((0, 3)))
+    process = wrap(g, [wanted])
+    balance(process)
+    narrow(process, {})
+    (access,) = process.accesses
+    assert access.data is not None
+    assert evaluate(access.data, leaves) == evaluate(wanted, leaves)
+
+
+def test_products_summed_in_fewer_bits_than_c_has_are_one_node() -> None:
+    g = Graph()
+    words = [g.sext(g.leaf("input", f"x{k}", 16), 64) for k in range(8)]
+    total = g.sext(g.leaf("input", "offset", 20), 64)
+    for a, b in zip(words[::2], words[1::2], strict=True):
+        total = g.sext(g.slice(g.arithmetic("add", total, g.arithmetic("mul", a, b)), 0, 40), 64)
+    process = wrap(g, [g.slice(total, 0, 30), g.slice(total, 30, 10)])
+    balance(process)
+    narrow(process, {})
+    made = [n for n in process.graph.nodes if n.op in ("dot", "add", "mul")]
+    assert [n.op for n in made] == ["dot"]
+    assert len(made[0].args) == 9, "four products and an addend"
+
+
+def test_a_bit_is_the_carry_into_a_sum() -> None:
+    g = Graph()
+    a, b = (g.sext(g.leaf("input", name, 9), 32) for name in ("x0", "x1"))
+    bit = g.zext(g.leaf("input", "x2", 1), 32)
+    wanted = g.arithmetic("add", g.arithmetic("add", a, bit), b)
+    process = wrap(g, [wanted])
+    balance(process)
+    narrow(process, {})
+    (access,) = process.accesses
+    assert access.data is not None
+    assert [(n.op, n.width) for n in process.graph.nodes if n.op == "add"] == [("add", 11)]
+    for x0, x1, x2 in ((0, 0, 1), (255, 255, 1), (256, 256, 0), (511, 1, 1)):
+        leaves = {"x0": x0, "x1": x1, "x2": x2}
+        assert evaluate(access.data, leaves) == evaluate(wanted, leaves)
 
 
 def test_inserting_a_slice_is_wiring() -> None:

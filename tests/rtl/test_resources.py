@@ -54,11 +54,14 @@ def test_two_products_share_a_dsp(tmp_path: Path) -> None:
     emit_hls(shape, "exact", tmp_path)
     generate(tmp_path)
     build = tmp_path / "build"
-    usage = count([tmp_path / "rtl" / "multiply.sv"], "multiply", build)
+    sources = [tmp_path / "rtl" / f"{name}.sv" for name in ("multiply", "dsp_slice")]
+    usage = count(sources, "multiply", build)
     products = dsp_by_process(shape)["multiply"]
     assert products == 128  # of 256 products a cycle
     assert products <= usage.total.dsp <= products + 3  # and the product of the loop's bounds
-    assert count([tmp_path / "rtl" / "multiply.sv"], "multiply", build) == usage
+    outputs = shape.token_parallel * shape.block
+    assert usage.total.lut < outputs * 80, "an accumulator, and no adder of the products"
+    assert count(sources, "multiply", build) == usage
 
 
 def _function(output: str, *inputs: str) -> tuple[str, dict[str, list[Hashable]]]:

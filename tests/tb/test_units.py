@@ -63,6 +63,18 @@ def test_unit(benches: UnitBenches, name: str) -> None:
     assert found.runs >= 1
 
 
+def test_the_array_of_primitives_is_the_array_that_is_simulated(benches: UnitBenches, tmp_path: Path) -> None:
+    """Synthesis takes DSP48E2 where simulation takes what `dsp_slice` says they do."""
+    library = next(path for path in benches.sources if path.name == "dsp_slice.sv")
+    synthesised = tmp_path / "dsp_slice.sv"
+    synthesised.write_text(f"`define SYNTHESIS\n{library.read_text()}\n`undef SYNTHESIS\n")
+    others = tuple(path for path in benches.sources if path != library)
+    model = Path(__file__).parent / "dsp48e2.sv"
+    found = replace(benches, sources=(*others, synthesised, model)).run("MAC engine")
+    assert found is not None
+    assert found.tests == TESTS
+
+
 def test_a_broken_unit_is_seen(benches: UnitBenches, tmp_path: Path) -> None:
     """One word of the queues at a wrong place: the message names step, memory, address, expected and found."""
     path = benches.project.path / "rtl/copy_tokens.sv"
