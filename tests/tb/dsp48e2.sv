@@ -28,9 +28,9 @@ module DSP48E2 #(
     logic signed [17:0] b1, b2;
     logic [47:0] c1, p;
     logic signed [44:0] m;
-    wire signed [26:0] large = 27'(AREG == 0 ? A : a2);
-    wire signed [17:0] small = BREG == 0 ? B : b2;
-    wire signed [44:0] product = large * small;
+    wire signed [26:0] multiplicand = 27'(AREG == 0 ? A : a2);
+    wire signed [17:0] multiplier = BREG == 0 ? B : b2;
+    wire signed [44:0] product = multiplicand * multiplier;
     wire signed [44:0] multiplied = MREG == 0 ? product : m;
     wire [47:0] c = CREG == 0 ? C : c1;
     wire [47:0] xy = OPMODE[3:0] == 4'b0101 ? 48'(multiplied) : '0;
