@@ -100,6 +100,20 @@ def test_norm_of_equal_channels(accelerator: Accelerator) -> None:
     assert_steps_equal(accelerator.library, bench, [load, norm])
 
 
+def test_norm_of_one_channel_of_many(accelerators: dict[str, Accelerator]) -> None:
+    """A token with one channel alone is as large as a normalised value gets; gain and bias are the largest too."""
+    shape = accelerators["more"].shape
+    bench = Bench(shape, np.random.default_rng(0))
+    load = bench.load(Instruction(Kind.LOAD, n2=shape.norm_depth, rows=2))
+    norm = bench.norm(Instruction(Kind.NORM, rows=2, n2=shape.norm_depth, channels=shape.norm_depth * shape.block))
+    load.payload.values[:] = 0  # type: ignore[union-attr]
+    for row, value in enumerate((30000, -30000)):
+        load.payload.values[row, 7] = value  # type: ignore[union-attr]
+    for field, value in zip(("bias", "multiplier", "shift"), (-(1 << 31), -(1 << 15), 26), strict=True):
+        getattr(norm.payload, field)[7] = value
+    assert_steps_equal(accelerators["more"].library, bench, [load, norm])
+
+
 @pytest.mark.parametrize("mode", [Mode.REQUANTISE, Mode.GELU, Mode.RESIDUAL, Mode.RAW, Mode.WIDE], ids=lambda m: m.name)
 @random_data
 @given(data=draws)
