@@ -47,11 +47,8 @@ def soft_mixture(
     )
     if taken.bias.shape != asked.bias.shape or np.ptp(asked.bias) > 0:
         raise UnsupportedError("the logits of the slots have a bias, or more are combined than dispatched", _REMEDY)
-    count, channels = len(taken.rows), slots.base.channels
-    if (
-        not taken.rows.shape[1] == asked.rows.shape[1] == channels
-        or experts.layout.features != len(experts.first) * channels
-    ):
+    count, channels, number = len(taken.rows), slots.base.channels, experts.layout.dims[0][0].size
+    if not taken.rows.shape[1] == asked.rows.shape[1] == channels or experts.layout.features != number * channels:
         raise UnsupportedError("slots and tokens have different numbers of channels", _REMEDY)
 
     def constant(values: FloatArray) -> Base:
@@ -59,9 +56,10 @@ def soft_mixture(
         return Base(builder.emit(Constant, "slots", input=slots.base.name, rows=values), *values.shape)
 
     held = builder.attention(constant(taken.rows), taken.base, slots.base, 1, 1.0)
-    each = [network_layers(_expert(experts, number)) for number in range(len(experts.first))]
-    seats = np.repeat(np.eye(len(each), dtype=np.float32), count // len(each), axis=0)
-    weight = np.broadcast_to(np.eye(len(each), dtype=np.float32), (builder.tasks, len(each), len(each)))
+    each = [network_layers(_expert(experts, e)) for e in range(number)]
+    own = np.eye(number, dtype=np.float32)
+    seats = np.repeat(own, count // number, axis=0)
+    weight = np.broadcast_to(own, (builder.tasks, number, number))
     bias = np.zeros(weight.shape[:2], np.float32)
     gate = {"weight": np.array(weight), "bias": bias, "k": 1, "normalisation": "chosen"}
     routing = builder.emit(Route, "route", input=constant(seats).name, **gate)
