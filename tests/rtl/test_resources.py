@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.resources import cascade_luts
 from moehls.emit.hls import emit_hls
 from moehls.errors import MoehlsError
-from moehls.plan.memory import bram36_count, lutram_count, uram_count
+from moehls.plan.memory import MemoryUse, bram36_count, lutram_count, uram_count
 from moehls.plan.resources import dsp_by_process
 from moehls.rtl.generate import LIBRARY, generate
 from moehls.rtl.lanes import parts
@@ -84,6 +86,13 @@ def test_two_small_functions_share_a_site() -> None:
     assert shared_sites([("SRL16E", delay)] * 5) == 2
     found = cells_of(Counter({"LUT6": 3, "LUT4": 1, "INV": 1, "RAM64M8": 1, "RAMB18E2": 1, "SRL16E": 4, SHARED: 3}))
     assert found == Cells(bram36=0.5, lut=8 + 9, lut_sites=8 + 6)
+
+
+def test_the_cascade_of_ultra_ram_is_no_lut() -> None:
+    stream = MemoryUse("stream", "", 1, 2048, 12288, "uram", 0, 87, 0)
+    assert cascade_luts(stream) == 2048  # of three blocks: one LUT a bit
+    assert cascade_luts(replace(stream, depth=32768)) == 3 * 2048
+    assert cascade_luts(replace(stream, depth=4096)) == cascade_luts(replace(stream, storage="bram")) == 0
 
 
 LANES = 40
