@@ -239,17 +239,11 @@ class _Resolver:
         renamed = self._renamed(attention)
         for (role, source), (_, output) in zip(_roles(attention), _roles(renamed), strict=True):
             maker = self.makers.get(source)
-            if isinstance(maker, Linear):
+            if isinstance(maker, Linear) or output in self.sources:
                 continue
             self.sources[output] = source
             if isinstance(maker, LayerNorm) and maker.input in self.wide:
-                if maker.heads not in (1, attention.heads) or (maker.heads > 1 and role == "value"):
-                    raise self._refusal(
-                        attention, f"its {role} is a norm of {maker.heads} heads, it has {attention.heads}"
-                    )
-                if maker.heads > 1:
-                    self.tied.add(output)
-                found.append(OperandStep(renamed, output, maker.input, maker))
+                found.append(self._normalised(attention, role, maker))
                 continue
             if attention.heads > 1:
                 raise self._refusal(
@@ -269,6 +263,29 @@ class _Resolver:
                 what = type(maker).__name__ if maker else "the image"
                 raise self._refusal(attention, f"its {role} is the result of {what}")
         return found
+
+    def _normalised(self, attention: Attention, role: Role, norm: LayerNorm) -> OperandStep:
+        """Queries, keys or values that are a norm of the output of a linear."""
+        output = f"{attention.name}.{role}"
+        if norm.heads not in (1, attention.heads) or (norm.heads > 1 and role == "value"):
+            raise self._refusal(attention, f"its {role} is a norm of {norm.heads} heads, it has {attention.heads}")
+        if norm.heads > 1:
+            self.tied.add(output)
+        self.sources[output] = norm.output
+        return OperandStep(self._renamed(attention), output, norm.input, norm)
+
+    def _of_linear(self, norm: LayerNorm) -> list[Step]:
+        """The operand at once, so that the linear's rows are free again, where all that its attention reads is of linears."""
+        self._only(norm.output, norm, lambda reader: isinstance(reader, Attention))
+        readers = [reader for reader in self.readers[norm.output] if isinstance(reader, Attention)]
+        attention, made = readers[0], []
+        for _, source in _roles(attention):
+            maker = self.makers.get(source)
+            made.append(self.makers.get(maker.input) if isinstance(maker, LayerNorm) else maker)
+        own = [role for role, source in _roles(attention) if source == norm.output]
+        if len(readers) > 1 or len(own) > 1 or not all(isinstance(maker, Linear) for maker in made):
+            return []
+        return [self._normalised(attention, own[0], norm)]
 
     def _pool(self, mean: MeanTokens) -> PoolStep:
         of_norm = mean.input in self.operands and self._is_norm(mean.input)
@@ -290,8 +307,7 @@ class _Resolver:
     def _norms(self, norm: LayerNorm) -> list[Step]:
         """One step for the whole output where anything reads it, one for each selection of rows from it."""
         if norm.input in self.wide:
-            self._only(norm.output, norm, lambda reader: isinstance(reader, Attention))
-            return []
+            return self._of_linear(norm)
         if norm.heads > 1:
             raise self._refusal(norm, f"it normalises {norm.heads} parts of the channels by themselves")
         source, start, stop = self._rows(norm)
