@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -192,17 +193,17 @@ class Program:
     header_words: int
     """words of those"""
 
-    @property
+    @cached_property
     def headers(self) -> tuple[int, ...]:
         """How many headers lie together from each step on; 0 for a step whose header lies with those of steps before it."""
         return headers_begun(self.steps, self.headers_together)
 
-    @property
+    @cached_property
     def own_header_words(self) -> tuple[int, ...]:
         """Words of headers that each step begins."""
         return tuple(self.header_words if n else 0 for n in self.headers)
 
-    @property
+    @cached_property
     def step_words(self) -> tuple[int, ...]:
         """Words of the stream at each step: those of headers where its own is the first there, and its payload."""
         return tuple(n + s.instruction.payload_words for n, s in zip(self.own_header_words, self.steps, strict=True))

@@ -73,3 +73,12 @@ def master_ports(name: str, role: str) -> list[Port]:
     """A master that a unit below the kernel passes on to a mover: its address, its error and its channels."""
     ports = [Port("input", name, ADDRESS_BITS), Port("output", f"{name}_error")]
     return ports + channel_ports(f"m_axi_{name}", MOVERS[role].channels)
+
+
+def master_pairs(role: str, mover: str, formal: str, actual: str) -> list[tuple[str, str]]:
+    """The connections of master `formal` of a callee, the mover itself or a unit above it, to the caller's master `actual`."""
+    outer = [port.name for port in master_ports(actual, mover)]
+    if role not in MOVERS:
+        return list(zip([port.name for port in master_ports(formal, mover)], outer, strict=True))
+    own = [port.name for port in channel_ports("m_axi", MOVERS[mover].channels)]
+    return list(zip(["memory", "error", *own], outer, strict=True))

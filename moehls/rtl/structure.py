@@ -10,7 +10,7 @@ from moehls.rtl.delay import COPY_LOADS
 from moehls.rtl.elaborate import Elaborator, Instance, Unit, memory_of, mover_streams
 from moehls.rtl.emit import ProcessEmitter
 from moehls.rtl.ir import SITE_BITS, Memory, refuse
-from moehls.rtl.masters import MOVERS, channel_ports, master_ports
+from moehls.rtl.masters import MOVERS, master_pairs, master_ports
 from moehls.rtl.names import Names
 from moehls.rtl.pointers import MasterShape, StreamShape
 from moehls.rtl.ports import (
@@ -197,17 +197,8 @@ def instance_pairs(e: Elaborator, unit: Unit, instance: Instance, index: int) ->
             )
         ]
     for formal, (_, mover) in inner.masters.items():
-        pairs += master_pairs(instance.unit, mover, plain(formal), plain(instance.pointers[formal][0]))
+        pairs += master_pairs(instance.unit.role, mover, plain(formal), plain(instance.pointers[formal][0]))
     return pairs
-
-
-def master_pairs(callee: Unit, mover: str, formal: str, actual: str) -> list[tuple[str, str]]:
-    """The master `formal` of a callee, the mover itself or a unit above it, on the master `actual` of its caller."""
-    outer = [port.name for port in master_ports(actual, mover)]
-    if callee.role not in MOVERS:
-        return list(zip([port.name for port in master_ports(formal, mover)], outer, strict=True))
-    own = [port.name for port in channel_ports("m_axi", MOVERS[mover].channels)]
-    return list(zip(["memory", "error", *own], outer, strict=True))
 
 
 def mover_parameters(e: Elaborator, unit: Unit, instance: Instance) -> str:
@@ -374,7 +365,7 @@ class _Program:
             declare.append(f"wire {range_of(port.width)}{name}_{port.name};")
             pairs.append((port.name, f"{name}_{port.name}"))
         for formal, (master, mover) in found.masters.items():
-            pairs += master_pairs(callee, mover, master, plain(dict(call.pointers)[formal]))
+            pairs += master_pairs(callee.role, mover, master, plain(dict(call.pointers)[formal]))
         lines += [f"{name} {name}_instance (", *connect(pairs)]
 
     def _stream(self, formal: str, lane: int, name: str, direction: str, width: int) -> None:

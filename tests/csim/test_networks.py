@@ -60,7 +60,8 @@ def assert_equals_reference(accelerator: Accelerator, network: IntegerNetwork, t
                 np.testing.assert_array_equal(tensor(stage.place, memories, shape), reference, err_msg=stage.value)
                 compared.add(stage.value)
 
-    library.load(port_chunks(stream_words(program, shape), shape.ports))
+    first = program.first_words * shape.word_bits // (128 * shape.ports)
+    library.load(port_chunks(stream_words(program, shape), shape.ports), first)
     pixels = input_bytes(quantise_image(network, image), program.input, shape)
     results = library.run(pixels, program.output_beats, task, compare)
     for name, value in output_tensors(results, program.outputs).items():
