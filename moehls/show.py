@@ -125,7 +125,7 @@ def _scatter(points: Sequence[tuple[float, float]], width: int = 64, height: int
 def verification(console: Console, result: Verification) -> None:
     """A row a level, and the fidelity of the reference to the float model."""
     console.print("verification", style="bold", soft_wrap=True)
-    table = _table("level", "samples", "stages", "s/sample", "cycles", "result")
+    table = _table("level", "samples", "stages", "s/sample", "cycles", "cycles/s", "result")
     for level in result.levels:
         if level.name == "reference":
             text = "the specification"
@@ -134,8 +134,9 @@ def verification(console: Console, result: Verification) -> None:
         else:
             text = f"[red]differs:[/red] {plain(level.difference)}"
         cycles = "" if level.cycles is None else f"{level.cycles:,}"
+        rate = "" if level.cycles is None else f"{level.cycles / max(level.seconds, 1e-9):,.0f}"
         stages = str(level.stages) if level.stages else ""
-        table.add_row(level.name, str(level.samples), stages, f"{level.seconds:.3f}", cycles, text)
+        table.add_row(level.name, str(level.samples), stages, f"{level.seconds:.3f}", cycles, rate, text)
     console.print(table)
     if result.fidelity is None:
         return

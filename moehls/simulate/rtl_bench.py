@@ -74,6 +74,7 @@ def run_bench(
     settings: Mapping[str, Any] | None = None,
     *,
     tests: Sequence[str] = (),
+    arguments: Sequence[str] = (),
     seed: int = 0,
     waves: bool = False,
     limit: float = 900.0,
@@ -84,7 +85,8 @@ def run_bench(
         bench: what to run.
         folder: the build folder; executables are kept there by content.
         settings: what `settings()` gives inside the tests.
-        tests: names of tests to run; all if empty.
+        tests: names of tests to run (patterns); all if empty.
+        arguments: of the simulator, for `$value$plusargs`.
         seed: of every random choice in the tests.
         waves: leave `dump.fst` in the run's folder.
         limit: seconds after which the simulator is stopped.
@@ -101,13 +103,13 @@ def run_bench(
     results.unlink(missing_ok=True)
     for path in bench.data:
         shutil.copyfile(path, place / path.name)
-    arguments = [str(program), *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
+    command = [str(program), *arguments, *(["--trace", "--trace-file", "dump.fst"] if waves else [])]
     environment = _environment(bench, results, tests, seed) | {_VARIABLE: json.dumps(dict(settings or {}))}
     log = place / "log.txt"
     with log.open("w") as file:
         try:
             done = subprocess.run(
-                arguments,
+                command,
                 cwd=place,
                 env=environment,
                 stdout=file,

@@ -163,7 +163,10 @@ class Generator:
     def process(self, source: str, target: str, n: int) -> tuple[str, int]:
         """Adds a process; returns its name and how many words it writes."""
         name = f"{self.name}_{self.fresh('p')}"
-        kinds = (self.map, self.filter, self.buffer, self.update, self.nested, self.table, self.shifts, self.kept)
+        kinds = (
+            *(self.map, self.filter, self.buffer, self.update, self.nested, self.table, self.shifts, self.kept),
+            *(self.records, self.flat, self.grid),
+        )
         lines, written = self.r.choice(kinds)(source, target, n)
         self.parts.append(
             f"void {name}(hls::stream<{source}, 3>& from, hls::stream<{target}, 3>& to) {{\n  "
@@ -313,6 +316,114 @@ class Generator:
             f"  if (place == {n - 1}) {{ place = 0; ++turn; }} else ++place;",
             "}",
         ], passes * n
+
+    def records(self, source: str, target: str, n: int) -> tuple[list[str], int]:
+        """An array of structs that functions take by value and by reference and give back."""
+        size, first, second = self.r.choice((2, 3)), self.type(3, 72), self.type(1, 40)
+        struct, update, choose = (self.fresh(stem) for stem in ("S", "update", "choose"))
+        struct, update, choose = (f"{self.name}_{name}" for name in (struct, update, choose))
+        scope, late = Scope(), Scope()
+        scope.values = {"x": source, "old.a": first, "old.b": second, "ap_uint<2>(k)": "ap_uint<2>"}
+        late.values = {"one.a": first, "one.b": second, "two.a": first, "x": source}
+        self.parts.append(f"""
+struct {struct} {{ {first} a; {second} b; }};
+static {struct} {choose}(const {struct} one, const {struct} two, {source} x) {{
+  {struct} made = one;
+  if ({self.condition(late)}) made = two; else made.b = {second}({self.expression(late)});
+  return made;
+}}
+static void {update}({struct}& old, int k, {source} x) {{
+  old.a = {first}({self.expression(scope)});
+  if ({self.condition(scope)}) old.b = {second}({self.expression(scope)});
+}}""")
+        after = Scope()
+        after.values = {"x": source} | {f"s[{k}].{m}": t for k in range(size) for m, t in (("a", first), ("b", second))}
+        target_record = self.r.randrange(size)
+        return [
+            f"{struct} s[{size}];",
+            "UNROLL",
+            f"for (int k = 0; k < {size}; ++k) {{ s[k].a = k + 1; s[k].b = 0; }}",
+            *self.loop(n, [
+                f"{source} x = from.read();",
+                "UNROLL",
+                f"for (int k = 0; k < {size}; ++k) {{ if (k != {self.r.randrange(size)} || x[0]) {update}(s[k], k, x); }}",
+                f"s[{target_record}] = {choose}(s[0], s[{size - 1}], x);",
+                f"to.write({target}({self.expression(after)}));",
+            ]),
+        ], n  # fmt: skip
+
+    def flat(self, source: str, target: str, n: int) -> tuple[list[str], int]:
+        """A nest of loops whose bounds are data, as one flat loop with counters that a class steps, as the engine's `Nest`."""
+        nest = f"{self.name}_{self.fresh('Nest')}"
+        self.parts.append(f"""
+struct {nest} {{
+  ap_uint<16> n0, n1, i0, i1, end1;
+  {nest}(ap_uint<16> a, ap_uint<16> b) : n0(a), n1(b), i0(0), i1(0), end1(b - 1) {{}}
+  bool some() const {{ return n0 != 0 && n1 != 0; }}
+  bool last1() const {{ return i1 == end1; }}
+  bool last() const {{ return last1() && i0 == n0 - 1; }}
+  void next() {{
+    if (last1()) {{ i1 = 0; ++i0; }} else ++i1;
+  }}
+}};""")
+        scope = Scope()
+        states = self.states(scope)
+        scope.values = {"x": source, "nest.i0": "ap_uint<16>", "nest.i1": "ap_uint<16>", "ap_uint<4>(b)": "ap_uint<4>"}
+        body = self.statements(scope, self.r.randrange(1, 4))
+        bound = self.r.choice((2, 4))
+        late = Scope()
+        late.values, late.states = {"ap_uint<8>(i)": "ap_uint<8>"}, scope.states
+        return [
+            *states,
+            *self.loop(n, [
+                f"const {source} head = from.read();",
+                f"const ap_uint<16> a = ap_uint<16>(ap_uint<64>(head)) & {bound - 1};",
+                f"const ap_uint<16> b = (ap_uint<16>(ap_uint<64>(head) >> 1) & {bound - 1}) + {self.r.choice((0, 1))};",
+                f"{source} x = head;",
+                f"{nest} nest(a, b);",
+                "bool more = nest.some();",
+                "while (more) {",
+                *(f"  {line}" for line in body),
+                f"  x = {source}({self.expression(scope, 2)});",
+                "  more = !nest.last();",
+                "  nest.next();",
+                "}",
+                f"to.write({target}(ap_uint<130>({self.expression(late)}) ^ ap_uint<130>(x)));",
+            ]),
+        ], n  # fmt: skip
+
+    def grid(self, source: str, target: str, n: int) -> tuple[list[str], int]:
+        """Accumulators in rows and columns, their sums over unrolled loops, and a part of them sent on by a switch."""
+        rows, columns, kind = self.r.choice((1, 2, 3)), self.r.choice((2, 4)), self.type(8, 40)
+        scope, late = Scope(), Scope()
+        scope.values = {"x": source, "m[r][c]": kind, "ap_uint<3>(r)": "ap_uint<3>", "ap_uint<3>(c)": "ap_uint<3>"}
+        late.values = {"total": "ap_int<64>", "most": kind, "x": source}
+        cases = [f"case {c}: most = m[{self.r.randrange(rows)}][{self.r.randrange(columns)}]; break;" for c in range(2)]
+        value, condition = self.expression(scope), self.condition(scope)
+        return [
+            f"{kind} m[{rows}][{columns}];",
+            "UNROLL",
+            f"for (int r = 0; r < {rows}; ++r) {{ UNROLL for (int c = 0; c < {columns}; ++c) m[r][c] = r - c; }}",
+            *self.loop(n, [
+                f"{source} x = from.read();",
+                "ap_int<64> total = 0;",
+                f"{kind} most = m[0][0];",
+                "UNROLL",
+                f"for (int r = 0; r < {rows}; ++r) {{",
+                "  UNROLL",
+                f"  for (int c = 0; c < {columns}; ++c) {{",
+                f"    if ({condition}) m[r][c] += {kind}({value});",
+                "    total += m[r][c];",
+                "    if (m[r][c] > most) most = m[r][c];",
+                "  }",
+                "}",
+                "switch (int(ap_uint<2>(ap_uint<64>(x)))) {",
+                *(f"  {case}" for case in cases),
+                "  default: break;",
+                "}",
+                f"to.write({target}({self.expression(late)}));",
+            ]),
+        ], n  # fmt: skip
 
     # whole designs
     def region(self) -> tuple[str, list[tuple[str, int]], list[tuple[str, int]]]:
