@@ -1,6 +1,7 @@
 """Puts sums of branches in the order in which a residual stream takes them: `x + (a + b)` becomes `(x + a) + b`.
 
-In go the operations of a network, out come the same with every tree of adds as a chain in the order of the operations.
+In go the operations of a network, out come the same with every tree of adds as a chain in the order of the operations. Norms of
+the output of a linear come right behind it, so that no other value is there meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from moehls.network.interpreter import reads
-from moehls.network.operations import Add, Operation
+from moehls.network.operations import Add, LayerNorm, Linear, Operation
 
 
 def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation, ...]:
@@ -43,4 +44,19 @@ def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation
         while pending is not None:
             result.append(pending)
             pending = behind.pop(pending.output, None)
+    return tuple(result)
+
+
+def norms_behind_linears(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """`operations` with every normalisation of a linear's output right behind the linear."""
+    linears = {operation.output for operation in operations if isinstance(operation, Linear)}
+    norms: dict[str, list[Operation]] = {}
+    for operation in operations:
+        if isinstance(operation, LayerNorm) and operation.input in linears:
+            norms.setdefault(operation.input, []).append(operation)
+    result: list[Operation] = []
+    for operation in operations:
+        if isinstance(operation, LayerNorm) and operation.input in linears:
+            continue
+        result += [operation, *norms.get(operation.output, [])]
     return tuple(result)

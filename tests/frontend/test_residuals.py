@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moehls.frontend.residuals import chained
-from moehls.network.operations import Add, Linear, Operation
+from moehls.frontend.residuals import chained, norms_behind_linears
+from moehls.network.operations import Add, LayerNorm, Linear, Operation
 
 
 def linear(name: str, source: str) -> Linear:
@@ -36,3 +36,11 @@ def test_an_add_that_is_shown_stays() -> None:
         linear("x", "image"), linear("a", "x"), linear("b", "x"), Add("ab", "a", "b", "ab"), Add("y", "x", "ab", "y"),
     ]  # fmt: skip
     assert text(chained(operations, {"y", "ab"})) == ["x", "a", "b", "ab = a + b", "y = x + ab"]
+
+
+def test_norms_of_linears_come_behind_them() -> None:
+    """Queries and keys of qk-norm are each complete before the next linear."""
+    ones = np.ones(2, np.float32)
+    norms = [LayerNorm(f"{name}.norm", name, f"{name}.norm", ones, 0 * ones, 1e-6) for name in ("q", "k", "x")]
+    operations = [linear("q", "x.norm"), linear("k", "x.norm"), *norms[:2], linear("v", "x.norm"), norms[2]]
+    assert text(norms_behind_linears(operations)) == ["q", "q.norm", "k", "k.norm", "v", "x.norm"]
