@@ -3,11 +3,16 @@
 In go a project and a number; out comes for every break whether a check went red. All breaks of a campaign are compiled into one
 C simulation: every source file stands in a namespace of its own, a broken copy of it in another, and a call of a process goes
 to the copy whose number is set. A break is an operator, a constant, a width, an index or a condition of one line.
+
+It is seen by wrong values, by a stream that is read while it is empty or left with values (the hardware would hang), and by
+iterations: every pipelined loop is counted, and the cycles that docs/hls.md gives a process are those of its loop.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import itertools
 import os
 import random
 import re
@@ -15,6 +20,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +50,9 @@ _INITIAL = re.compile(r"^    +[\w:<>* ]+ \w+ = \d+;$")
 _NARROW = 8
 """bits up to which a width may be more than this machine needs"""
 _CONDITION = re.compile(r"\bif \((.+)\)(?= |$)")
+_PIPELINE = re.compile(r"^ +PIPELINE\b", re.MULTILINE)
+_SPARE = 8
+"""one in so many breaks may not compile: so many more are drawn"""
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,8 @@ def _files(project: Path) -> list[Path]:
 class Campaign:
     """A C simulation with faults built in."""
 
-    def __init__(self, project: Project, faults: Sequence[Fault], checks: Sequence[Check]) -> None:
-        """Build, and run every check once without a fault. A break that does not compile is left out of `faults`.
+    def __init__(self, project: Project, number: int, seed: int, checks: Sequence[Check]) -> None:
+        """Draw `number` breaks that compile, build, and run every check once without a fault.
 
         Raises:
             MoehlsError: the C++ does not compile, or a check is red, without any fault.
@@ -141,42 +150,69 @@ class Campaign:
         self.project, self.checks = project, list(checks)
         self.folder = project.path / "build/csim/faults"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.faults = self._compiled(list(faults))
+        self.faults = self._compiled(choose(project, number + number // _SPARE + 2, seed))[:number]
         self.library = Library(self.folder / "libfaults.so")
-        self.chosen = ctypes.c_int.in_dll(ctypes.CDLL(str(self.folder / "libfaults.so")), "moehls_fault")
-        wrong = self._first_difference()
+        library = ctypes.CDLL(str(self.folder / "libfaults.so"))
+        self.chosen = ctypes.c_int.in_dll(library, "moehls_fault")
+        self.loops = [name for name, text in _texts(project.path).items() for _ in _PIPELINE.findall(text)]
+        self.iterations = (ctypes.c_uint64 * len(self.loops)).in_dll(library, "moehls_iterations")
+        self.expected: list[tuple[int, ...]] = []
+        for check in self.checks:
+            wrong = self._checked(check)
+            if wrong is not None:
+                raise MoehlsError(f"the C++ is wrong without a fault: {wrong}")
+            self.expected.append(tuple(self.iterations))
+        wrong = self._run(0)
         if wrong is not None:
             raise MoehlsError(f"the C++ is wrong without a fault: {wrong}")
 
     def run(self, number: int) -> Outcome:
         """Run the checks with fault `number`, in a process of its own, until one goes red."""
+        return Outcome(self.faults[number], self._run(number + 1))
+
+    def _run(self, chosen: int) -> str | None:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            self._child(number, writing)
+            self._child(chosen, writing)
         os.close(writing)
         with os.fdopen(reading) as pipe:
             said = pipe.read()
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             said = f"the simulation dies ({signal.Signals(os.WTERMSIG(status)).name})"
-        return Outcome(self.faults[number], said or None)
+        return said or None
 
-    def _child(self, number: int, writing: int) -> None:
+    def _child(self, chosen: int, writing: int) -> None:
         """What the forked process does; it does not return."""
         resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the streams say when they are left full
-        self.chosen.value = number + 1
-        try:
-            said = self._first_difference() or ""
-        except (CheckFailed, IndexError, MemoryError) as problem:
-            said = str(problem) or "a queue holds tokens that there are not"
+        faulthandler.disable()  # a simulation that dies is what is looked for
+        with tempfile.TemporaryFile() as spoken:
+            os.dup2(spoken.fileno(), 2)  # streams that are left with values say so here
+            self.chosen.value = chosen
+            try:
+                said = self._first_difference() or ""
+            except (CheckFailed, IndexError, MemoryError) as problem:
+                said = str(problem) or "a queue holds tokens that there are not"
+            spoken.seek(0)
+            said = said or spoken.readline().decode(errors="replace").strip()
         os.write(writing, said.encode()[:4000])
         os._exit(0)
 
     def _first_difference(self) -> str | None:
-        return next((said for check in self.checks if (said := check.csim(self.library)) is not None), None)
+        for check, expected in zip(self.checks, self.expected, strict=True):
+            said = self._checked(check)
+            if said is not None:
+                return said
+            for name, own, usual in zip(self.loops, self.iterations, expected, strict=True):
+                if own != usual:
+                    return f"cycles: a loop of {name} runs {own} times in place of {usual}"
+        return None
+
+    def _checked(self, check: Check) -> str | None:
+        ctypes.memset(self.iterations, 0, ctypes.sizeof(self.iterations))
+        return check.csim(self.library)
 
     def _compiled(self, faults: list[Fault]) -> list[Fault]:
         """Compile; faults that the compiler refuses are left out."""
@@ -207,13 +243,16 @@ class Campaign:
 
 def _unity(project: Path, faults: Sequence[Fault], folder: Path) -> str:
     """One translation unit: every file in its namespace, the broken copies in theirs, and calls that choose."""
-    files = {path.name: path.read_text() for path in _files(project)}
+    files = _texts(project)
+    loops = sum(len(_PIPELINE.findall(text)) for text in files.values())
+    files = {name: _counted(project, name, text) for name, text in files.items()}
     headers = {name: text for name, text in files.items() if name.endswith(".hpp")}
     sources = {name: text for name, text in files.items() if name.endswith(".cpp")}
     owner = {name: file for file, text in sources.items() for name in _functions(text)}
     own = "".join(f'#include "{path.name}"\n' for path in sorted((project / "include").glob("*.hpp"))
                   if path.stem not in (*_INLINE, "operations", "kernel"))  # fmt: skip
-    parts = ["#define MOEHLS_CSIM", own, 'extern "C" { int moehls_fault = 0; }', 'extern "C" int moehls_fault;']
+    parts = ["#define MOEHLS_CSIM", own]
+    parts += [f'extern "C" {{ int moehls_fault = 0; unsigned long long moehls_iterations[{loops}]; }}']
     parts += [f"template <class... A> void {name}(A&&... a);" for name in owner]
     parts += [(project / "src/burst.cpp").read_text().replace('#include "operations.hpp"', "")]
     parts += ["namespace good_headers {", *map(_bare, headers.values()), "}"]
@@ -223,13 +262,13 @@ def _unity(project: Path, faults: Sequence[Fault], folder: Path) -> str:
     for n, fault in enumerate(faults, start=1):
         path = folder / f"fault_{n}.inc"
         if fault.file in headers:
-            broken = {**headers, fault.file: broken_text(project, fault)}
+            broken = {**headers, fault.file: _counted(project, fault.file, broken_text(project, fault))}
             readers = [name for name, text in sources.items() if f'"{fault.file}"' in text]
             path.write_text("\n".join([*map(_bare, broken.values()), *(_bare(sources[name]) for name in readers)]))
             parts += [f'namespace fault_{n} {{\n#include "{path.absolute()}"\n}}']
         else:
             readers = [fault.file]
-            path.write_text(_bare(broken_text(project, fault)))
+            path.write_text(_bare(_counted(project, fault.file, broken_text(project, fault))))
             parts += [f'namespace fault_{n} {{ using namespace good_headers;\n#include "{path.absolute()}"\n}}']
         for name, file in owner.items():
             if file in readers:
@@ -244,6 +283,18 @@ def _unity(project: Path, faults: Sequence[Fault], folder: Path) -> str:
     ]
     parts += [f'#include "{(project / "csim/harness.cpp").absolute()}"']
     return "\n".join([*parts, ""])
+
+
+def _texts(project: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in _files(project)}
+
+
+def _counted(project: Path, name: str, text: str) -> str:
+    """A file whose pipelined loops count their iterations, from the number of its first loop on."""
+    texts = _texts(project)
+    before = list(texts)[: list(texts).index(name)]
+    numbers = itertools.count(sum(len(_PIPELINE.findall(texts[other])) for other in before))
+    return _PIPELINE.sub(lambda found: f"{found[0]} ++moehls_iterations[{next(numbers)}];", text)
 
 
 def _functions(text: str) -> list[str]:

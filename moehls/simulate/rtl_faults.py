@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,6 @@ from moehls.simulate.rtl import BUILD, RtlSimulator, dram_of, project_kernel
 
 _SELECT = "frame.fault"
 _LIBRARY = ("burst_read", "burst_write", "control", "dsp_slice", "fifo", "memory")
-_YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
 _COUNTERS = (16, 32)
 """widths of the C++'s counters and addresses, whatever a model needs of them"""
 _HANG = 3
@@ -136,37 +133,16 @@ def _kept(name: str, width: int) -> str:
     return f"{{{width - kept}'d0, {name}_bad[{kept - 1}:0]}}" if kept else "1'b0"
 
 
-def proved_none(paths: Sequence[Path], fault: Fault, folder: Path) -> bool:
-    """Whether SAT (yosys) shows that the broken expression always equals the good one, whatever the registers and inputs are.
-
-    Only the logic of the fault's own module between registers is looked at: what holds because of how values come about
-    (a counter that never gets so far) is not proved.
-    """
-    source = next(path for path in paths if path.name == fault.file)
-    lines = source.read_text().splitlines()
-    if _GUARD.match(lines[fault.line]):
-        return False  # the opposite of a condition never equals it
-    widths = {m[2]: int(m[1] or 0) + 1 for line in lines if (m := _DECLARED.match(line))}
-    name = lines[fault.line].split()[1]
-    broken = _instrumented(lines[fault.line], 0, fault, widths).replace(f"({_SELECT} == 16'd0)", "1'b0")
-    bad = _kept(name, widths[name]) if fault.kind == "width" else f"{name}_bad"
-    lines[fault.line] = f"{broken} always_comb assert ({name}_good == {bad});"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "proof.sv"
-    target.write_text("\n".join([*lines, ""]))
-    commands = [
-        f"read_verilog -sv -formal {target}",
-        f"hierarchy -top {source.stem}",
-        "proc",
-        "opt",
-        "cutpoint -blackbox",
-    ]
-    # what comes out of registers and other modules is free
-    commands += ["expose -evert-dff", "async2sync", "opt", "sat -verify -prove-asserts -set-def-inputs -timeout 60"]
-    done = subprocess.run(
-        [sys.executable, "-c", _YOSYS, *commands], capture_output=True, text=True, check=False, timeout=600
-    )
-    return done.returncode == 0
+def broken_text(path: Path, fault: Fault) -> str:
+    """The text of the file with the break alone."""
+    lines = path.read_text().splitlines()
+    if guard := _GUARD.match(lines[fault.line]):
+        lines[fault.line] = f"{guard[1]}({fault.broken}){guard[3]}"
+    else:
+        widths = {m[2]: int(m[1] or 0) + 1 for line in lines if (m := _DECLARED.match(line))}
+        chosen = _instrumented(lines[fault.line], 0, fault, widths).rpartition(" ? ")
+        lines[fault.line] = chosen[0].replace(f"({_SELECT} == 16'd0)", "1'b1") + chosen[1] + chosen[2]
+    return "\n".join([*lines, ""])
 
 
 class Campaign:

@@ -22,6 +22,7 @@ from moehls.simulate.faults import Checked
 from moehls.simulate.rtl import Images, RtlSimulator, peeked
 from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, stream_of
 from tests.plan.machine import Machine
+from tests.tb.extreme_programs import extreme_programs
 
 _PAGE = 4096
 _UNREAD = ("exponents of m0", "exponents of m1", "exponents of m2")
@@ -101,10 +102,11 @@ def _opposite(machine: Machine) -> Machine:
     return machine
 
 
-def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
-    """Programs with every kind and mode of a step."""
+def step_programs(shape: Shape, form: Any, seed: int, extremes: bool) -> list[StepProgram]:
+    """Programs with every kind and mode of a step, and with `extremes` those at the edges of what a step may hold."""
     made = []
-    for number, steps in enumerate([*[_norms] * 5, *[_products] * 8, *[_attention] * 16, *[_experts] * 3, _long]):
+    usual = [*[_norms] * 5, *[_products] * 8, *[_attention] * 16, *[_experts] * 3, _long]
+    for number, steps in enumerate([*usual, *(extreme_programs() if extremes else [])]):
         bench = Bench(shape, np.random.default_rng((seed, number)))
         made.append(StepProgram(bench, list(steps(bench, number)), form))
     return made
@@ -222,7 +224,7 @@ def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
 def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
     """Steps of more than 512 iterations of every loop, and addresses of more than 8 bits."""
     shape = bench.shape
-    tokens, blocks, experts = shape.max_tokens, 4, 4
+    tokens, blocks, experts = 130, 4, 4
     groups = -(-tokens // shape.token_parallel)
     yield bench.input(Instruction(Kind.INPUT, n2=blocks, rows=groups * shape.token_parallel))
     yield bench.load(Instruction(Kind.LOAD, n2=blocks, rows=groups * shape.token_parallel))
@@ -246,6 +248,6 @@ def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
 
 def roomy(shape: Shape) -> Shape:
     """The shape with memories that hold every program of here."""
-    least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 130, "kept_depth": 8, "norm_depth": 4}
-    least |= {"parameter_depth": 4, "max_tokens": 130, "max_experts": 4}
+    least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 260, "kept_depth": 8, "norm_depth": 4}
+    least |= {"parameter_depth": 4, "max_tokens": 260, "max_experts": 4}
     return replace(shape, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]
