@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ import numpy as np
 from moehls.errors import MoehlsError
 from moehls.plan.payload import Bytes
 from moehls.resources import resource
+from moehls.simulate.gated import gated
 from moehls.simulate.verilator import Build, build
 
 BEAT_BYTES = 16
@@ -142,9 +144,18 @@ def build_frame(
     _write(
         visible, '`verilator_config\npublic_flat_rd -module "memory" -var "words"\n' if kernel.hooks.memories else ""
     )
-    sources = (visible, *kernel.sources, tb / "sv" / "dram.sv", wrapper)
+    # waves show every wire; other RTL than ours keeps its text
+    modules = kernel.sources if waves or not kernel.hooks.memories else _gated_sources(kernel.sources, folder / "gated")
+    sources = (visible, *modules, tb / "sv" / "dram.sv", wrapper)
     programs = (tb / "frame" / "main.cpp",)
     return build(Build("frame", "Vframe", sources, programs, waves=waves, threads=threads, fast=fast), folder)
+
+
+def _gated_sources(sources: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    folder.mkdir(exist_ok=True)
+    for path in sources:
+        _write(folder / path.name, gated(path.read_text()))
+    return tuple(folder / path.name for path in sources)
 
 
 def _write(path: Path, text: str) -> None:
