@@ -27,7 +27,7 @@ _HANG = 3
 
 _ASSIGN = re.compile(r"^    assign (\w+) = (.+);$")
 _GUARD = re.compile(r"^(    (?:    )?if )\((.+)\)( \w+ <= .+;)$")
-_DECLARED = re.compile(r"^    (?:(?:output|input)\s+)?(?:wire|logic) (?:\[(\d+):0\] )?(\w+)[;,]?$")
+_DECLARED = re.compile(r"^    (?:\(\*.*\*\) )?(?:(?:output|input)\s+)?(?:wire|logic) (?:\[(\d+):0\] )?(\w+)[;,]?$")
 _CONSTANT = re.compile(r"\b(\d+)'h([0-9a-f]+)\b")
 _SLICE = re.compile(r"(\w+)\[(\d+):(\d+)\]")
 _OPERATORS = {" + ": " - ", " - ": " + ", " & ": " | ", " | ": " & ", " < ": " >= ", " == ": " != ", " ^ ": " & ",
