@@ -19,6 +19,7 @@ from moehls.integer.operations import (
     WeightArray,
 )
 from moehls.plan.allocate import Allocator
+from moehls.plan.bounds import epilogue_bounds
 from moehls.plan.instruction import (
     ANY_TASK,
     NO_CAPACITY,
@@ -95,6 +96,7 @@ class Builder:
         keyed = [i for i in instructions if i.kind == Kind.ROUTE or (i.kind == Kind.LINEAR and i.mode == Mode.SOFTMAX)]
         routes = [s.instruction for s in self.steps if s.instruction.kind == Kind.ROUTE]
         residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
+        bounds = epilogue_bounds(self.steps, self.shape.block, self.network.precision)
         return Requirements(
             activation_depth=self.memory.depth,
             residual_depth=self.rows.depth,
@@ -114,6 +116,12 @@ class Builder:
             sides=any(i.kind == Kind.LOAD and i.y_base for i in instructions),
             norm_targets=any(i.mode != Target.M0 for i in norms),
             wide=any(i.kind == Kind.LINEAR and i.mode == Mode.WIDE for i in instructions),
+            scaled_bits=bounds.scaled_bits,
+            shift_low=bounds.shift_low,
+            shift_high=bounds.shift_high,
+            second_bits=bounds.second_bits,
+            second_shift_low=bounds.second_shift_low,
+            second_shift_high=bounds.second_shift_high,
         )
 
     def matrix(

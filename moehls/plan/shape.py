@@ -61,6 +61,16 @@ class Shape:
     experts: Experts = "streamed"
     """whether the stream holds all experts in order, or goes from choice to choice and holds the chosen ones alone"""
 
+    scaled_bits: int = 64
+    """of a sum with its bias, where it is requantised; never more than accumulator_bits"""
+    shift_low: int = 0
+    """smallest and largest shift of `rescale`"""
+    shift_high: int = 63
+    second_bits: int = 64
+    """of what `activate` multiplies, never more than accumulator_bits"""
+    second_shift_low: int = 0
+    second_shift_high: int = 63
+
     @property
     def slices(self) -> int:
         """cycles a tile takes in the epilogue"""

@@ -177,6 +177,13 @@ def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:
         if found[first] == together or step.instruction.flags & Flag.LAST:
             first = n + 1
     return tuple(found)
+    scaled_bits: int = 64
+    """these as `moehls.plan.bounds` finds them"""
+    shift_low: int = 0
+    shift_high: int = 63
+    second_bits: int = 64
+    second_shift_low: int = 0
+    second_shift_high: int = 63
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,14 @@ class Graph:
                 return self.bitwise("or", condition, b) if a.value else self.bitwise("and", self.invert(condition), b)
             if b.op == "const":
                 return self.bitwise("or", self.invert(condition), a) if b.value else self.bitwise("and", condition, a)
+        if a.op == "const" and b.op == "const":
+            chosen = {
+                (0, 0): self.const(0, 1),
+                (1, 1): self.const(1, 1),
+                (1, 0): condition,
+                (0, 1): self.invert(condition),
+            }
+            return self.concat(chosen[a.value >> i & 1, b.value >> i & 1] for i in range(a.width))
         if a.op == "sext" and b.op == "sext":
             inner = max(a.args[0].width, b.args[0].width)
             if inner < a.width:
@@ -314,6 +322,10 @@ class Graph:
         if amount.op != "const":
             needed = self.unsigned_bits(amount)
             amount = self.slice(amount, 0, min(max(needed, 1), amount.width))
+            pieces = amount.args if amount.op == "concat" else (amount,)
+            if pieces[-1].width == 1 and not any(piece.op != "const" or piece.value for piece in pieces[:-1]):
+                by = self.const(1 << (amount.width - 1), amount.width)
+                return self.mux(pieces[-1], self.shift(op, x, by), x)
             return self.make(op, (x, amount), width) if x.op != "const" or x.value else x
         n = min(amount.value, width)
         if n == 0:
