@@ -316,7 +316,7 @@ def narrow(process: Process, widths: Mapping[str, int]) -> None:
             else:
                 made = graph.invert(cut[0]) if node.op == "not" else graph.bitwise(node.op, *cut)
             return graph.zext(made, node.width)
-        if node.op in ("lshr", "ashr") and d < node.width:
+        if node.op in ("lshr", "ashr") and d < args[0].width:
             low = graph.slice(graph.shift(node.op, *args), 0, d)  # type: ignore[arg-type]
             if low.op == "slice" and low.args[0].op == node.op:
                 low = graph.make(node.op, low.args[0].args, d)

@@ -13,7 +13,29 @@ from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library, build
 
 SHAPES = {
-    "w8a8": Shape(W8A8, 4, 8, 4, 2, 256, 128, 64, 64, 8, 8, 32, 10, 64),
+    # with bounds of sums and shifts that the steps of the tests keep
+    "w8a8": Shape(
+        W8A8,
+        4,
+        8,
+        4,
+        2,
+        256,
+        128,
+        64,
+        64,
+        8,
+        8,
+        32,
+        10,
+        64,
+        scaled_bits=29,
+        shift_low=4,
+        shift_high=40,
+        second_bits=26,
+        second_shift_low=5,
+        second_shift_high=36,
+    ),
     "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64, lut_columns=1, gated=True),
     # an odd number of token lanes, a tile in one slice, and products in LUTs
     "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64, lut_columns=3, gated=True),
