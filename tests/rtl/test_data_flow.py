@@ -79,7 +79,7 @@ def grow(rng: random.Random, g: Graph, size: int) -> tuple[list[Node], list[Call
         else:
             b, fb = g.low_bits(nodes[j], width), lambda v, f=values[j], m=mask: f(v) & m
         bit, fc = g.slice(nodes[c], 0, 1), values[c]
-        match rng.randrange(9):
+        match rng.randrange(11):
             case 0:
                 put(g.bitwise("and", a, b), lambda v, f=fa, h=fb: f(v) & h(v))  # type: ignore[misc]
             case 1:
@@ -99,6 +99,20 @@ def grow(rng: random.Random, g: Graph, size: int) -> tuple[list[Node], list[Call
                 top = width + rng.randrange(12)
                 sign = lambda v, f=fa, w=width, t=top: (f(v) - (f(v) >> (w - 1) << w)) & ((1 << t) - 1)  # noqa: E731
                 put(g.sext(a, top), sign)  # type: ignore[arg-type]
+            case 8 if width >= 4:
+                op = rng.choice(("lshr", "ashr"))
+                part = g.slice(nodes[j], 0, min(nodes[j].width, 2))
+                at, low = rng.randrange(2), rng.randrange(1, width + 1)  # bits of the amount from `at` on
+                amount = g.low_bits(g.concat((g.const(0, 1), part) if at else (part,)), width)
+                shifted = g.low_bits(g.slice(g.shift(op, a, amount), 0, low), width)  # type: ignore[arg-type]
+                put(shifted, lambda v, f=fa, h=values[j], w=width, o=op, p=part.width, at=at, low=low: (  # type: ignore[misc]
+                    (f(v) - (f(v) >> (w - 1) << w if o == "ashr" else 0)) >> ((h(v) & ((1 << p) - 1)) << at)
+                ) & ((1 << low) - 1))  # fmt: skip
+            case 9:
+                n = rng.getrandbits(width)
+                other = g.const(n, width)
+                chosen = g.mux(bit, g.const(~n & mask & 5, width), other)
+                put(chosen, lambda v, n=n, m=mask, s=fc: ~n & m & 5 if s(v) & 1 else n)  # type: ignore[misc]
             case _:
                 put(g.compare("slt", a, b), lambda v, f=fa, h=fb, w=width: int(  # type: ignore[misc]
                     f(v) - (f(v) >> (w - 1) << w) < h(v) - (h(v) >> (w - 1) << w)
@@ -193,6 +207,25 @@ def test_inserting_a_slice_is_wiring() -> None:
     moved = g.shift("shl", g.zext(piece, 32), g.const(8, 32))
     joined = g.bitwise("or", cleared, moved)
     assert [(p.op, p.width) for p in joined.parts] == [("slice", 8), ("input", 8), ("slice", 16)]
+
+
+def test_what_is_wiring_or_one_multiplexer_takes_no_more() -> None:
+    g = Graph()
+    bit, word = g.leaf("input", "bit", 1), g.leaf("input", "word", 32)
+    by = g.mux(bit, g.const(16, 32), g.const(0, 32))
+    assert [p.op for p in by.parts] == ["const", "input", "const"], "of two constants"
+    assert g.shift("lshr", word, by).op in ("mux", "concat"), "by one bit's weight"
+
+
+def test_a_shift_is_as_wide_as_its_users_need() -> None:
+    g = Graph()
+    word, amount = g.leaf("input", "word", 64), g.leaf("input", "amount", 64)
+    process = wrap(g, [g.slice(g.shift("ashr", word, amount), 0, 8)])
+    narrow(process, {})
+    narrow(process, {})
+    (data,) = [a.data for a in process.accesses]
+    assert data is not None
+    assert [(p.op, p.width) for p in data.parts] == [("ashr", 8)]
 
 
 def test_a_chain_of_additions_becomes_a_tree() -> None:
