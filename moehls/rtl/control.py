@@ -59,16 +59,17 @@ class Flow:
     def region(self, start: str) -> list[str]:
         """The blocks from a cut to the next ones, each after all before it."""
         order: list[str] = []
-        seen: set[str] = set()
-
-        def visit(block: str) -> None:
-            seen.add(block)
-            for child in self.successors(block):
-                if child not in self.cuts and child not in seen:
-                    visit(child)
-            order.append(block)
-
-        visit(start)
+        seen = {start}
+        path = [(start, iter(self.successors(start)))]
+        while path:
+            block, children = path[-1]
+            child = next((c for c in children if c not in self.cuts and c not in seen), None)
+            if child is None:
+                order.append(block)
+                path.pop()
+            else:
+                seen.add(child)
+                path.append((child, iter(self.successors(child))))
         return order[::-1]
 
 
