@@ -166,6 +166,13 @@ class Requirements:
     """whether norms write queries, keys or values"""
     wide: bool = False
     """whether products replace residual rows"""
+    scaled_bits: int = 64
+    """these as `moehls.plan.bounds` finds them"""
+    shift_low: int = 0
+    shift_high: int = 63
+    second_bits: int = 64
+    second_shift_low: int = 0
+    second_shift_high: int = 63
 
 
 def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:
@@ -177,13 +184,6 @@ def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:
         if found[first] == together or step.instruction.flags & Flag.LAST:
             first = n + 1
     return tuple(found)
-    scaled_bits: int = 64
-    """these as `moehls.plan.bounds` finds them"""
-    shift_low: int = 0
-    shift_high: int = 63
-    second_bits: int = 64
-    second_shift_low: int = 0
-    second_shift_high: int = 63
 
 
 @dataclass(frozen=True)
