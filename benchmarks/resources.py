@@ -2,7 +2,8 @@
 
 In goes a project whose RTL was counted (`make -C PROJECT resources`); out come DSPs by process and memories by name, planned
 beside counted, LUTs and flip-flops by process, the totals beside the board's, and what of yosys's LUTs the device does not
-need, with the reason. It ends with status 1 where DSP, BRAM36 or URAM of the plan are more than 15 % off in all.
+need, with the reason. It ends with status 1 where DSP, BRAM36 or URAM of the plan are more than 15 % off in all. With
+`--calibrate` the plan's LUTs and flip-flops are held against several shapes (`calibrate.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import calibrate
+from benchmarks.calibrate import cascade_luts
 from moehls.errors import MoehlsError
-from moehls.plan.memory import MemoryUse, memory_map
+from moehls.plan.memory import memory_map
 from moehls.project import Project, open_project
 
 LIMIT = 0.15
@@ -90,12 +93,6 @@ def table(project: Project) -> tuple[str, bool]:
     return "\n".join(lines), good
 
 
-def cascade_luts(stream: MemoryUse) -> int:
-    """LUTs that yosys puts behind ultra RAM of several cascaded blocks: the blocks' own multiplexers, not fabric."""
-    blocks = -(-stream.depth // 4096) if stream.storage == "uram" else 1
-    return stream.width * -(-(blocks - 1) // 3)
-
-
 def corrected(project: Project, total: Mapping[str, float]) -> list[tuple[str, int, str]]:
     """What is taken from yosys's count of LUTs, step by step: (what, LUTs with their sign, why)."""
     stream = next(use for use in memory_map(project.plan.shape) if use.name == "stream")
@@ -119,8 +116,11 @@ def _correction(project: Project, total: Mapping[str, float]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the tables of one project."""
+    if arguments[:1] == ["--calibrate"]:
+        calibrate.main(arguments[1:])
+        return
     if len(arguments) != 1:
-        sys.exit("usage: python -m benchmarks resources PROJECT (after make -C PROJECT resources)")
+        sys.exit("usage: python -m benchmarks resources PROJECT (after make -C PROJECT resources), or --calibrate")
     try:
         text, good = table(open_project(Path(arguments[0])))
     except MoehlsError as error:

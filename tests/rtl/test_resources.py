@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.resources import cascade_luts
+from benchmarks.calibrate import cascade_luts
 from moehls.emit.hls import emit_hls
 from moehls.errors import MoehlsError
 from moehls.plan.memory import MemoryUse, bram36_count, lutram_count, uram_count
