@@ -16,6 +16,8 @@ from moehls.plan.shape import Shape
 _GROUP = 4
 """products a DSP cascade adds"""
 _AXI_LUT, _CONTROL_LUT, _SECTIONS_LUT = 1500, 6000, 1000
+_POOL_LUT = 310
+"""a channel of POOL"""
 _LOOP_DSP = 2
 """product of the loop bounds, once a process beside the engine that has a nest"""
 _PROCESSES = 9
@@ -102,6 +104,7 @@ def _logic_luts(shape: Shape) -> int:
     route = shape.max_experts * 4 * p.accumulator_bits + 1500
     memory_ports = 6 * tt * (b * p.activation_bits + 8)
     stream = 3 * shape.word_bits + (shape.ports + 2) * _AXI_LUT
+    pool = shape.pools * b * _POOL_LUT
     sections = 0 if shape.experts == "streamed" else _SECTIONS_LUT
     array = multiply + in_luts + rescale + activate + write + feed
-    return array + norm + route + memory_ports + stream + sections + _CONTROL_LUT
+    return array + norm + route + pool + memory_ports + stream + sections + _CONTROL_LUT
