@@ -83,7 +83,6 @@ SHAPES = {
         gated=True,
         sigmoids=True,
         expert_group=2,
-        experts="prefetched",
     ),
     "wide": Shape(
         W16A16,
@@ -107,7 +106,6 @@ SHAPES = {
         sides=True,
         norm_targets=True,
         wide=True,
-        experts="prefetched",
     ),
 }
 

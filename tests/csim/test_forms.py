@@ -34,7 +34,6 @@ FORMS = (
     "soft_einsum-ts17",
     "soft_loop-dynamo20",
     "soft_unit-ts17",
-    "qk_norm_whole-ts17",
     "timm_qk_norm-dynamo20",
 )
 WHOLE = (

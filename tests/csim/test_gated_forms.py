@@ -22,7 +22,27 @@ from tests.csim.conftest import Accelerator
 from tests.csim.test_networks import assert_equals_reference
 from tests.frontend.support import fixture
 
-SHAPE = Shape(W8A8, 3, 8, 4, 2, 64, 32, 64, 16, 8, 8, 16, 4, 64, gated=True, sigmoids=True)
+SHAPE = Shape(
+    W8A8,
+    3,
+    8,
+    4,
+    2,
+    64,
+    64,
+    64,
+    16,
+    8,
+    8,
+    16,
+    4,
+    64,
+    gated=True,
+    sigmoids=True,
+    sides=True,
+    norm_targets=True,
+    wide=True,
+)
 FORMS: dict[str, ActivationForm] = {
     "gated_silu-dynamo23": "silu",
     "gated_fused-ts17": "silu",
@@ -33,6 +53,7 @@ FORMS: dict[str, ActivationForm] = {
     "shared_gated-dynamo20": "silu",
     "shared_sigmoids-ts17": "silu",
     "gated_relu-dynamo20": "relu",
+    "qk_norm_whole-ts17": "silu",
     "activation_quick-ts17": "quick",
 }
 
