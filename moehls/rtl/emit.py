@@ -263,7 +263,9 @@ class ProcessEmitter:
             "lshr": ">>",
         }
         if node.op in symbols:
-            return f"{a[0]} {symbols[node.op]} {a[1]}"
+            text = f"{a[0]} {symbols[node.op]} {a[1]}"
+            # a shift right may give fewer bits than it takes
+            return f"{node.width}'({text})" if node.op == "lshr" and args[0].width > node.width else text
         match node.op:
             case "not":
                 return f"~{a[0]}"
@@ -272,7 +274,8 @@ class ProcessEmitter:
             case "slt":
                 return f"$signed({a[0]}) < $signed({a[1]})"
             case "ashr":
-                return f"$unsigned($signed({a[0]}) >>> {a[1]})"
+                text = f"$unsigned($signed({a[0]}) >>> {a[1]})"
+                return f"{node.width}'({text})" if args[0].width > node.width else text
             case "mul":
                 return " * ".join(self._factor(x, stage) for x in node.args)
             case "rom":

@@ -124,7 +124,8 @@ def settings(project: Any, folder: Path, bundles: tuple[str, ...]) -> dict[str, 
     generator = np.random.default_rng(8)
     words = generator.integers(0, 256, WORDS * shape.word_bits // 8, np.uint8)
     chunks = words.reshape(-1, 16)
-    arrays: dict[str, Any] = {"weights": np.stack([chunks[port :: shape.ports] for port in range(shape.ports)])}
+    weights = np.stack([chunks[port :: shape.ports] for port in range(shape.ports)])
+    arrays: dict[str, Any] = {"weights": weights, "first_beats": np.array(weights.shape[1])}
     tasks = [WORDS, WORDS | INVERTED]
     for n, task in enumerate(tasks):
         pixels = generator.integers(0, 256, 16, np.uint8)
