@@ -247,7 +247,10 @@ def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
 
 
 def roomy(shape: Shape) -> Shape:
-    """The shape with memories that hold every program of here."""
+    """The shape with memories that hold every program of here, and sums and shifts as wide as any."""
     least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 260, "kept_depth": 8, "norm_depth": 4}
     least |= {"parameter_depth": 4, "max_tokens": 260, "max_experts": 4}
-    return replace(shape, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]
+    wide = replace(
+        shape, scaled_bits=64, shift_low=0, shift_high=63, second_bits=64, second_shift_low=0, second_shift_high=63
+    )
+    return replace(wide, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]
