@@ -51,7 +51,7 @@ def test_every_step_is_in_a_bench(benches: UnitBenches) -> None:
         if step.instruction.kind != Kind.END:
             assert sum(wanted(step) for _, wanted in STEPS.values()) == 1, step.name
     modes = {s.instruction.mode for s in benches.project.program.steps if s.instruction.kind == Kind.LINEAR}
-    # GATED: of another network, in test_frames.py; WIDE: norms that write queries differ in RTL on some shapes (docs/simulation.md)
+    # GATED: in test_frames.py; WIDE: norms that write queries differ in RTL on some shapes (docs/simulation.md)
     assert modes == set(Mode) - {Mode.GATED, Mode.WIDE}
 
 
