@@ -16,9 +16,8 @@ from tests.csim.conftest import SHAPES
 
 MODELS = {
     "digits": Shape(W8A8, 2, 8, 8, 1, 81, 36, 17, 8, 4, 2, 17, 8, 16384),
-    "m3vit-tiny": Shape(W8A8, 12, 16, 2, 4, 528, 132, 129, 48, 12, 2, 129, 16, 49152, lut_columns=5),
 }
-"""the machine of `test_digits.py`, and what is planned for the ZCU104"""
+"""the machine of `test_digits.py`"""
 
 
 @pytest.fixture(scope="module", params=sorted(SHAPES))
@@ -57,7 +56,7 @@ def test_a_process_is_a_file_that_says_what_it_is(project: tuple[Path, RtlReport
 
 @pytest.mark.parametrize("model", MODELS)
 def test_lint_has_nothing_to_say_of_whole_models(model: str, tmp_path: Path) -> None:
-    """`verilator --lint-only -Wall` on the machines of two models; every waiver stands with its reason."""
+    """`verilator --lint-only -Wall` on the machine of a model; every waiver stands with its reason."""
     emit_hls(MODELS[model], "exact", tmp_path)
     report = generate(tmp_path)
     assert lint([LIBRARY / "waivers.vlt", *sorted((tmp_path / "rtl").glob("*.sv"))], report.top) == []
