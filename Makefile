@@ -39,7 +39,7 @@ demo: $(STAMP)
 	$(BIN)/moehls report $(DEMO)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

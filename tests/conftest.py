@@ -14,6 +14,15 @@ from moehls.simulate import csim
 from moehls.simulate.verilator import OBJECTS
 
 DIGITS = resource("models") / "digits"
+WORKERS_SHARE = "csim"
+"""The folder of tests whose builds every file of it uses."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a file's tests on one worker, since they share what its fixtures build."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == WORKERS_SHARE else f"{folder}/{item.path.stem}"))
 
 
 @pytest.fixture(scope="session", autouse=True)

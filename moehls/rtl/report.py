@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moehls.rtl.delay import MARGIN
 from moehls.rtl.elaborate import Elaborator, Unit
-from moehls.rtl.emit import ProcessEmitter
+from moehls.rtl.expressions import Expressions
 from moehls.rtl.library_timing import library_paths
 from moehls.rtl.timing import ARROW, Timing
 
@@ -112,7 +112,7 @@ def process_report(unit: Unit, budget: float) -> ProcessReport:
     """The report of a scheduled process."""
     p, s = unit.process, unit.schedule
     assert p is not None and s is not None and unit.flow is not None
-    name = ProcessEmitter(p, s, unit.flow).signal
+    name = Expressions(p, s, unit.flow).signal
     paths = Timing(p, s, unit.flow, name).paths()
     loops = tuple(LoopReport(step.place, 1, s.interval(p, step.index)) for step in p.steps if step.loop)
     late = {register for (register, _), stage in s.write.items() if stage > s.read[register]}
