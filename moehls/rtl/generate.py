@@ -11,12 +11,13 @@ from moehls.errors import MoehlsError
 from moehls.resources import resource
 from moehls.rtl import elaborate as elaboration
 from moehls.rtl import frontend
+from moehls.rtl.interface import interface, interface_ports
 from moehls.rtl.kernel import arguments, emit_kernel, words
 from moehls.rtl.masters import MOVERS
 from moehls.rtl.pointers import MasterShape, Shape, StreamShape
 from moehls.rtl.ports import Port
 from moehls.rtl.report import RtlReport, design_report
-from moehls.rtl.structure import emit_unit, emit_wrapper, interface, interface_ports, needs_wrapper
+from moehls.rtl.structure import emit_unit, emit_wrapper, needs_wrapper
 
 LIBRARY = Path(__file__).parent / "sv"
 DEFAULT_MHZ = 300.0

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from moehls.errors import MoehlsError
 from moehls.rtl.elaborate import Elaborator, Unit
+from moehls.rtl.interface import connect, interface, plain
 from moehls.rtl.masters import ADDRESS_BITS, FIXED, IGNORED, MOVERS, READ, WRITE, channel_ports
 from moehls.rtl.ports import Body, Port
-from moehls.rtl.structure import connect, declare_fifos, instance_pairs, interface, mover_parameters, plain
+from moehls.rtl.structure import declare_fifos, instance_pairs, mover_parameters
 
 
 @dataclass(frozen=True)
