@@ -95,14 +95,14 @@ class Builder:
         norms = [s.instruction for s in self.steps if s.instruction.kind == Kind.NORM]
         keyed = [i for i in instructions if i.kind == Kind.ROUTE or (i.kind == Kind.LINEAR and i.mode == Mode.SOFTMAX)]
         routes = [s.instruction for s in self.steps if s.instruction.kind == Kind.ROUTE]
-        residual = [s.instruction.n2 for s in self.steps if s.instruction.kind == Kind.LOAD]
+        blocks = [i.n2 for i in instructions if i.kind in (Kind.LOAD, Kind.NORM, Kind.POOL)]
         bounds = epilogue_bounds(self.steps, self.shape.block, self.network.precision)
         return Requirements(
             activation_depth=self.memory.depth,
             residual_depth=self.rows.depth,
             raw_depth=self.raw_depth,
             kept_depth=max((m.input_blocks for m in streams), default=1),
-            norm_depth=max(residual, default=1),
+            norm_depth=max(blocks, default=1),
             parameter_depth=max((i.payload_words for i in contexts), default=1),
             max_tokens=max([self.network.tokens, *(i.rows for i in keyed)]),
             max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -43,10 +44,12 @@ class _Words:
 def check_program(program: Program, shape: Shape) -> None:
     """Simulate the owners of all words, after a check that every address and header field fits its width.
 
+    What a step counts through in the small memories (parameters, kept weights, queues) must lie within those of `shape`.
+
     Raises:
         MoehlsError: a step reads or a stage shows a word that holds another value, an address lies outside of what the
-            program requires, or a step touches words it does not declare. It names the step and the values. Or the
-            model is too large for 16-bit addresses.
+            program requires, a step touches words it does not declare, or needs more of a small memory than the shape
+            has. It names the step and the values. Or the model is too large for 16-bit addresses.
     """
     _check_sizes(program)
     owners = _Owners(program.requirements, shape)
@@ -55,6 +58,7 @@ def check_program(program: Program, shape: Shape) -> None:
         shown.setdefault(stage.step, []).append(Access(stage.value, stage.place))
     for index, step in enumerate(program.steps):
         owners.run(step)
+        _check_small(step, shape)
         for access in shown.get(index, []):
             owners.expect(step, access, "shows")
 
@@ -74,6 +78,38 @@ def _check_sizes(program: Program) -> None:
             )
     for step in program.steps:
         encode(step.instruction)
+
+
+def _check_small(step: Step, shape: Shape) -> None:
+    """The memories that no address of a header reaches: a step's counts index them."""
+    for what, count, depth in _small(step.instruction, shape):
+        if count > depth:
+            _fail(step, f"has {count} {what}, the machine {depth}")
+
+
+def _small(i: Instruction, shape: Shape) -> Iterator[tuple[str, int, int]]:
+    """What a step counts in a small memory, how many, and how many the machine has."""
+    if i.expert != NO_EXPERT:
+        yield "experts", i.expert + 1, shape.max_experts
+        yield "rows of an expert", i.rows, shape.max_tokens
+    match i.kind:
+        case Kind.NORM | Kind.POOL:
+            yield "blocks of channels", i.n2, shape.norm_depth
+        case Kind.ROUTE:
+            yield "experts", i.n0, shape.max_experts
+            yield "tokens", i.rows, shape.max_tokens
+        case Kind.SECTION:
+            yield "experts", i.n0, shape.max_experts
+        case Kind.LINEAR if not i.flags & Flag.W_MEMORY:
+            yield "words of kept weights", min(i.n2, i.split), shape.kept_depth
+        case Kind.LINEAR if i.mode == Mode.SOFTMAX:
+            yield "keys", i.rows, shape.max_tokens
+        case Kind.LINEAR if i.flags & Flag.PARAMETERS:
+            yield "words of parameters", i.payload_words, shape.parameter_depth
+
+
+def _fail(step: Step, what: str) -> NoReturn:
+    raise MoehlsError(f"plan: step {step.name!r} {what}; this is an error of moehls, please report the model")
 
 
 @dataclass
@@ -117,23 +153,20 @@ class _Owners:
         for number in np.unique(found):
             name, condition, own = self.names[number], self.conditions[number], step.instruction
             if name != access.value:
-                self.fail(step, f"{verb} {access.value!r} in {place.memory}, where {name!r} lies")
+                _fail(step, f"{verb} {access.value!r} in {place.memory}, where {name!r} lies")
             if condition not in ((ANY_TASK, NO_EXPERT), (own.task, own.expert)):
-                self.fail(step, f"{verb} {access.value!r}, which only task and expert {condition} write")
+                _fail(step, f"{verb} {access.value!r}, which only task and expert {condition} write")
 
     def declared(self, step: Step, words: _Words, accesses: tuple[Access, ...], verb: str) -> Access:
         for access in accesses:
             if access.place.memory == words.memory and np.isin(words.addresses, _addresses(access.place, self)).all():
                 return access
-        return self.fail(step, f"{verb} words of {words.memory} that it does not declare")
+        _fail(step, f"{verb} words of {words.memory} that it does not declare")
 
     def bounds(self, step: Step, words: _Words) -> None:
         depth = self.words[words.memory].shape[1]
         if words.addresses.size and not 0 <= words.addresses.min() <= words.addresses.max() < depth:
-            self.fail(step, f"leaves {words.memory}, which has {depth} words")
-
-    def fail(self, step: Step, what: str) -> Access:
-        raise MoehlsError(f"plan: step {step.name!r} {what}; this is an error of moehls, please report the model")
+            _fail(step, f"leaves {words.memory}, which has {depth} words")
 
 
 def _addresses(place: Place, owners: _Owners) -> IntArray:

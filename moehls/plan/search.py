@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from moehls.boards import Board
 from moehls.errors import DoesNotFit, MoehlsError
-from moehls.integer.operations import IntegerEmbed, IntegerExperts, IntegerNetwork
+from moehls.integer.operations import IntegerExperts, IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
 from moehls.plan.memory import DSP_LIMIT, LIMIT, fit_memories
@@ -21,6 +21,7 @@ from moehls.plan.program import build_program
 from moehls.plan.resources import column_dsps, dsp_by_process, plan_resources
 from moehls.plan.shape import Experts, Shape, Storage
 from moehls.plan.steps import Program
+from moehls.plan.uses import most_blocks
 
 BLOCKS = (8, 16, 32)
 WORD_BITS_LIMIT = 4096
@@ -116,11 +117,11 @@ def program_key(shape: Shape) -> tuple[int, int, Experts]:
 
 def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
     """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
-    channels = max((op.initial.shape[1] for op in network.operations if isinstance(op, IntegerEmbed)), default=1)
     for block in _choices(settings.block, BLOCKS):
         word_bits = block * block * network.precision.weight_bits
         if word_bits > WORD_BITS_LIMIT or word_bits < HEADER_BITS or block % 8:
             continue
+        norm_depth = most_blocks(network, block)
         for token_parallel in _choices(settings.token_parallel, range(1, block + 1)):
             for experts, lanes, ports in itertools.product(
                 _experts(network, settings),
@@ -131,7 +132,7 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                     continue
                 parallel = token_parallel, block, lanes, ports
                 shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0, experts=experts)
-                shape = replace(shape, norm_depth=-(-channels // block))
+                shape = replace(shape, norm_depth=norm_depth)
                 shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
                 if _has_dsps(shape, board):
                     yield shape

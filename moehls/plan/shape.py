@@ -26,7 +26,7 @@ class Shape:
     kept_depth: int
     """weight words kept in `weights`: the largest n2 of a stream step"""
     norm_depth: int
-    """channel blocks of the residual"""
+    """channel blocks of a token that is normalised or pooled: more than the residual has where heads are padded"""
     parameter_depth: int
     """parameter words kept in memory order"""
     max_tokens: int

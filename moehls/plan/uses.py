@@ -8,13 +8,15 @@ from moehls.integer.operations import (
     GatedRequantise,
     IntegerAttention,
     IntegerConstant,
+    IntegerEmbed,
     IntegerExperts,
     IntegerLinear,
     IntegerNetwork,
     IntegerNorm,
     IntegerOperation,
+    IntegerPool,
 )
-from moehls.plan.steps import Memory
+from moehls.plan.steps import Channels, Memory
 
 
 def reads(operation: IntegerOperation) -> tuple[str, ...]:
@@ -43,6 +45,24 @@ def heads_of_norms(network: IntegerNetwork, roles: dict[str, tuple[Memory, int]]
     """The heads of the attentions that read norms of a residual value, by its name."""
     norms = [op for op in network.operations if isinstance(op, IntegerNorm) and op.operand in roles]
     return {op.input: roles[op.operand][1] for op in norms}
+
+
+def most_blocks(network: IntegerNetwork, block: int) -> int:
+    """The most blocks of `block` channels a row that is loaded, normalised or pooled has: heads are padded one by one."""
+    roles = attention_roles(network)
+    rows = [Channels(1)]
+    for op in network.operations:
+        match op:
+            case IntegerEmbed(initial=initial):
+                rows.append(Channels(initial.shape[1]))
+            case IntegerConstant(rows=constant):
+                rows.append(Channels(constant.shape[1]))
+            case IntegerNorm():
+                _, heads = roles.get(op.operand, ("m0", 1))
+                rows.append(Channels(len(op.scaling.bias), heads // op.heads))
+            case IntegerPool():
+                rows.append(Channels(len(op.scaling.bias)))
+    return max(channels.blocks(block) for channels in rows)
 
 
 def factors(network: IntegerNetwork) -> frozenset[str]:

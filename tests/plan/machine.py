@@ -90,6 +90,7 @@ class Machine:
                 self.residual[lane, h.y_base + group * h.n2 + block] = values[row * h.n2 + block]
 
     def norm(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
+        assert h.n2 <= self.shape.norm_depth, "blocks of channels"
         p, tt, planes = self.p, self.shape.token_parallel, 16 // self.p.activation_bits
         bias, gain, shift, _ = (x.ravel() for x in self.parameters(payload, h.n2))
         gain = np.where(gain >= 1 << 15, gain - (1 << 16), gain)
@@ -124,6 +125,7 @@ class Machine:
         b, tt, group = self.shape.block, self.shape.token_parallel, self.shape.blocks_per_parameter_word
         rows = self.count[h.expert] if h.expert != NO_EXPERT else h.rows
         groups = -(-rows // tt) if h.expert != NO_EXPERT else h.n1
+        assert min(h.n2, h.split) <= self.shape.kept_depth, "words of kept weights"
         words = iter(payload)
         for i0 in range(h.n0):
             if i0 % group == 0:
@@ -178,6 +180,7 @@ class Machine:
 
     def softmax(self, h: Instruction, x: int, w: int, y: int) -> None:
         p, tt, b = self.p, self.shape.token_parallel, self.shape.block
+        assert h.rows <= self.shape.max_tokens, "keys"
         for i0 in range(h.n0):
             running = np.zeros((tt, 1), np.int64)
             for i1 in range(h.n1):
@@ -201,6 +204,7 @@ class Machine:
 
     def context(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, b = self.p, self.shape.token_parallel, self.shape.block
+        assert len(payload) <= self.shape.parameter_depth, "words of parameters"
         bias, multiplier, shift, _ = self.parameters(payload, h.n1)
         for i0 in range(h.n0):
             sums = np.zeros((tt, 1), np.int64)
@@ -223,6 +227,7 @@ class Machine:
 
     def route(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         p = self.p
+        assert h.n0 <= self.shape.max_experts, "experts"
         self.count[:] = 0
         for choice in range(h.n1) if h.mode & Gating.BY_CHOICE else [None]:
             for row in range(h.rows):
@@ -255,6 +260,7 @@ class Machine:
                         self.count[expert] += 1
 
     def pool(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
+        assert h.n2 <= self.shape.norm_depth, "blocks of channels"
         p, tt, planes = self.p, self.shape.token_parallel, 16 // self.p.activation_bits
         bias, multiplier, shift, _ = self.parameters(payload, h.n2)
         for block in range(h.n2):

@@ -12,6 +12,7 @@ from moehls.errors import MoehlsError
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan.check import check_program
 from moehls.plan.steps import Access, Program, Step
+from moehls.plan.uses import most_blocks
 from tests.plan.support import program_and_shape, small_network
 from tests.support.random_networks import Sizes, random_integer_network
 
@@ -73,6 +74,30 @@ def test_addresses_beyond_the_declared_places_are_found(name: str, field: str) -
     wrong = replace(instruction, **{field: getattr(instruction, field) + 100})
     with pytest.raises(MoehlsError, match=f"'{name}' (leaves|reads|writes)"):
         check_program(changed(program, index, replace(program.steps[index], instruction=wrong)), shape)
+
+
+@pytest.mark.parametrize(
+    "sizes", [Sizes(normalised=True), Sizes(pooled=True), Sizes(slots=3)], ids=["q, k", "pool", "soft"]
+)
+@pytest.mark.parametrize(("token_parallel", "block"), [(4, 8), (3, 16)])
+def test_memories_hold_what_steps_count(sizes: Sizes, token_parallel: int, block: int) -> None:
+    """Heads of normalised queries are padded one by one: they have more blocks than the residual. The search knows how many."""
+    network = random_integer_network(3, W8A8, sizes)
+    program, shape = program_and_shape(network, token_parallel, block)
+    check_program(program, shape)
+    assert most_blocks(network, block) == shape.norm_depth
+
+
+SMALL = ("kept_depth", "norm_depth", "parameter_depth", "max_tokens", "max_experts")
+
+
+@pytest.mark.parametrize("memory", SMALL)
+def test_a_memory_that_is_too_small_is_found(memory: str) -> None:
+    program, shape = program_and_shape(random_integer_network(3, W8A8, Sizes(normalised=True)), 4, 8)
+    least = getattr(shape, memory)
+    check_program(program, shape)
+    with pytest.raises(MoehlsError, match=rf"has {least} [\w ]+, the machine {least - 1}"):
+        check_program(program, replace(shape, **{memory: least - 1}))
 
 
 def test_a_step_that_may_not_run_is_no_writer_for_one_that_does() -> None:

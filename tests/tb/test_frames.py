@@ -24,8 +24,9 @@ KERNEL_TESTS = 7
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Gated MLPs and experts, shared experts and RMS normalisation; `test_digits.py` has the plain ones."""
-    return write_random_project(tmp_path_factory.mktemp("frames"), 2, replace(TINY, gated=True, centred=False))
+    """Gated MLPs and experts, shared experts, RMS normalisation, of queries and keys too; `test_digits.py` has the plain ones."""
+    sizes = replace(TINY, gated=True, centred=False, normalised=True)
+    return write_random_project(tmp_path_factory.mktemp("frames"), 2, sizes)
 
 
 @pytest.fixture(scope="module")
