@@ -11,8 +11,43 @@ Storage = Literal["bram", "uram", "lutram"]
 Experts = Literal["streamed", "prefetched"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a program asks of the hardware besides sizes, and what a machine has: operations, and bits of numbers."""
+
+    pools: bool = False
+    """whether the hardware for POOL steps is there"""
+    gated: bool = False
+    """whether `activate` can multiply with an operand of memory W"""
+    plain_norms: bool = False
+    """whether norms can only scale"""
+    thresholds: bool = False
+    """whether routers can leave out experts of small gates"""
+    capacities: bool = False
+    """whether experts can take a limited number of tokens"""
+    sigmoids: bool = False
+    """whether routers score experts by sigmoids"""
+    expert_group: int = 0
+    """experts of a group from which tokens choose; 0 where no router has groups"""
+    sides: bool = False
+    """whether LOAD and SCATTER reach residual rows beside the stream's"""
+    norm_targets: bool = False
+    """whether norms can write their operand to M1 and M2"""
+    wide: bool = False
+    """whether products can replace residual rows"""
+    scaled_bits: int = 64
+    """of a sum with its bias, where it is requantised; never more than accumulator_bits"""
+    shift_low: int = 0
+    """smallest and largest shift of `rescale`"""
+    shift_high: int = 63
+    second_bits: int = 64
+    """of what `activate` multiplies, never more than accumulator_bits"""
+    second_shift_low: int = 0
+    second_shift_high: int = 63
+
+
 @dataclass(frozen=True)
-class Shape:
+class Shape(Capabilities):
     """Compile-time constants of one accelerator (`docs/accelerator.md`, section 1). Depths are in words a bank."""
 
     precision: Precision
@@ -36,40 +71,10 @@ class Shape:
     activation_storage: Storage = "bram"
     residual_storage: Storage = "bram"
     fifo_storage: Storage = "uram"
-    pools: bool = False
-    """whether the hardware for POOL steps is there"""
-    gated: bool = False
-    """whether `activate` can multiply with an operand of memory W"""
-    plain_norms: bool = False
-    """whether norms can only scale"""
-    thresholds: bool = False
-    """whether routers can leave out experts of small gates"""
-    capacities: bool = False
-    """whether experts can take a limited number of tokens"""
-    sigmoids: bool = False
-    """whether routers score experts by sigmoids"""
-    expert_group: int = 0
-    """experts of a group from which tokens choose; 0 where no router has groups"""
-    sides: bool = False
-    """whether LOAD and SCATTER reach residual rows beside the stream's"""
-    norm_targets: bool = False
-    """whether norms can write their operand to M1 and M2"""
-    wide: bool = False
-    """whether products can replace residual rows"""
     lut_columns: int = 0
     """outputs of the last pair of tokens whose products are made of LUTs"""
     experts: Experts = "streamed"
     """whether the stream holds all experts in order, or goes from choice to choice and holds the chosen ones alone"""
-
-    scaled_bits: int = 64
-    """of a sum with its bias, where it is requantised; never more than accumulator_bits"""
-    shift_low: int = 0
-    """smallest and largest shift of `rescale`"""
-    shift_high: int = 63
-    second_bits: int = 64
-    """of what `activate` multiplies, never more than accumulator_bits"""
-    second_shift_low: int = 0
-    second_shift_high: int = 63
 
     @property
     def slices(self) -> int:

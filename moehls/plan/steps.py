@@ -16,7 +16,7 @@ import numpy.typing as npt
 from moehls.integer.operations import IntArray, TensorKind
 from moehls.plan.instruction import Flag, Instruction, Kind
 from moehls.plan.payload import Payload
-from moehls.plan.shape import Shape
+from moehls.plan.shape import Capabilities, Shape
 
 Memory = Literal["m0", "m1", "m2", "m3", "residual", "raw", "queue"]
 
@@ -136,8 +136,8 @@ class InputPlace:
 
 
 @dataclass(frozen=True)
-class Requirements:
-    """The least sizes of the memories for a program (fields of `Shape`)."""
+class Requirements(Capabilities):
+    """The least that a program needs of a machine (fields of `Shape`)."""
 
     activation_depth: int
     residual_depth: int
@@ -147,32 +147,6 @@ class Requirements:
     parameter_depth: int
     max_tokens: int
     max_experts: int
-    pools: bool = False
-    """whether there are POOL steps"""
-    gated: bool = False
-    plain_norms: bool = False
-    """whether norms only scale some residual"""
-    thresholds: bool = False
-    """whether routers leave out experts of small gates"""
-    capacities: bool = False
-    """whether experts take a limited number of tokens"""
-    sigmoids: bool = False
-    """whether routers score experts by sigmoids"""
-    expert_group: int = 0
-    """experts of a group from which tokens choose; 0 where no router has groups"""
-    sides: bool = False
-    """whether residual rows beside the stream's are loaded, and experts add to them"""
-    norm_targets: bool = False
-    """whether norms write queries, keys or values"""
-    wide: bool = False
-    """whether products replace residual rows"""
-    scaled_bits: int = 64
-    """these as `moehls.plan.bounds` finds them"""
-    shift_low: int = 0
-    shift_high: int = 63
-    second_bits: int = 64
-    second_shift_low: int = 0
-    second_shift_high: int = 63
 
 
 def headers_begun(steps: Sequence[Step], together: int) -> tuple[int, ...]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from moehls.report.figures import Figure, Line, Rect, Text
-from moehls.resources import resource
+from moehls.report.templates import render
 
 _PANELS = {"dsp": "DSP48E2", "bram36": "BRAM36", "uram": "URAM"}
 _WIDTH, _PANEL, _LEFT, _RIGHT, _TOP = 960.0, 190.0, 64.0, 20.0, 30.0
@@ -20,14 +18,7 @@ _GAP, _MARK = 44.0, 7.0
 
 def draw(found: Mapping[str, Any]) -> str:
     """The SVG of a front."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("templates") / "report"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("front.svg.j2").render(figure=figure(found))
+    return render("front.svg.j2", figure=figure(found))
 
 
 def figure(found: Mapping[str, Any]) -> Figure:

@@ -8,12 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from moehls.project import Project
 from moehls.report import figures
+from moehls.report.templates import render
 from moehls.report.timeline import timeline
-from moehls.resources import resource
 
 _NAMES = {"dsp": "DSP48E2", "bram36": "BRAM36", "uram": "URAM", "lut": "LUT", "ff": "flip-flops"}
 
@@ -27,19 +25,13 @@ def write_page(project: Project) -> Path:
 
 def render_page(summary: dict[str, Any], manifest: dict[str, Any]) -> str:
     """The page's HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("templates") / "report"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     fidelity = (summary["verification"] or {}).get("fidelity") or {}
     routing = _by_block(fidelity.get("routing", []), summary["recognised"])
     tasks = [t for t in range(manifest["tasks"]) if any(layer["tokens"][t] for layer in routing)]
     blocks = model_blocks(summary["recognised"])
     steps = timed_steps(summary, manifest["shape"])
-    return environment.get_template("index.html.j2").render(
+    return render(
+        "index.html.j2",
         summary=summary,
         manifest=manifest,
         kinds=list(figures.KINDS),

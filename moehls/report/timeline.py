@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import jinja2
-
 from moehls.report.figures import KINDS, WIDTH, Figure, Rect, Text, round_ticks, vertical_axis
-from moehls.resources import resource
+from moehls.report.templates import render
 
 Json = Mapping[str, Any]
 _LEFT, _RIGHT, _TOP, _GAP = 96.0, 10.0, 14.0, 26.0
@@ -66,14 +64,7 @@ def timeline(steps: Sequence[Json], ports: int) -> Figure | None:
 
 def draw(found: Figure) -> str:
     """The SVG file of a timeline, its legend below."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("templates") / "report"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("timeline.svg.j2").render(figure=found)
+    return render("timeline.svg.j2", figure=found)
 
 
 def _array(x: float, width: float, step: Json) -> Rect:

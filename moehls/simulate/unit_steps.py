@@ -18,6 +18,7 @@ from moehls.errors import CheckFailed
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntArray
 from moehls.network.operations import FloatArray
+from moehls.plan.check import ENGINE
 from moehls.plan.instruction import ANY_TASK, NO_EXPERT, NO_SPLIT, Binding, Kind, Mode, encode
 from moehls.plan.layout import CHUNK_BYTES, input_bytes, output_tensors
 from moehls.plan.payload import Bytes
@@ -29,15 +30,6 @@ from moehls.simulate.simulator import Simulation
 from moehls.simulate.verify import compare
 
 Wanted = Callable[[Step], bool]
-_BINDINGS: dict[int, tuple[str, str, str]] = {
-    Binding.QUERY_VALUE: ("m0", "m3", "m1"),
-    Binding.KEY: ("m0", "m3", "m2"),
-    Binding.SCORES: ("m1", "m2", "m3"),
-    Binding.CONTEXT: ("m3", "m1", "m0"),
-    Binding.PROJECT: ("m0", "m1", "m3"),
-    Binding.ROUTER: ("m2", "m1", "m3"),
-    Binding.UP: ("m1", "m3", "m2"),
-}
 _UNITS: dict[int, tuple[str, dict[str, str]]] = {
     Kind.INPUT: ("input_pixels", {"memory": "m3"}),
     Kind.LOAD: ("load", {"residual": "residual"}),
@@ -71,7 +63,7 @@ def formals(step: Step, norm_targets: bool) -> tuple[str, dict[str, str]]:
     if instruction.kind != Kind.LINEAR:
         unit, memories = _UNITS[instruction.kind]
         return unit, memories | ({"queries": "m1"} if instruction.kind == Kind.NORM and norm_targets else {})
-    x, w, y = _BINDINGS[instruction.binding]
+    x, w, y = ENGINE[Binding(instruction.binding)]
     return "engine", {"x": x, "w": w, "y": y, "residual": "residual", "raw": "raw", "queue": "queue"}
 
 
