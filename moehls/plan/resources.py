@@ -18,9 +18,8 @@ _GROUP = 4
 _AXI_LUT, _CONTROL_LUT, _SECTIONS_LUT = 1500, 6000, 1000
 _POOL_LUT = 310
 """a channel of POOL"""
-_LOOP_DSP = 2
-"""product of the loop bounds, once a process beside the engine that has a nest"""
-_PROCESSES = 9
+_CONTROL_DSP = 7
+"""products of loop bounds and addresses in the processes beside the engine: at most one in most of them"""
 _PRODUCT_LUT, _SUM_LUT = 80, 20
 """of 9 × 8 bits: four selected multiples and their sums; of the sum with another"""
 _SLOPE_LUT = 60
@@ -49,10 +48,10 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
         "rescale": wide * lanes,
         "activate": (wide + shape.gated) * lanes,  # second multiplier or second requantisation; gate · up
         "write": b,  # z · gate
-        "norm": shape.norm_tokens * b * (2 + _products(_scale_bits(shape))) + 12,  # x², x·(D·r), n·g a channel; a root
-        "reciprocals": 3,
-        "route": 2 * shape.route_experts + 6,  # base-2 logits, and the largest; reciprocal, gate
-        "control": _LOOP_DSP * _PROCESSES,
+        "norm": shape.norm_tokens * b * (2 + _products(_scale_bits(shape))) + 13,  # x², x·(D·r), n·g a channel; a root
+        "reciprocals": 2,
+        "route": 2 * shape.route_experts + 9,  # base-2 logits, and the largest; reciprocal, gate
+        "control": _CONTROL_DSP,
     }
 
 

@@ -404,9 +404,12 @@ class Graph:
             return self.signed_bits(x.args[0])
         if x.op == "concat":
             top = x.args[-1]
-            return x.width - top.width + self.signed_bits(top)
+            copies = sum(1 for _ in itertools.takewhile(lambda a: a is top, reversed(x.args))) if top.width == 1 else 1
+            return x.width - top.width + self.signed_bits(top) - (copies - 1)
         if x.op == "mux":
             return max(self.signed_bits(a) for a in x.args[1:])
-        if x.op == "ashr":
+        if x.op in ("and", "or", "xor"):
+            return min(max(self.signed_bits(a) for a in x.args), self.unsigned_bits(x) + 1)
+        if x.op in ("not", "ashr"):
             return self.signed_bits(x.args[0])
         return self.unsigned_bits(x) + 1

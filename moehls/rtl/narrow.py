@@ -353,4 +353,6 @@ def _arithmetic(graph: Graph, op: str, a: Node, b: Node) -> Node:
         return graph.zext(graph.arithmetic(op, graph.slice(a, 0, unsigned), graph.slice(b, 0, unsigned)), width)  # type: ignore[arg-type]
     if signed < width:
         return graph.sext(graph.arithmetic(op, graph.slice(a, 0, signed), graph.slice(b, 0, signed)), width)  # type: ignore[arg-type]
+    if op == "mul":  # of which fewer bits are read than it has: its factors need no more than they fill
+        a, b = (graph.sext(graph.slice(x, 0, bits), width) for x, bits in ((a, sa), (b, sb)))
     return graph.arithmetic(op, a, b)  # type: ignore[arg-type]

@@ -138,6 +138,11 @@ def test_folding_and_narrowing_keep_every_value(seed: int) -> None:
     narrow(process, {})
     for _ in range(12):
         leaves = {f"x{k}": rng.choice((0, 0xFFFF, rng.getrandbits(16))) for k in range(4)}
+        for node, value in ((n, evaluate(n, leaves)) for n in nodes):
+            low = value & ((1 << g.signed_bits(node)) - 1)
+            sign = low >> (g.signed_bits(node) - 1) << g.signed_bits(node)
+            assert (low - sign) & ((1 << node.width) - 1) == value, "bits above the sign"
+            assert value >> g.unsigned_bits(node) == 0
         expected = [f(leaves) for f in values[-6:]]
         assert [evaluate(n, leaves) for n in nodes[-6:]] == expected, "folded while built"
         found = [evaluate(a.data, leaves) for a in process.accesses if a.data is not None]
@@ -182,6 +187,18 @@ def test_products_summed_in_fewer_bits_than_c_has_are_one_node() -> None:
     made = [n for n in process.graph.nodes if n.op in ("dot", "add", "mul")]
     assert [n.op for n in made] == ["dot"]
     assert len(made[0].args) == 9, "four products and an addend"
+
+
+def test_a_saturated_value_has_no_more_bits_than_it_fills() -> None:
+    g = Graph()
+    x = g.leaf("input", "x0", 32)
+    negative = g.slice(x, 31, 1)
+    fits = g.leaf("input", "x1", 1)
+    limit = g.mux(negative, g.const(0xFFF80000, 32), g.const(0x0007FFFF, 32))
+    value = g.mux(fits, g.sext(g.slice(x, 0, 20), 32), limit)
+    assert g.signed_bits(limit) == g.signed_bits(value) == 20
+    assert g.signed_bits(g.bitwise("xor", g.sext(g.slice(x, 0, 5), 32), g.sext(g.slice(x, 8, 7), 32))) == 7
+    assert g.signed_bits(g.invert(g.sext(g.slice(x, 0, 5), 32))) == 5
 
 
 def test_a_bit_is_the_carry_into_a_sum() -> None:
