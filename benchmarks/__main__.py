@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import attention, cycles, fidelity, m3vit, prefetch, resources, scale
+from benchmarks import attention, cycles, fidelity, m3vit, prefetch, resources, scale, shapes
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "attention": attention.main,
     "resources": resources.main,
     "prefetch": prefetch.main,
+    "shapes": shapes.main,
 }
 
 
