@@ -194,8 +194,8 @@ def verify(
     """Run `levels` on samples and update the project's summary.
 
     The samples are those of `inputs` (at most `samples` of them), or `samples` random images from `seed`, or the project's
-    own. `stall` is the chance of a stall an interface and cycle of the RTL; with `bounded` the FIFOs of the C simulation hold
-    no more than their depths. The RTL writes waves (FST) to `waves`.
+    own. `stall` is the chance of a stall an interface and cycle of the RTL; with `bounded` the FIFOs and memories of the C
+    simulation hold no more than their depths. The RTL writes waves (FST) to `waves`.
 
     Raises:
         MoehlsError: no such level, no project, samples that do not fit, or a level that cannot run here.

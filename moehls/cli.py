@@ -136,7 +136,11 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed of random samples and of the RTL's stalls.")] = 0,
     stall: Annotated[float, typer.Option(min=0, max=0.95, help="RTL: chance of a stall an interface and cycle.")] = 0.0,
     bounded: Annotated[
-        bool, typer.Option("--bounded", help="C simulation: FIFOs of their declared depths, a deadlock is a failure.")
+        bool,
+        typer.Option(
+            "--bounded",
+            help="C simulation: FIFOs and memories of their declared depths; a deadlock is a failure, an index outside is one.",
+        ),
     ] = False,
     waves: Annotated[Path | None, typer.Option(metavar="FILE.fst", help="RTL: write waves.")] = None,
     benches: Annotated[

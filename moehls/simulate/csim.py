@@ -26,7 +26,7 @@ import numpy.typing as npt
 from moehls.errors import CheckFailed, MoehlsError
 from moehls.integer.operations import IntArray
 from moehls.resources import resource
-from moehls.simulate.bounded import with_processes
+from moehls.simulate.bounded import bounded_text
 from moehls.simulate.verilator import compiler as compiler_command
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ _FLAGS: dict[Compiler, tuple[str, ...]] = {
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _RESIDUAL, _RAW, _QUEUE, _COUNT = 4, 5, 6, 7
 _BEAT_BYTES = 16
-_SHIM = ("ap_int.h", "hls_stream.h", "hls_fibers.h")
+_SHIM = ("ap_int.h", "hls_stream.h", "hls_fibers.h", "hls_memory.h")
 
 
 def build(
@@ -58,7 +58,7 @@ def build(
         project: a folder written by `moehls.emit`.
         compiler: `clang` of the ziglang package, or `g++` with `ap_types`.
         ap_types: folder of the vendor's `ap_int.h`, for g++; found by `find_ap_types` if not given.
-        bounded: streams hold no more than their depths, so that a FIFO which is too shallow is seen.
+        bounded: streams and memories hold no more than their depths, so that what is too shallow is seen.
 
     Raises:
         MoehlsError: a compiler, a header or a source is missing, or the C++ does not compile.
@@ -78,16 +78,18 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
         unity = folder / "unity.cpp"
         defines = ["#define MOEHLS_CSIM", *(["#define MOEHLS_BOUNDED"] if bounded else [])]
-        read = [_with_processes(path, folder) for path in sources] if bounded else sources
+        read = [_bounded(path, folder) for path in sources] if bounded else sources
+        if bounded:
+            _bounded(project / "include" / "operations.hpp", folder)
         includes = [f'#include "{path.resolve()}"' for path in (*read, harness)]
         unity.write_text("\n".join([*defines, *includes, ""]))
         _compile(unity, library, project / "include", shim, compiler, ap_types)
     return Library(library)
 
 
-def _with_processes(source: Path, folder: Path) -> Path:
+def _bounded(source: Path, folder: Path) -> Path:
     target = folder / source.name
-    target.write_text(with_processes(source.read_text()))
+    target.write_text(bounded_text(source.read_text()))
     return target
 
 
@@ -222,7 +224,7 @@ class Library:
         A program that reads a stream while it is empty, where the hardware would hang, aborts the process.
 
         Raises:
-            CheckFailed: with bounded streams, the processes wait for each other for ever.
+            CheckFailed: with bounded streams, the processes wait for each other for ever, or one leaves a memory.
             MoehlsError: no weights are loaded.
         """
         if self._weights is None:
@@ -246,7 +248,8 @@ class Library:
         if raised:
             raise raised[0]
         if hangs is not None:
-            raise CheckFailed(f"deadlock in step {index}{hangs.decode()}")
+            what, *waiting = hangs.decode().split("; ")
+            raise CheckFailed("; ".join([f"{what} in step {index}", *waiting]))
         return results
 
 

@@ -62,7 +62,7 @@ def simulator(
         level: `csim` or `rtl`.
         seed: of the RTL's stalls.
         stall: chance of a stall an interface and cycle of the RTL.
-        bounded: whether the streams of the C simulation hold no more than their depths.
+        bounded: whether streams and memories of the C simulation hold no more than their depths.
         waves: file for the waves (FST) of the RTL.
 
     Raises:

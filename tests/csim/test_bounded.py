@@ -1,4 +1,4 @@
-"""The C simulation with bounded FIFOs: the declared depths suffice, and one that does not is named."""
+"""The C simulation with bounded FIFOs and memories: the declared depths suffice, and one that does not is named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moehls.errors import CheckFailed
 from moehls.integer.host import quantise_image
 from moehls.project import Project, open_project
 from moehls.samples import read_samples
-from moehls.simulate.bounded import with_processes
+from moehls.simulate.bounded import bounded_text
 from moehls.simulate.simulators import simulator
 from moehls.simulate.verify import compare
 from tests.conftest import DIGITS
@@ -33,13 +33,34 @@ REGION = """void region(int n, in_t& in, out_t& out) {
 
 
 def test_the_calls_of_a_region_become_processes() -> None:
-    text = with_processes(REGION)
+    text = bounded_text(REGION)
     assert 'hls::spawn("first", [&] { first(n, in,\n          narrow, wide); });' in text
     assert 'hls::spawn("second", [&] { second(narrow, wide, out); });' in text
     assert 'hls::name_stream(wide, "wide");  // a lane each' in text
     assert text.endswith("    hls::join();\n}\n")
     other = REGION.replace("    DATAFLOW\n", "")
-    assert with_processes(other) == other
+    assert bounded_text(other) == other
+
+
+def test_memories_know_their_sizes() -> None:
+    text = """static void fill(header_t h, word_t to[TOKENS][ANY_DEPTH], const sum_t sums[BLOCK], streams_t in[PORTS],
+                 queue_t queue[MAX_EXPERTS * MAX_TOKENS]) {
+    static parameter_word_t parameters[ANY_DEPTH];
+    sum_t total[BLOCK];
+    TRACE_STEP(runs, to, queue);
+}
+void read_parameters(words_t& words, parameter_word_t* parameters);
+"""
+    assert bounded_text(text) == (
+        """static void fill(header_t h, hls::memory<word_t, TOKENS, ANY_DEPTH>& to, const sum_t sums[BLOCK], streams_t in[PORTS],
+                 hls::memory<queue_t, MAX_EXPERTS * MAX_TOKENS>& queue) {
+    static hls::memory<parameter_word_t, ANY_DEPTH> parameters{"parameters"};
+    sum_t total[BLOCK];
+    TRACE_STEP(runs, to.words, queue.words);
+}
+void read_parameters(words_t& words, hls::words_of<parameter_word_t> parameters);
+"""
+    )
 
 
 def test_the_depths_of_the_digits_model_suffice(digits: Project) -> None:
@@ -55,16 +76,29 @@ def test_the_depths_of_the_digits_model_suffice(digits: Project) -> None:
 
 def test_a_fifo_that_is_too_shallow_is_a_deadlock(digits_folder: Path, tmp_path: Path) -> None:
     """A token's blocks wait for its sums: with one place the norm hangs, which a C simulation without depths does not see."""
-    folder = tmp_path / "shallow"
+    message = failure(digits_folder, tmp_path, "src/norm.cpp", r"NORM_DEPTH \+ \d+(?=>\s+blocks_t;)", "1")
+    assert "deadlock in step" in message
+    assert "moments waits for room in blocks, which is full (depth 1)" in message
+    assert "compute waits for its processes" in message
+
+
+def test_a_memory_that_is_too_small_is_seen(digits_folder: Path, tmp_path: Path) -> None:
+    """Without its size an array of C++ gives what lies behind it: right by luck, and zeros in RTL."""
+    message = failure(digits_folder, tmp_path, "include/model.hpp", r"(?<=NORM_DEPTH = )\d+", "1")
+    assert re.fullmatch(r"index 1 outside of parameters \(depth 1\) in step \d+", message)
+
+
+def failure(digits_folder: Path, tmp_path: Path, file: str, place: str, text: str) -> str:
+    """How a frame ends on the digits model with the one `place` of a file changed."""
+    folder = tmp_path / "changed"
     shutil.copytree(digits_folder, folder, ignore=shutil.ignore_patterns("build"))
-    path = folder / "src/norm.cpp"
-    text, changes = re.subn(r"NORM_DEPTH \+ \d+(?=>\s+blocks_t;)", "1", path.read_text())
+    path = folder / file
+    changed, changes = re.subn(place, text, path.read_text())
     assert changes == 1
-    path.write_text(text)
+    path.write_text(changed)
     project = open_project(folder)
     machine = simulator(project, "csim", bounded=True)
     pixels = np.zeros((project.plan.input.patches, project.plan.input.channels), np.int64)
-    with pytest.raises(CheckFailed, match="deadlock in step") as caught:
+    with pytest.raises(CheckFailed) as caught:
         machine.run(pixels, 0, trace=False)
-    assert "moments waits for room in blocks, which is full (depth 1)" in str(caught.value)
-    assert "compute waits for its processes" in str(caught.value)
+    return str(caught.value)

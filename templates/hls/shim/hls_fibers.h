@@ -2,7 +2,8 @@
 //
 // In a region every call becomes `hls::spawn("name", [&] { call; })` and its end `hls::join()`; `moehls.simulate.bounded`
 // rewrites the sources so. A process runs until a stream it reads is empty or one it writes is full, then another one does.
-// Where none can go on the hardware would hang: `run` ends and `report` says what each process waits for.
+// Where none can go on the hardware would hang: `run` ends and `report` says what each process waits for. It ends as well where an
+// index lies outside of its memory (hls_memory.h).
 #pragma once
 
 #include <cstddef>
@@ -43,6 +44,7 @@ inline int fiber_count = 0;
 inline fiber* running = nullptr;
 inline ucontext_t scheduler;
 inline char report[4096];
+inline bool failed = false;  // an index lay outside of its memory
 
 inline bool can_go_on(const fiber& f) {
   switch (f.waits) {
@@ -99,6 +101,14 @@ template <class Call> void spawn(const char* name, const Call& call) {
   makecontext(&f->context, enter, 0);
 }
 
+/// Ends the frame: an index lies outside of a memory.
+[[noreturn]] inline void outside(const char* name, unsigned long long index, unsigned long long depth) {
+  std::snprintf(report, sizeof report, "index %lld outside of %s (depth %llu)", static_cast<long long>(index), name, depth);
+  failed = true;
+  swapcontext(&running->context, &scheduler);
+  std::abort();
+}
+
 /// Waits for the processes that the running one has started.
 inline void join() { block(wait::children, nullptr); }
 
@@ -112,10 +122,11 @@ inline std::size_t describe(const fiber& f, char* out, std::size_t room) {
                                    f.on->depth));
 }
 
-/// Runs `call` and all it starts; false where they hang, then `report` says why.
+/// Runs `call` and all it starts; false where they hang or leave a memory, then `report` says why.
 template <class Call> bool run(const char* name, const Call& call) {
   for (int i = 0; i < fiber_count; ++i) fibers[i].done = true;
   running = nullptr;
+  failed = false;
   spawn(name, call);
   fiber* const root = &fibers[0];
   while (!root->done) {
@@ -125,9 +136,10 @@ template <class Call> bool run(const char* name, const Call& call) {
       moved = true;
       running = &fibers[i];
       swapcontext(&scheduler, &running->context);
+      if (failed) return false;
     }
     if (moved) continue;
-    std::size_t at = 0;
+    std::size_t at = std::size_t(std::snprintf(report, sizeof report, "deadlock"));
     for (int i = 0; i < fiber_count && at < sizeof report - 200; ++i) {
       if (!fibers[i].done) at += describe(fibers[i], report + at, sizeof report - at);
     }

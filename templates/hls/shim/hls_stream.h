@@ -5,7 +5,7 @@
 // the stream's name, for the hardware would hang there. A stream that still holds data when it dies is reported.
 //
 // C simulation with MOEHLS_BOUNDED: a stream holds no more than its depth, and the processes of a region take turns
-// (hls_fibers.h), so that a FIFO which is too shallow hangs here as it does in hardware.
+// (hls_fibers.h), so that a FIFO which is too shallow hangs here as it does in hardware. Memories are checked too (hls_memory.h).
 //
 // RTL: a read is a volatile load from the stream's first member, a write a volatile store to it: volatile accesses keep
 // their order and need no calling convention. The depth stands in the type, because pointers in LLVM carry none.
@@ -76,7 +76,7 @@ public:
 
 #elif defined(MOEHLS_BOUNDED)
 
-#include "hls_fibers.h"
+#include "hls_memory.h"
 
 namespace hls {
 
