@@ -17,7 +17,7 @@ help:
 	@echo "make setup        the virtual environment alone, everything but torch"
 	@echo "make test-models  the tests of the exporters (installs torch, timm, transformers)"
 	@echo "make bench        the figures of benchmarks/"
-	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan in DSP, BRAM and URAM"
+	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan"
 	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
 	@echo "make faults       100 breaks in generated C++ and 100 in RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"

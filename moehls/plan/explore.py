@@ -14,7 +14,7 @@ from moehls.boards import Board
 from moehls.errors import DoesNotFit, MoehlsError
 from moehls.integer.operations import IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles
-from moehls.plan.memory import LIMIT
+from moehls.plan.memory import LUT_LIMIT
 from moehls.plan.program import build_program
 from moehls.plan.resources import plan_resources
 from moehls.plan.search import Settings, candidates, fitted, program_key, search
@@ -98,7 +98,7 @@ def _fitting(program: Program, candidate: Shape, board: Board, settings: Setting
         shape = fitted(program, candidate, board, settings)
     except DoesNotFit:
         return
-    if plan_resources(shape).lut > LIMIT * board.lut:
+    if plan_resources(shape).lut > LUT_LIMIT * board.lut:
         return
     shares = (1,) if settings.fifo_beats else _FIFO_SHARES
     for beats in dict.fromkeys(max(shape.fifo_beats // share, _least_beats(shape)) for share in shares):

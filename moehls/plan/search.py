@@ -1,7 +1,7 @@
 """The search for a shape: the parallelism with the fewest estimated cycles under a board's limits.
 
 In go a network, a board and what the user fixed, out comes a shape. Every candidate is estimated with the cost model;
-equal cycles go to fewer DSPs. The search has no randomness.
+equal cycles go to fewer DSPs, then to fewer LUTs. The search has no randomness.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moehls.errors import DoesNotFit, MoehlsError
 from moehls.integer.operations import IntegerExperts, IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
-from moehls.plan.memory import DSP_LIMIT, LIMIT, fit_memories
+from moehls.plan.memory import DSP_LIMIT, LUT_LIMIT, fit_memories
 from moehls.plan.program import build_program
 from moehls.plan.resources import column_dsps, dsp_by_process, plan_resources
 from moehls.plan.shape import Experts, Shape, Storage
@@ -83,7 +83,7 @@ def search(
         MoehlsError: the settings contradict each other, or nothing fits the board (`DoesNotFit` where that is for the
             memories); the message says what would.
     """
-    best: tuple[tuple[float, int, int], Shape, Program] | None = None
+    best: tuple[tuple[float, int, int, int], Shape, Program] | None = None
     failure: tuple[float, MoehlsError] = math.inf, MoehlsError(_no_candidate(network, board, settings))
     program: Program | None = None
     built: tuple[int, int, Experts] | None = None
@@ -98,11 +98,11 @@ def search(
             failure = min(failure, (_activation_bits(program, candidate), error), key=_first)
             continue
         resources = plan_resources(shape)
-        if resources.lut > LIMIT * board.lut:
+        if resources.lut > LUT_LIMIT * board.lut:
             large = MoehlsError(_too_many_luts(shape, resources.lut, board))
             failure = min(failure, (_activation_bits(program, candidate), large), key=_first)
             continue
-        score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, shape.ports)
+        score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, resources.lut, shape.ports)
         if best is None or score < best[0]:
             best = score, shape, program
     if best is None:
@@ -194,7 +194,7 @@ def _activation_bits(program: Program, shape: Shape) -> float:
 def _too_many_luts(shape: Shape, luts: int, board: Board) -> str:
     return (
         f"{shape.token_parallel} tokens and blocks of {shape.block} channels in parallel take about {luts} LUTs, "
-        f"{board.name} has {LIMIT * board.lut:.0f} (of {board.lut}, less a reserve); set a smaller token_parallel, "
+        f"{board.name} has {LUT_LIMIT * board.lut:.0f} (of {board.lut}, less a reserve); set a smaller token_parallel, "
         "block or epilogue_lanes, or choose a larger board"
     )
 

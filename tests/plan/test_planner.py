@@ -16,7 +16,7 @@ from moehls.integer.operations import IntegerAttention, IntegerLinear, IntegerOu
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan import build_program, load_plan, plan, save_plan, weights_bytes
 from moehls.plan.layout import input_bytes, output_tensors, port_chunks
-from moehls.plan.memory import DSP_LIMIT, LIMIT
+from moehls.plan.memory import DSP_LIMIT, LIMIT, LUT_LIMIT
 from tests.plan.support import small_network
 from tests.support.random_networks import Sizes, random_integer_network
 
@@ -32,7 +32,7 @@ def test_a_plan_is_within_its_board(name: str, precision: Precision) -> None:
     assert found.resources.dsp <= DSP_LIMIT * board.dsp
     assert found.resources.bram36 <= LIMIT * board.bram36
     assert found.resources.uram <= board.uram
-    assert found.resources.lut <= LIMIT * board.lut
+    assert found.resources.lut <= LUT_LIMIT * board.lut
     assert found.shape.ports <= board.hp_ports
     assert found.latency_ms == pytest.approx(found.cycles / board.clock_mhz / 1000)
 

@@ -1,0 +1,227 @@
+"""LUTs and flip-flops planned for a shape, process by process: bits of its structure times what a bit takes.
+
+The terms are read from the C++: words that are taken apart, lanes, accumulators, operands, multiplexers. What a bit of each takes
+was fitted to RTL counted by yosys (its LUTs as they are, docs/simulation.md), in shapes that differ in parallelism, lanes,
+precision and options: `python -m benchmarks resources --calibrate --fit` counts them again and fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moehls.plan.shape import Shape
+
+Terms = dict[str, float]
+COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "multiply": {
+        "accumulators": (0.455, 0.746),
+        "columns in LUTs": (1.39, 1.04),
+        "products": (3.2, 0.874),
+        "words": (0.204, 2.97),
+    },
+    "weights": {
+        "words": (2.55, 3.55),
+        "parameters": (1.4, 2.43),
+        "token words": (0.258, 0.162),
+    },
+    "feed": {
+        "operands": (6.23, 5.87),
+        "one": (231.0, 325.0),
+    },
+    "engine": {
+        "accumulators": (1.18, 0.194),
+        "lanes": (1.72, 0.23),
+        "words": (0.0, 0.0),
+        "one": (1150.0, 493.0),
+    },
+    "rescale": {
+        "lanes": (211.0, 171.0),
+        "shifts": (0.932, 0.721),
+        "wide products": (23.8, 15.5),
+        "accumulators": (0.642, 1.45),
+    },
+    "activate": {
+        "lanes": (113.0, 147.0),
+        "shifts": (1.55, 0.995),
+        "halvings": (1.77, 2.3),
+        "factors": (0.0, 19.5),
+        "accumulators": (0.204, 0.202),
+        "one": (126.0, 1350.0),
+    },
+    "write": {
+        "lanes": (5.06, 7.44),
+        "residual": (2.84, 6.11),
+        "channels": (0.0, 0.0),
+        "one": (378.0, 714.0),
+    },
+    "norm": {
+        "channels": (28.1, 14.7),
+        "rows of lanes": (3.02, 6.25),
+        "targets": (0.0, 0.0),
+        "one": (2230.0, 4310.0),
+    },
+    "route": {
+        "logits": (0.0, 0.0),
+        "pairs": (3.58, 1.79),
+        "options": (2.87, 2.85),
+        "one": (3030.0, 2870.0),
+    },
+    "gather": {
+        "copies": (0.813, 0.21),
+        "words": (0.0, 0.0),
+        "one": (403.0, 585.0),
+    },
+    "pool": {
+        "channels": (11.6, 14.5),
+    },
+    "store": {
+        "rows": (0.619, 0.0809),
+        "one": (986.0, 1150.0),
+    },
+    "compute": {
+        "token words": (10.2, 0.925),
+        "residual words": (0.0, 0.0),
+        "words": (0.471, 10.8),
+    },
+    "stream": {
+        "words": (1.14, 3.42),
+        "ports": (725.0, 251.0),
+        "one": (1910.0, 366.0),
+    },
+    "sections": {
+        "ports": (615.0, 457.0),
+        "one": (1230.0, 914.0),
+    },
+}
+"""process → term → (LUTs, flip-flops) a unit"""
+
+_PORT_BITS = 27
+"""of a DSP48E2: what a product has above them is made of LUTs"""
+
+PROCESSES = {
+    "write_tiles": "write",
+    **dict.fromkeys(("moments", "inverse_deviation", "normalise", "norm"), "norm"),
+    **dict.fromkeys(("rank", "prune", "exponentials", "enqueue", "route"), "route"),
+    **dict.fromkeys(("form_passes", "copy_tokens", "gather"), "gather"),
+    **dict.fromkeys(("fetch", "send", "store"), "store"),
+    **dict.fromkeys(("engine", "reciprocals"), "engine"),
+    **dict.fromkeys(
+        ("first_section", "copy_segments", "section", "sections", "request", "keep", "choose", "burst_read_segments"),
+        "sections",
+    ),
+}
+"""process of the RTL → its name here; what has no name belongs to "stream": masters, registers, what loads and drains"""
+
+
+def name_of(process: str) -> str:
+    """What a process of the RTL counts to."""
+    name = PROCESSES.get(process, process)
+    return name if name in COEFFICIENTS else "stream"
+
+
+def terms(shape: Shape) -> dict[str, Terms]:
+    """Units of structure of each process, or of the processes of a step (`PROCESSES`)."""
+    return {**_array(shape), **_epilogue(shape), **_units(shape), **_streams(shape)}
+
+
+def _array(shape: Shape) -> dict[str, Terms]:
+    """The array, and what feeds it."""
+    p, b, tt = shape.precision, shape.block, shape.token_parallel
+    token_word, accumulators = b * p.activation_bits + 8, tt * b * p.accumulator_bits
+    operands = tt * b * p.activation_bits
+    return {
+        "multiply": {
+            "accumulators": accumulators,
+            "columns in LUTs": shape.lut_columns * b * (2 - tt % 2) * p.activation_bits * p.weight_bits,
+            "products": tt * b * b,
+            "words": shape.word_bits,
+        },
+        "weights": {
+            "words": shape.word_bits,
+            "parameters": b * shape.parameter_bits,
+            "token words": tt * token_word * shape.gated,
+        },
+        "feed": {"operands": operands, "one": 1},
+        "engine": {
+            "accumulators": accumulators,
+            "lanes": tt * shape.epilogue_lanes * p.accumulator_bits,
+            "words": shape.word_bits,
+            "one": 1,
+        },
+    }
+
+
+def _epilogue(shape: Shape) -> dict[str, Terms]:
+    p, b, tt, lanes = shape.precision, shape.block, shape.token_parallel, shape.token_parallel * shape.epilogue_lanes
+    scaled, second = min(shape.scaled_bits, p.accumulator_bits), min(shape.second_bits, p.accumulator_bits)
+    return {
+        "rescale": {
+            "lanes": lanes,
+            "shifts": lanes * scaled * (shape.shift_high - shape.shift_low).bit_length(),
+            "wide products": lanes * max(0, scaled - _PORT_BITS),
+            "accumulators": tt * b * p.accumulator_bits,
+        },
+        "activate": {
+            "lanes": lanes,
+            "shifts": lanes * second * (shape.second_shift_high - shape.second_shift_low).bit_length(),
+            "halvings": lanes * p.activation_bits**2,
+            "factors": lanes * p.activation_bits * shape.gated,
+            "accumulators": tt * b * p.accumulator_bits,
+            "one": 1,
+        },
+        "write": {
+            "lanes": lanes * p.residual_bits,
+            "residual": tt * b * p.residual_bits,
+            "channels": b * p.accumulator_bits,
+            "one": 1,
+        },
+    }
+
+
+def _units(shape: Shape) -> dict[str, Terms]:
+    """What works beside the array."""
+    p, b, tt = shape.precision, shape.block, shape.token_parallel
+    residual, token_word = b * p.residual_bits, b * p.activation_bits + 8
+    experts = shape.max_experts * p.accumulator_bits
+    options = (shape.thresholds, shape.capacities, shape.sigmoids, shape.expert_group > 0)
+    return {
+        "norm": {
+            "channels": shape.norm_tokens * b * p.residual_bits,
+            "rows of lanes": tt * residual,
+            "targets": tt * token_word * shape.norm_targets,
+            "one": 1,
+        },
+        "route": {
+            "logits": experts,
+            "pairs": experts * shape.route_experts,
+            "options": experts * sum(options),
+            "one": 1,
+        },
+        "gather": {"copies": shape.gather_tokens * tt * token_word, "words": tt * token_word, "one": 1},
+        "pool": {"channels": shape.pools * b * p.accumulator_bits},
+        "store": {"rows": tt * (residual + token_word), "one": 1},
+    }
+
+
+def _streams(shape: Shape) -> dict[str, Terms]:
+    """The step machine with its memories' ports, and what moves the stream."""
+    p, b, tt = shape.precision, shape.block, shape.token_parallel
+    prefetched = shape.experts == "prefetched"
+    return {
+        "compute": {
+            "token words": tt * (b * p.activation_bits + 8),
+            "residual words": tt * b * p.residual_bits,
+            "words": shape.word_bits,
+        },
+        "stream": {"words": shape.word_bits, "ports": shape.ports, "one": 1},
+        "sections": {"ports": prefetched * shape.ports, "one": prefetched},
+    }
+
+
+def logic_by_process(shape: Shape) -> dict[str, tuple[int, int]]:
+    """(LUTs, flip-flops) of each process without its memories."""
+    found = {}
+    for name, units in terms(shape).items():
+        each = [(COEFFICIENTS[name][term], n) for term, n in units.items()]
+        found[name] = round(sum(unit[0] * n for unit, n in each)), round(sum(unit[1] * n for unit, n in each))
+    return found
