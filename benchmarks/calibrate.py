@@ -84,7 +84,7 @@ def logic(shape: Shape, processes: Mapping[str, Mapping[str, float]]) -> Logic:
 def counted(shape: Shape, folder: Path) -> Mapping[str, Mapping[str, float]]:
     """Cells of every process of the accelerator of a shape."""
     folder.mkdir(parents=True, exist_ok=True)
-    emit_hls(shape, "exact", folder)
+    emit_hls(shape, ("exact",), folder)
     report = generate(folder)
     usage = count(sorted((folder / "rtl").glob("*.sv")), report.top, folder / "build" / "resources")
     return {name: asdict(cells) for name, cells in usage.processes.items()}

@@ -157,7 +157,7 @@ def write_project(
             (work / folder).mkdir(parents=True)
         (work / MANIFEST).write_text(json_text(found))
         (work / SUMMARY).write_text(json_text(summary))
-        emit_hls(plan.shape, integer.activation, work)
+        emit_hls(plan.shape, integer.activations, work)
         _write_data(work, network, integer, plan, samples, executions)
         _write_templates(work, plan, int(samples.tasks[0]))
         _replace(target, work)

@@ -139,6 +139,14 @@ GATED: dict[str, GatedForm] = {
     "shared_sum": GatedForm(norm="rms_cast", experts="loop", shared="sum", factor=2.5),
     "shared_sigmoids": GatedForm(norm="rms_cast", experts="index_add", gate="sigmoid", shared="sum", factor=2.5),
     "shared_gated": GatedForm(norm="rms_cast", experts="index_add", shared="gated"),
+    "gate_selected": GatedForm(experts="index_add", gate="selected", factor=2.5),
+    "gate_selected_groups": GatedForm(experts="loop", gate="selected_groups", factor=2.5, shared="sum"),
+    "weighed_inputs": GatedForm(norm="rms_product", experts="dense", gate="inputs", shared="sum"),
+    "activations_two": GatedForm(experts="loop", activation="silu", mlp_activation="gelu", mlp="plain"),
+    "activations_gelus": GatedForm(experts="loop", activation="gelu_tanh", mlp_activation="gelu"),
+    "pre_norm": GatedForm(activation="quick", mlp="plain", pre_norm=True),
+    "post_norm": GatedForm(mlp="plain", experts="loop", pre_norm=True, post_norm=True),
+    "pre_norm_experts": GatedForm(norm="rms_product", experts="index_add", gate="chosen", pre_norm=True),
 }
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "plain": (

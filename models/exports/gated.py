@@ -1,5 +1,5 @@
-"""Blocks with gated MLPs, RMS normalisation, shared experts and normalised queries, as Mixtral, OLMoE, Qwen2-MoE and DeepSeek
-write them, in a small vision encoder.
+"""Blocks with gated MLPs, RMS normalisation, shared experts and normalised queries, as Mixtral, OLMoE, Qwen2-MoE, DeepSeek
+and Llama 4 write them, in a small vision encoder.
 
 `GatedVit` is put together from one form of each piece, as `SmallVit` is from the forms of older transformers.
 """
@@ -22,7 +22,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "quick": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
+SELECTED, SELECTED_GROUPS, KEPT_GROUPS = 9, 3, 2
+"""experts and groups of a gate with a selection bias, and groups of a token"""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,18 @@ class GatedForm:
     mlp: str = "gated"
     experts: str = "none"
     gate: str = "all"
-    """softmax over all experts, over the `chosen` ones, or the `sigmoid` of each logit"""
+    """softmax over all experts, over the `chosen` ones, or the `sigmoid` of each logit; `selected` with a bias for the choice
+    (DeepSeek-V3), `selected_groups` in groups of the two best; `inputs` weighs the experts' inputs by sigmoids (Llama 4)"""
     factor: float = 1.0
     """of the gate weights: DeepSeek's routed_scaling_factor"""
     shared: str = "none"
     """an expert of all tokens: added (`sum`), or weighed by a sigmoid (`gated`)"""
+    mlp_activation: str = ""
+    """of the dense MLPs, where it is another one"""
+    pre_norm: bool = False
+    """whether the embedded tokens are normalised before the first block (CLIP)"""
+    post_norm: bool = False
+    """whether blocks normalise the sums, from which the stream goes on, in place of what they read (BERT)"""
     qk_norm: str = "none"
     """a norm of queries and keys, a head at a time, or of all their channels (`whole_…`)"""
 
@@ -117,13 +127,17 @@ class GatedMlp(nn.Module):
 class GatedMixture(nn.Module):
     """Routed experts with gated MLPs, perhaps an expert of all tokens beside them."""
 
+    correction: Tensor
+
     def __init__(self, form: GatedForm) -> None:
         super().__init__()
         self.form = form
-        self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
-        self.w_gate = nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH))
-        self.w_up = nn.Parameter(torch.zeros(EXPERTS, HIDDEN, WIDTH))
-        self.w_down = nn.Parameter(torch.zeros(EXPERTS, WIDTH, HIDDEN))
+        self.count = SELECTED if form.gate.startswith("selected") else EXPERTS
+        self.gate = nn.Linear(WIDTH, self.count, bias=False)
+        self.w_gate = nn.Parameter(torch.zeros(self.count, HIDDEN, WIDTH))
+        self.w_up = nn.Parameter(torch.zeros(self.count, HIDDEN, WIDTH))
+        self.w_down = nn.Parameter(torch.zeros(self.count, WIDTH, HIDDEN))
+        self.register_buffer("correction", 0.2 + 0.2 * torch.sin(torch.arange(float(self.count))))
         self.activation = ACTIVATIONS[form.activation]
         self.shared_expert = GatedMlp("gated", form.activation) if form.shared != "none" else nn.Identity()
         self.shared_expert_gate = nn.Linear(WIDTH, 1, bias=False) if form.shared == "gated" else nn.Identity()
@@ -131,8 +145,15 @@ class GatedMixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, WIDTH)
         logits = self.gate(flat)
-        scores = torch.sigmoid(logits) if self.form.gate == "sigmoid" else F.softmax(logits, dim=-1, dtype=torch.float)
-        weights, index = torch.topk(scores, CHOSEN, dim=-1)
+        if self.form.gate == "inputs":
+            return (self._weighed_inputs(flat, logits) + self.shared_expert(flat)).reshape(x.shape)
+        soft = self.form.gate in ("all", "chosen")
+        scores = F.softmax(logits, dim=-1, dtype=torch.float) if soft else torch.sigmoid(logits)
+        if self.form.gate.startswith("selected"):
+            index = self._selected(scores)
+            weights = scores.gather(1, index)
+        else:
+            weights, index = torch.topk(scores, CHOSEN, dim=-1)
         if self.form.gate != "all":
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
         weights = weights * self.form.factor if self.form.factor != 1.0 else weights
@@ -143,15 +164,37 @@ class GatedMixture(nn.Module):
             out = out + torch.sigmoid(self.shared_expert_gate(flat)) * self.shared_expert(flat)
         return out.reshape(x.shape)
 
+    def _selected(self, scores: Tensor) -> Tensor:
+        """DeepSeek-V3: experts by score plus bias, of the groups whose two best have the largest sum."""
+        ranks = scores + self.correction.unsqueeze(0)
+        if self.form.gate == "selected_groups":
+            tokens = scores.shape[0]
+            groups = ranks.view(tokens, SELECTED_GROUPS, -1).topk(2, dim=-1)[0].sum(dim=-1)
+            kept = torch.topk(groups, k=KEPT_GROUPS, dim=-1, sorted=False)[1]
+            mask = torch.zeros_like(groups).scatter_(1, kept, 1)
+            wide = mask.unsqueeze(-1).expand(-1, SELECTED_GROUPS, SELECTED // SELECTED_GROUPS).reshape(tokens, -1)
+            ranks = ranks.masked_fill(~wide.bool(), 0.0)
+        return torch.topk(ranks, k=CHOSEN, dim=-1, sorted=False)[1]
+
+    def _weighed_inputs(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Llama 4: every expert gets the tokens times their sigmoids, which are zero where it is not chosen."""
+        best, index = torch.topk(logits, 1, dim=1)
+        scores = torch.sigmoid(torch.full_like(logits, float("-inf")).scatter_(1, index, best).float())
+        routed = x.repeat(EXPERTS, 1) * scores.transpose(0, 1).reshape(-1, 1)
+        fused = torch.cat((self.w_gate, self.w_up), dim=1).transpose(1, 2)
+        gate, up = torch.bmm(routed.view(EXPERTS, -1, WIDTH), fused).chunk(2, dim=-1)
+        out = torch.bmm(up * self.activation(gate), self.w_down.transpose(1, 2)).view(-1, WIDTH)
+        return out.reshape(EXPERTS, -1, WIDTH).sum(dim=0)
+
     def _expert(self, x: Tensor, e: int) -> Tensor:
         hidden = self.activation(F.linear(x, self.w_gate[e])) * F.linear(x, self.w_up[e])
         return F.linear(hidden, self.w_down[e])
 
     def _index_add(self, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
         """Mixtral, OLMoE, Qwen2-MoE: each expert on its own tokens."""
-        mask = F.one_hot(index, EXPERTS).permute(2, 1, 0)
+        mask = F.one_hot(index, self.count).permute(2, 1, 0)
         total = torch.zeros_like(x)
-        for e in range(EXPERTS):
+        for e in range(self.count):
             slot, token = torch.where(mask[e])
             out = self._expert(x[token].reshape(-1, WIDTH), e) * weights[token, slot, None]
             total = total.index_add(0, token, out)
@@ -159,7 +202,7 @@ class GatedMixture(nn.Module):
 
     def _loop(self, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
         total = torch.zeros_like(x)
-        for e in range(EXPERTS):
+        for e in range(self.count):
             total = total + self._expert(x, e) * ((index == e) * weights).sum(-1, keepdim=True)
         return total
 
@@ -182,10 +225,14 @@ class Block(nn.Module):
     def __init__(self, form: GatedForm, sparse: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(form.norm), norm(form.norm)
-        self.attention = Attention(form.qk_norm)
-        self.mlp = GatedMixture(form) if sparse else GatedMlp(form.mlp, form.activation)
+        self.attention, self.post_norm = Attention(form.qk_norm), form.post_norm
+        self.mlp = GatedMixture(form) if sparse else GatedMlp(form.mlp, form.mlp_activation or form.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.post_norm:
+            x = self.norm1(x + self.attention(x))
+            after: Tensor = self.norm2(x + self.mlp(x))
+            return after
         x = x + self.attention(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -197,12 +244,14 @@ class GatedVit(nn.Module):
     def __init__(self, form: GatedForm) -> None:
         super().__init__()
         self.embed, self.tokens = Embed("conv"), Tokens("class")
+        self.pre_norm = norm(form.norm) if form.pre_norm else nn.Identity()
         sparse = [False] if form.experts == "none" else [False, True]
         self.blocks = nn.ModuleList([Block(form, each) for each in sparse])
-        self.norm, self.head = norm(form.norm), nn.Linear(WIDTH, 5)
+        self.norm = nn.Identity() if form.post_norm else norm(form.norm)
+        self.head = nn.Linear(WIDTH, 5)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.tokens(self.embed(image))
+        x = self.pre_norm(self.tokens(self.embed(image)))
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.head(self.norm(x)[:, 0])

@@ -99,10 +99,14 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_beit": lambda: timm_vit("Beit", use_abs_pos_emb=True, use_rel_pos_bias=False, init_values=0.1),
     "timm_qk_norm": lambda: timm_vit(qk_norm=True),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
+    "timm_clip": lambda: timm_vit(pre_norm=True, act_layer="quick_gelu"),
     "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),
     "transformers_vit": lambda: transformers_vit("ViT", "ForImageClassification", "logits"),
     "transformers_vit_tokens": lambda: transformers_vit("ViT", "Model", "last_hidden_state", qkv_bias=False),
+    "transformers_clip": lambda: transformers_vit(
+        "CLIPVision", "ModelWithProjection", "image_embeds", projection_dim=6
+    ),
     "transformers_unfused": lambda: transformers_vit(
         "ViT", "ForImageClassification", "logits", attn_implementation="eager"
     ),

@@ -1,4 +1,4 @@
-"""Renders the C++ of one accelerator: in go its shape and the network's GELU form, out come `include/`, `src/`, `csim/`.
+"""Renders the C++ of one accelerator: in go its shape and the network's activations, out come `include/`, `src/`, `csim/`.
 
 The files are the templates in `templates/hls` and `templates/csim`, with sizes, instruction format and tables filled in
 from frozen dataclasses and formatted by clang-format. Nothing from a graph (names, shapes) reaches them; the same shape
@@ -17,7 +17,7 @@ from typing import Any
 import clang_format  # type: ignore[import-untyped]
 import jinja2
 
-from moehls.emit.tables import tables_of
+from moehls.emit.tables import delta_starts, tables_of
 from moehls.errors import MoehlsError
 from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import (
@@ -50,13 +50,13 @@ class SourceFile:
     text: str
 
 
-def emit_hls(shape: Shape, activation: ActivationForm, folder: Path) -> tuple[Path, ...]:
+def emit_hls(shape: Shape, activations: tuple[ActivationForm, ...], folder: Path) -> tuple[Path, ...]:
     """Write `include/*.hpp`, `src/*.cpp` and `csim/harness.cpp` below `folder`; returns their paths relative to it.
 
     Raises:
         MoehlsError: the shape breaks a constraint of `docs/accelerator.md`, section 1.
     """
-    files = render_hls(shape, activation)
+    files = render_hls(shape, activations)
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ def emit_hls(shape: Shape, activation: ActivationForm, folder: Path) -> tuple[Pa
     return tuple(file.path for file in files)
 
 
-def render_hls(shape: Shape, activation: ActivationForm) -> tuple[SourceFile, ...]:
+def render_hls(shape: Shape, activations: tuple[ActivationForm, ...]) -> tuple[SourceFile, ...]:
     """The files of `emit_hls`, in memory.
 
     Raises:
         MoehlsError: the shape breaks a constraint of `docs/accelerator.md`, section 1.
     """
     _check(shape)
-    context = _context(shape, activation)
+    context = _context(shape, activations)
     files = []
     for root, pattern in ((resource("templates") / "hls", "*/*.j2"), (resource("templates"), "csim/*.j2")):
         environment = _environment(root)
@@ -94,7 +94,7 @@ def _environment(root: Path) -> jinja2.Environment:
     )
 
 
-def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
+def _context(shape: Shape, activations: tuple[ActivationForm, ...]) -> dict[str, Any]:
     fields: dict[str, Field] = {field.name: field for field in FIELDS}
     enumerations: dict[str, Iterable[enum.IntEnum | enum.IntFlag]] = {
         "kind": Kind,
@@ -127,7 +127,8 @@ def _context(shape: Shape, activation: ActivationForm) -> dict[str, Any]:
         "any_task": ANY_TASK,
         "expert_steps": EXPERT_STEPS,
         "no_expert": NO_EXPERT,
-        "tables": tables_of(shape.precision, activation, shape.sigmoids),
+        "tables": tables_of(shape.precision, activations, shape.sigmoids),
+        "deltas": delta_starts(shape.precision, activations),
     }
 
 

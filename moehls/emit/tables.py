@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,17 @@ class Table:
     signed: bool = False
 
 
-def tables_of(precision: Precision, activation: ActivationForm, sigmoids: bool = False) -> tuple[Table, ...]:
+def delta_starts(precision: Precision, activations: Sequence[ActivationForm]) -> tuple[tuple[int, int], ...]:
+    """First and last entry of each activation in the table `DELTA`."""
+    sizes = [len(delta_table(form, precision.delta_fraction, precision.delta_step)) for form in activations]
+    ends = np.cumsum(sizes).tolist()
+    return tuple((end - size, end - 1) for size, end in zip(sizes, ends, strict=True))
+
+
+def tables_of(precision: Precision, activations: Sequence[ActivationForm], sigmoids: bool = False) -> tuple[Table, ...]:
     """Every table of an accelerator of this precision; `sigmoids` where routers have them."""
-    delta = delta_table(activation, precision.delta_fraction, precision.delta_step)
-    slope = np.append(np.diff(delta), 0)
+    deltas = [delta_table(form, precision.delta_fraction, precision.delta_step) for form in activations]
+    delta, slope = np.concatenate(deltas), np.concatenate([np.append(np.diff(each), 0) for each in deltas])
     top = (1 << precision.activation_bits) - 1
     tail = sigmoid_table()
     scores = (
@@ -42,7 +50,9 @@ def tables_of(precision: Precision, activation: ActivationForm, sigmoids: bool =
         _table(
             "LOGIT_EXP2", f"65535 * 2^(-i / 2^{precision.logit_fraction})", exp2_table(precision.logit_fraction, 65535)
         ),
-        _table("DELTA", f"ReLU - activation ({activation}) at multiples of 2^-{precision.delta_step}", delta),
+        _table(
+            "DELTA", f"ReLU - activation ({', '.join(activations)}) at multiples of 2^-{precision.delta_step}", delta
+        ),
         Table(
             "DELTA_SLOPE",
             "differences of DELTA",

@@ -192,6 +192,7 @@ class Builder:
 
     def route(self, logits: Affine, gate: Gate) -> str:
         """Emit the router with these logits; the weight has one gate a task, the same for all where the graph says so."""
+        _unweighed(logits)
         dense = with_weight(folded(logits))
         assert dense.weight is not None
         weight = full_features(logits.layout, dense.weight).transpose(1, 0, 2)
@@ -200,19 +201,29 @@ class Builder:
         bias = np.broadcast_to(bias, (tasks, experts))
         weight = np.broadcast_to(weight, (tasks, experts, weight.shape[2]))
         arrays = {"weight": _own(weight), "bias": _own(bias)}
-        return self.emit(Route, "route", input=logits.base.name, **arrays, **vars(gate))
+        selection = None if gate.selection is None else _own(np.broadcast_to(gate.selection, (tasks, experts)))
+        fields = vars(gate) | {"selection": selection}
+        return self.emit(Route, "route", input=logits.base.name, **arrays, **fields)
 
     def expert_layer(
-        self, base: Base, routing: str, arrays: dict[str, FloatArray], form: str, lattices: dict[str, Lattice]
+        self,
+        base: Base,
+        routing: str,
+        arrays: dict[str, FloatArray],
+        form: str,
+        lattices: dict[str, Lattice],
+        weigh_inputs: bool = False,
     ) -> Base:
         """Experts; `lattices` are those of their `hidden` layers and `up` linears."""
         owned = {name: _own(array) for name, array in arrays.items()}
-        output = self.emit(Experts, "experts", input=base.name, routing=routing, **owned, form=form)
+        fields = {"form": form, "weigh_inputs": weigh_inputs}
+        output = self.emit(Experts, "experts", input=base.name, routing=routing, **owned, **fields)
         self.lattices |= {of_experts(output, role): own for role, own in lattices.items()}
         return Base(output, base.tokens, arrays["second_weight"].shape[1])
 
     def linear(self, value: Affine, role: str = "linear") -> Base:
         """Emit an affine map, with its factor folded in, as a Linear; plain rows need none."""
+        _unweighed(value)
         if is_rows(value):
             return value.base
         dense = with_weight(folded(value))
@@ -329,7 +340,8 @@ class Builder:
         matched = match_experts(value)
         routing = self.route(value.source.logits, matched.gate)
         self.routers[routing] = value.source
-        return self.expert_layer(value.base, routing, matched.arrays, value.form, matched.lattices)
+        arrays, lattices = matched.arrays, matched.lattices
+        return self.expert_layer(value.base, routing, arrays, value.form, lattices, matched.weigh_inputs)
 
     def activation(self, value: Pointwise) -> Hidden:
         """The activation a pointwise function is."""
@@ -353,7 +365,7 @@ class Builder:
 
 def network_layers(value: FeedForward) -> dict[str, FloatArray]:
     """Weights and biases of a network that no router weighs, by the names that `Experts` has for them."""
-    if value.coefficient is not None or value.selector is not None:
+    if value.coefficient is not None or value.selector is not None or value.weighing is not None:
         raise LayoutError("the outputs of experts are used before they are summed over the chosen experts")
     free = len(value.layout.axes)
     given = {"first": (value.first, value.first_bias), "up": (value.up, value.up_bias)}
@@ -367,6 +379,11 @@ def network_layers(value: FeedForward) -> dict[str, FloatArray]:
     layers["second_weight"] = _own(full_features(value.layout, value.second)[:, 0])
     layers["second_bias"] = _own(full_features(value.layout, value.second_bias)[:, 0])
     return layers
+
+
+def _unweighed(value: Affine) -> None:
+    if value.weighing is not None:
+        raise LayoutError("tokens times gate weights are read by something else than experts whose outputs are summed")
 
 
 def _own(array: Array) -> FloatArray:

@@ -125,7 +125,7 @@ def _errors(
         name: expected[onnx_name].reshape(1, -1, routes[name].weight.shape[1])
         for name, onnx_name in logits_names.items()
     }
-    forced = {name: choices(routes[name], values) for name, values in logits.items()}
+    forced = {name: choices(routes[name], values, task) for name, values in logits.items()}
     with np.errstate(all="ignore"):  # an overflow shows as an infinite error
         values = run(network, image, task, routing=forced, keep=True)
     errors: dict[str, float] = {}

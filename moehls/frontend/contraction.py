@@ -13,7 +13,7 @@ import onnx_ir as ir
 from moehls.frontend.builder import with_weight
 from moehls.frontend.context import UnsupportedError, attribute
 from moehls.frontend.layout import Array, Layout, LayoutError, align, axes_of
-from moehls.frontend.values import Affine, Constant, Gathered, PerTask, Selector, Value
+from moehls.frontend.values import Affine, Constant, Gathered, PerTask, Selector, Value, Weighing
 
 VARIANT, CHANNEL, HIDDEN = -1, -2, -3
 """Axis numbers of the trailing component axes."""
@@ -210,7 +210,21 @@ def contract(left: Affine, weights: Weights, labels: Labels) -> Affine:
         dense = with_weight(left).weight
         assert dense is not None
         weight = product(dense, (*p.left, VARIANT, CHANNEL), p.array, (VARIANT, *p.right), (*p.out, VARIANT, CHANNEL))
-    return Affine(p.layout, left.base, weight, None, bias, left.factor, selector)
+    return Affine(
+        p.layout, left.base, weight, None, bias, left.factor, selector, weighing=spread_weighing(left.weighing, p)
+    )
+
+
+def spread_weighing(weighing: Weighing | None, p: Plan) -> Weighing | None:
+    """The gate weights of the weighed tokens along the axes of a product of their maps."""
+    if weighing is None:
+        return None
+    if any(sample.shape[i] != 1 for sample in weighing.samples for i in p.summed):
+        raise LayoutError("channels of one token are weighed differently")
+    kept = [i for i in p.left if i not in p.summed]
+    return replace(
+        weighing, samples=tuple(arrange(sample.squeeze(p.summed), kept, p.out) for sample in weighing.samples)
+    )
 
 
 def _spread(selector: Selector | None, p: Plan) -> Selector | None:

@@ -74,13 +74,20 @@ class Gate:
     score: Score = "softmax"
     group: int = 0
     kept_groups: int = 0
+    pairs: bool = False
+    selection: tuple[float, ...] | None = None
+    """of an expert each"""
 
 
 def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
     """`[…, tokens, experts]`: the gate weight of each chosen expert, zero for the others; equal logits to the lower
     index."""
-    order = np.argsort(-eligible(logits, gate.group, gate.kept_groups), axis=-1, kind="stable")[..., : gate.k]
     wide = logits.astype(np.float64)
+    ranks = logits
+    if gate.selection is not None:  # in float32, as the graph adds
+        ranks = sigmoid(wide).astype(np.float32) + np.array(gate.selection, np.float32)
+    best = eligible(ranks, gate.group, gate.kept_groups, gate.pairs)
+    order = np.argsort(-best, axis=-1, kind="stable")[..., : gate.k]
     scores = sigmoid(wide) if gate.score == "sigmoid" else np.exp(wide - wide.max(axis=-1, keepdims=True))
     chosen = np.zeros_like(scores)
     np.put_along_axis(chosen, order, np.take_along_axis(scores, order, axis=-1), axis=-1)
@@ -107,6 +114,8 @@ class MatchedExperts:
 
     gate: Gate
     arrays: dict[str, FloatArray]
+    weigh_inputs: bool
+    """whether the gate weights multiply what the experts read"""
     lattices: dict[str, Lattice]
     """of the `hidden` layers and the `up` linears, `[experts · hidden]`, where all experts have one"""
 
@@ -129,6 +138,9 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
     logits = flat_logits(mixture.source)
     experts = logits.shape[1]
     found = mixture.terms if len(mixture.terms) <= experts else merged_terms(mixture.terms)
+    weigh_inputs = any(term.inputs is not None for term in found)
+    if weigh_inputs:
+        found = tuple(map(_by_inputs, found))
     coefficients = np.stack([term.coefficient for term in found], axis=1)
     used = int((coefficients != 0).sum(axis=1).max())
     if not 1 <= used <= experts:
@@ -147,7 +159,8 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
                 "an expert takes a limited number of tokens, but which come first does not show on samples"
             )
         for gate, (columns, factors) in matches:
-            terms = [_scaled(found[place], factors[place]) for place in np.argsort(columns)]
+            scaled = _scaled_inputs if weigh_inputs else _scaled
+            terms = [scaled(found[place], factors[place]) for place in np.argsort(columns)]
             arrays = {
                 "first_weight": np.stack([term.first for term in terms]),
                 "first_bias": np.stack([term.first_bias for term in terms]),
@@ -162,11 +175,13 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
                 raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
             grids = {"hidden": [term.grid for term in terms], "up": [term.up_grid for term in terms]}
             lattices = {role: joint for role, each in grids.items() if (joint := _joint_lattice(each)) is not None}
-            return MatchedExperts(gate, arrays, lattices)
+            return MatchedExperts(gate, arrays, weigh_inputs, lattices)
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
         "or over the chosen ones nor sigmoids, plain or divided by their sum, give them on sampled logits, with or without "
-        "groups that the largest logits choose, a threshold (`Where(gate > t, gate, 0)`, also renormalised; what it "
+        "groups that the largest logits choose, or the largest sums of two sigmoids, with or without a bias on them for the "
+        "choice (experts outside of a group at -inf, as 0 is more than a negative one), a threshold (`Where(gate > t, gate, 0)`, "
+        "also renormalised; what it "
         "leaves out takes no place) and a capacity that tokens fill in order, first choices first or token by token"
     )
 
@@ -200,10 +215,20 @@ def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int)
         for gate in (*plain, *pruned):
             priorities: tuple[Priority, ...] = get_args(Priority) if gate.k > 1 else ("token",)
             yield tuple(replace(gate, capacity=capacity, priority=priority) for priority in priorities)
+    biased = [
+        replace(gate, selection=tuple(map(float, added)))
+        for added in mixture.source.added
+        for gate in plain
+        if gate.score == "sigmoid"
+    ]
+    for gate in biased:
+        yield (gate,)
     for size in (size for size in range(2, experts) if experts % size == 0):
         for kept in range(-(-used // size), experts // size):
-            for gate in plain:
+            for gate in (*plain, *biased):
                 yield (replace(gate, group=size, kept_groups=kept),)
+            for gate in biased:
+                yield (replace(gate, group=size, kept_groups=kept, pairs=True),)
 
 
 def _match(gate: Gate, mixture: Mixture, logits: Array, coefficients: Array) -> tuple[list[int], list[float]] | None:
@@ -228,6 +253,31 @@ def _scaled(term: ExpertTerm, factor: float) -> ExpertTerm:
         return term
     scale = np.float32(factor)
     return replace(term, second=term.second * scale, second_bias=term.second_bias * scale)
+
+
+def _scaled_inputs(term: ExpertTerm, factor: float) -> ExpertTerm:
+    """A constant factor on the gate weight of inputs goes to the matrices that read them."""
+    if factor == 1:
+        return term
+    scale = np.float32(factor)
+    return replace(term, first=term.first * scale, up=None if term.up is None else term.up * scale)
+
+
+def _by_inputs(term: ExpertTerm) -> ExpertTerm:
+    """The term with what multiplies its inputs as its coefficient.
+
+    Raises:
+        LayoutError: its output is weighed too, or is not zero where its input is.
+    """
+    if term.inputs is None:
+        raise LayoutError("the inputs of some experts are weighed, of others the outputs")
+    biases = [bias for bias in (term.first_bias, term.up_bias, term.second_bias) if bias is not None]
+    whole = (term.coefficient == 1).all() and not any(bias.any() for bias in biases)
+    if not whole and not np.array_equal(term.coefficient, (term.inputs != 0).astype(term.coefficient.dtype)):
+        raise LayoutError(
+            "the inputs of an expert are weighed, and its outputs are not those of the chosen experts alone"
+        )
+    return replace(term, coefficient=term.inputs)
 
 
 def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:

@@ -36,7 +36,7 @@ from moehls.network.operations import (
 _NAMES = {"name", "input", "output", "left", "right", "query", "key", "value", "routing"}
 _HEAD = (Linear, Activation, LayerNorm, SelectTokens, MeanTokens)
 """what may lie between the backbone and an output of one task"""
-_GATE = {"weight", "bias"}
+_GATE = {"weight", "bias", "selection"}
 _REMEDY = "export tasks of one model, which differ in the weights of their gates and in their heads only"
 
 
@@ -54,8 +54,8 @@ class _Joint:
 
     operations: list[Operation]
     known: dict[tuple[Any, ...], Operation]
-    gates: dict[str, list[tuple[FloatArray, FloatArray]]]
-    """weight `[tasks, experts, channels]` and bias of every network, by the name of the Route"""
+    gates: dict[str, list[tuple[FloatArray, FloatArray, FloatArray | None]]]
+    """weight `[tasks, experts, channels]`, bias and selection bias of every network, by the name of the Route"""
     names: Counter[str]
     lattices: dict[str, Lattice]
 
@@ -164,8 +164,9 @@ def _add(joint: _Joint, network: Network, image: str, first: str, label: str) ->
         values[operation.output] = same.output
         if isinstance(operation, Route):
             shape = (network.tasks, *operation.weight.shape[1:])
-            gate = np.broadcast_to(operation.weight, shape), np.broadcast_to(operation.bias, shape[:2])
-            joint.gates.setdefault(same.output, []).append(gate)
+            weight, bias = np.broadcast_to(operation.weight, shape), np.broadcast_to(operation.bias, shape[:2])
+            selection = None if operation.selection is None else np.broadcast_to(operation.selection, shape[:2])
+            joint.gates.setdefault(same.output, []).append((weight, bias, selection))
     return values
 
 
@@ -177,7 +178,7 @@ def _content(operation: Operation) -> tuple[Any, ...]:
         if field.name in _NAMES:
             continue
         if isinstance(operation, Route) and field.name in _GATE:
-            found.append(value.shape[1:])
+            found.append(None if value is None else value.shape[1:])
         elif isinstance(value, np.ndarray):
             found.append((value.shape, hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=16).digest()))
         else:
@@ -198,8 +199,9 @@ def _fresh(operation: Operation, inputs: tuple[str, ...], joint: _Joint) -> Oper
 def _with_gates(operation: Operation, joint: _Joint) -> Operation:
     if not isinstance(operation, Route):
         return operation
-    weights, biases = zip(*joint.gates[operation.output], strict=True)
-    return replace(operation, weight=np.concatenate(weights), bias=np.concatenate(biases))
+    weights, biases, selections = zip(*joint.gates[operation.output], strict=True)
+    selection = None if operation.selection is None else np.concatenate(selections)
+    return replace(operation, weight=np.concatenate(weights), bias=np.concatenate(biases), selection=selection)
 
 
 def _named(outputs: list[list[NetworkOutput]], labels: Sequence[str]) -> Iterator[NetworkOutput]:
@@ -230,7 +232,9 @@ def _difference(
     for rival in sorted(rivals, key=lambda o: o.output in used):
         for field in fields(root):
             left, right = getattr(rival, field.name), getattr(root, field.name)
-            if field.name in _NAMES or (isinstance(root, Route) and field.name in _GATE and left.shape == right.shape):
+            if field.name in _NAMES or (
+                isinstance(root, Route) and field.name in _GATE and np.shape(left) == np.shape(right)
+            ):
                 continue
             if isinstance(right, np.ndarray):
                 if left.shape != right.shape:

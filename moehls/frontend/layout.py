@@ -143,6 +143,28 @@ def transpose(layout: Layout, order: Sequence[int]) -> tuple[Layout, Move]:
     return Layout(tuple(layout.dims[dim] for dim in order)), move
 
 
+def tile(layout: Layout, repeats: Sequence[int]) -> tuple[Layout, Move]:
+    """Each dimension repeated as a whole; the repetitions are a feature axis before its own, along which arrays do not vary."""
+    if len(repeats) != len(layout.dims) or min(repeats, default=1) < 1:
+        raise LayoutError(f"cannot repeat {list(layout.shape)} {list(repeats)} times")
+    dims: list[tuple[Axis, ...]] = []
+    inserted: list[int] = []
+    position = 0
+    for group, count in zip(layout.dims, repeats, strict=True):
+        if count != 1:
+            inserted.append(position)
+            group = (Axis(count, False), *group)
+        dims.append(group)
+        position += len(group)
+
+    def move(array: Array) -> Array:
+        for at in inserted:
+            array = np.expand_dims(array, at)
+        return array
+
+    return Layout(tuple(dims)), move
+
+
 def expand(layout: Layout, shape: Sequence[int]) -> tuple[Layout, Move]:
     """Broadcast to `shape` by NumPy's rules; new axes are features along which arrays do not vary."""
     lead = len(shape) - len(layout.dims)

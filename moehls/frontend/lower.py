@@ -28,7 +28,7 @@ from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.residuals import chained, norms_behind_linears
+from moehls.frontend.residuals import chained, norms_behind_linears, streams_of_norms
 from moehls.frontend.values import (
     Affine,
     Base,
@@ -119,7 +119,8 @@ class _Reader:
         if self._refusals:
             return Reading(None, tuple(self._refusals), {})
         shown = {output.value for output in outputs if output}
-        operations = norms_behind_linears(chained(_used(self._context.builder.operations, set(shown)), shown))
+        used = _used(self._context.builder.operations, set(shown))
+        operations = norms_behind_linears(streams_of_norms(chained(used, shown)))
         written = {self._inputs.image, *(operation.output for operation in operations)}
         experts = [operation.output for operation in operations if isinstance(operation, Experts)]
         written |= {of_experts(name, role) for name in experts for role in ("hidden", "up")}

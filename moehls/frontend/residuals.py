@@ -1,7 +1,8 @@
 """Puts sums of branches in the order in which a residual stream takes them: `x + (a + b)` becomes `(x + a) + b`.
 
 In go the operations of a network, out come the same with every tree of adds as a chain in the order of the operations. Norms of
-the output of a linear come right behind it, so that no other value is there meanwhile.
+the output of a linear come right behind it, so that no other value is there meanwhile. Where the stream goes on from a norm, as
+CLIP's does before the first block, an identity linear stands between the norm and those who read the stream.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from moehls.network.interpreter import reads
-from moehls.network.operations import Add, LayerNorm, Linear, Operation
+from moehls.network.operations import Add, Embed, LayerNorm, Linear, Operation
 
 
 def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation, ...]:
@@ -45,6 +48,42 @@ def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation
             result.append(pending)
             pending = behind.pop(pending.output, None)
     return tuple(result)
+
+
+def streams_of_norms(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """`operations` with an identity behind every norm of the stream that an add or a norm takes for the stream."""
+    makers = {operation.output: operation for operation in operations}
+    added = {
+        name for operation in operations if isinstance(operation, Add) for name in (operation.left, operation.right)
+    }
+    norms = {
+        o.output: o for o in operations if isinstance(o, LayerNorm) and isinstance(makers.get(o.input), Embed | Add)
+    }
+    again = {o.output: o.input for o in operations if isinstance(o, Linear) and o.input in norms and _is_identity(o)}
+    found = {name for name in norms if name in added}
+    streams = {name: f"{name}.stream" for name in found} | {
+        output: f"{name}.stream" for output, name in again.items() if name in found
+    }
+    result: list[Operation] = []
+    for operation in operations:
+        if operation.output in streams and operation.output in again:
+            continue
+        if isinstance(operation, Add):
+            left, right = (streams.get(name, name) for name in (operation.left, operation.right))
+            operation = replace(operation, left=left, right=right)
+        elif isinstance(operation, LayerNorm):
+            operation = replace(operation, input=streams.get(operation.input, operation.input))
+        result.append(operation)
+        if operation.output in found:
+            name, channels = streams[operation.output], len(norms[operation.output].weight)
+            identity, zero = np.eye(channels, dtype=np.float32), np.zeros(channels, np.float32)
+            result.append(Linear(name, operation.output, name, identity, zero))
+    return tuple(result)
+
+
+def _is_identity(linear: Linear) -> bool:
+    rows, columns = linear.weight.shape
+    return rows == columns and np.array_equal(linear.weight, np.eye(rows)) and not linear.bias.any()
 
 
 def norms_behind_linears(operations: Sequence[Operation]) -> tuple[Operation, ...]:

@@ -95,6 +95,8 @@ class RouteSource:
     """each of the logits' tensor shape"""
     compared: list[float] = field(default_factory=list)
     """constants that values computed from the logits are compared with"""
+    added: list[FloatArray] = field(default_factory=list)
+    """`[experts]`: constants that are added to the sigmoids of the logits"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,15 @@ class Selector:
 
     source: RouteSource | Literal["task"]
     samples: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """Gate weights, from a router, that multiply the token itself before a map of it."""
+
+    source: RouteSource
+    samples: tuple[Array, ...]
+    """[*axes] each"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +130,10 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """`factor · (weight · base[token] + bias)` for each element; `weight` is None for `factor · base[token, index]`."""
+    """`factor · (weight · base[token] + bias)` for each element; `weight` is None for `factor · base[token, index]`.
+
+    With a `weighing` it is that of the weighed token.
+    """
 
     layout: Layout
     base: Base
@@ -133,6 +147,7 @@ class Affine:
     selector: Selector | None = None
     grid: Grid | None = None
     """where the graph quantises this value; whatever changes the value drops it"""
+    weighing: Weighing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +206,8 @@ class FeedForward:
     """of the hidden layer, `[hidden]`; of the product in a gated MLP"""
     up_grid: Lattice | None = None
     """of the other branch of a gated MLP, `[hidden]`"""
+    weighing: Weighing | None = None
+    """of the tokens it reads"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +228,8 @@ class ExpertTerm:
     grid: Lattice | None = None
     """of the hidden layer"""
     up_grid: Lattice | None = None
+    inputs: Array | None = None
+    """[samples · tokens], what multiplies the tokens that it reads"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -415,6 +434,9 @@ def restructure(value: Lazy, layout: Layout, move: Move) -> Lazy:
     if isinstance(value, (Affine, FeedForward)) and value.selector is not None:
         moved = tuple(move(sample) for sample in value.selector.samples)
         changes["selector"] = replace(value.selector, samples=moved)
+    if isinstance(value, (Affine, FeedForward)) and value.weighing is not None:
+        moved = tuple(move(sample) for sample in value.weighing.samples)
+        changes["weighing"] = replace(value.weighing, samples=moved)
     if isinstance(value, FeedForward) and value.coefficient is not None:
         changes["coefficient"] = tuple(move(sample) for sample in value.coefficient)
     return replace(value, **changes)

@@ -44,6 +44,8 @@ class GeluRequantise:
     shift: int
     offset: int
     """delta_fraction fraction bits"""
+    form: int = 0
+    """which of the network's activations"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class GatedRequantise:
     multiplier: IntArray
     """[out], 0 … 255"""
     shift: int
+    form: int = 0
+    """which of the network's activations"""
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,10 @@ class IntegerRoute:
     """experts of a group; 0 where there are no groups"""
     kept_groups: int = 0
     """groups a token chooses its experts from"""
+    pairs: bool = False
+    """whether groups are chosen by the sum of their two largest ranks"""
+    selection: IntArray | None = None
+    """[tasks, experts], units of 1/65535, added to the sigmoids by which experts are ranked; None where logits rank them"""
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,8 @@ class IntegerExperts:
     """[experts, hidden, channels] of gated experts"""
     up_scaling: Scaling | None = None
     """[experts, hidden]"""
+    weigh_inputs: bool = False
+    """whether gates multiply what an expert reads, in place of what it gives"""
 
 
 IntegerOperation = (
@@ -277,4 +287,5 @@ class IntegerNetwork:
     outputs: tuple[IntegerOutput, ...]
     tasks: int
     task_input: str | None
-    activation: ActivationForm
+    activations: tuple[ActivationForm, ...]
+    """the forms its activations have, at least one; epilogues say which by number"""

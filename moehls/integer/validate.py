@@ -36,6 +36,8 @@ from moehls.integer.operations import (
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm
 
+SELECTION_BITS = 23
+"""of a selection bias, signed"""
 _MAXIMUM_SHIFT = 63
 _EPSILON_BITS = 48
 _MAXIMUM_WIDTH = 1 << 15
@@ -89,8 +91,9 @@ class _Walk:
         self.check_real(source.name, source.scale, source.offset, source.shape[0])
         if network.tasks < 1 or (network.task_input is None) != (network.tasks == 1):
             self.fail("tasks", f"{network.tasks} tasks with task input {network.task_input!r}")
-        if network.activation not in get_args(ActivationForm):
-            self.fail("activation", f"found {network.activation!r}; defined: {', '.join(get_args(ActivationForm))}")
+        forms = network.activations
+        if not forms or len(set(forms)) < len(forms) or not set(forms) <= set(get_args(ActivationForm)):
+            self.fail("activations", f"found {forms!r}; defined, each once: {', '.join(get_args(ActivationForm))}")
 
     def check_operation(self, operation: IntegerOperation) -> None:
         match operation:
@@ -165,11 +168,13 @@ class _Walk:
 
     def check_linear(self, operation: IntegerLinear) -> None:
         name, epilogue = operation.name, operation.epilogue
-        x = self.read(name, operation.input, "operand")
+        of_fine = isinstance(epilogue, Widen) and self.value(name, operation.input).kind == "fine"
+        x = self.read(name, operation.input, "fine" if of_fine else "operand")
         out = operation.weight.shape[0]
         self.check_weight(name, operation.weight, (out, x.columns))
         self.check_scaling(name, operation.scaling, (out,))
-        self.check_accumulator(name, operation.weight, operation.scaling.bias, self.largest(x))
+        largest = 1 << (self.precision.fine_bits - 1) if of_fine else self.largest(x)
+        self.check_accumulator(name, operation.weight, operation.scaling.bias, largest)
         match epilogue:
             case Raw():
                 value = _Value("raw", x.rows, out)
@@ -184,7 +189,7 @@ class _Walk:
                     self.fail(
                         name, f"multiplies {up} with its own [{x.rows}, {out}], which must be signed and of one shape"
                     )
-                self.check_gelu(name, GeluRequantise(epilogue.multiplier, epilogue.shift, 0), (out,))
+                self.check_gelu(name, GeluRequantise(epilogue.multiplier, epilogue.shift, 0, epilogue.form), (out,))
                 value = _Value("operand", x.rows, out)
             case Widen():
                 value = _Value("residual", x.rows, out)
@@ -232,6 +237,15 @@ class _Walk:
         size, kept = operation.group, operation.kept_groups
         if (size or kept) and (size < 1 or experts % size or not operation.k <= kept * size <= experts):
             self.fail(name, f"{operation.k} of {experts} experts from {kept} groups of {size}")
+        if operation.selection is not None:
+            if operation.score != "sigmoid":
+                self.fail(name, "a selection bias is added to sigmoids only")
+            limit = (1 << SELECTION_BITS - 1) - 1
+            self.check_integers(name, "selection", operation.selection, (tasks, experts), -limit, limit)
+        if operation.pairs and (size < 2 or operation.selection is None):
+            self.fail(
+                name, "pairs of ranks count only in groups of two or more, ranked by sigmoids with a selection bias"
+            )
         if not 0 <= operation.threshold < 1 << p.gate_fraction:
             self.fail(name, f"threshold {operation.threshold} is not in 0 … 2^{p.gate_fraction} - 1")
         if operation.capacity < 0:
@@ -375,6 +389,8 @@ class _Walk:
             self.fail(where, f"second shift {epilogue.shift} is not in 0 … {_MAXIMUM_SHIFT}")
         if not 0 <= epilogue.offset < 1 << p.delta_fraction:
             self.fail(where, f"GELU offset {epilogue.offset} is not in 0 … 2^{p.delta_fraction} - 1")
+        if not 0 <= epilogue.form < len(self.network.activations):
+            self.fail(where, f"activation {epilogue.form} of {len(self.network.activations)}")
 
     def check_accumulator(
         self, where: str, weight: npt.NDArray[Any], bias: npt.NDArray[np.int64], largest: int

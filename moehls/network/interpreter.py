@@ -138,10 +138,11 @@ _ERFC = (
 )  # fmt: skip
 
 
-def choices(operation: Route, logits: FloatArray) -> IndexArray:
+def choices(operation: Route, logits: FloatArray, task: int = 0) -> IndexArray:
     """What the router chooses for logits `[samples, tokens, experts]`: experts `[samples, tokens, k]`, `~expert` where the
     choice is left out."""
-    indices = top_k(eligible(logits, operation.group, operation.kept_groups), operation.k)
+    ranks = logits if operation.selection is None else sigmoid(logits) + operation.selection[task]
+    indices = top_k(eligible(ranks, operation.group, operation.kept_groups, operation.pairs), operation.k)
     taken = np.ones(indices.shape, bool)
     if operation.threshold > 0:
         taken = _gates(operation, logits, indices) > np.float32(operation.threshold)
@@ -150,14 +151,16 @@ def choices(operation: Route, logits: FloatArray) -> IndexArray:
     return np.where(taken, indices, ~indices)
 
 
-def eligible(logits: FloatArray, group: int, kept: int) -> FloatArray:
-    """Logits `[…, experts]` with -∞ in place of those outside the `kept` groups of `group` experts with the largest logits."""
+def eligible(ranks: FloatArray, group: int, kept: int, pairs: bool = False) -> FloatArray:
+    """Ranks `[…, experts]` with -∞ in place of those outside the `kept` groups of `group` experts with the largest ranks, or
+    with `pairs` the largest sums of two."""
     if not group:
-        return logits
-    best = logits.reshape(*logits.shape[:-1], -1, group).max(axis=-1)
+        return ranks
+    grouped = np.sort(ranks.reshape(*ranks.shape[:-1], -1, group), axis=-1)
+    best = grouped[..., -1] + grouped[..., -2] if pairs else grouped[..., -1]
     inside = np.zeros(best.shape, bool)
     np.put_along_axis(inside, top_k(best, kept), True, axis=-1)
-    return np.where(np.repeat(inside, group, axis=-1), logits, -np.inf)
+    return np.where(np.repeat(inside, group, axis=-1), ranks, -np.inf)
 
 
 def within_capacity(
@@ -304,7 +307,7 @@ def _attention(operation: Attention, query: FloatArray, key: FloatArray, value: 
 
 def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None) -> Routing:
     logits = route_logits(operation, x, task)
-    indices = choices(operation, logits) if forced is None else forced
+    indices = choices(operation, logits, task) if forced is None else forced
     if indices.shape != (*logits.shape[:-1], operation.k):
         raise MoehlsError(
             f"forced routing of {operation.name}: shape {list(indices.shape)}, "
@@ -327,12 +330,15 @@ def _experts(operation: Experts, x: FloatArray, routing: Routing) -> FloatArray:
         token, slot = np.nonzero(indices == expert)
         if not len(token):
             continue
-        hidden = _linear(tokens[token], operation.first_weight[expert], operation.first_bias[expert])
+        own, gate = tokens[token], gates[token, slot, None]
+        if operation.weigh_inputs:
+            own, gate = own * gate, np.ones_like(gate)
+        hidden = _linear(own, operation.first_weight[expert], operation.first_bias[expert])
         hidden = activation(hidden, operation.form)
         if operation.up_weight is not None and operation.up_bias is not None:
-            hidden = hidden * _linear(tokens[token], operation.up_weight[expert], operation.up_bias[expert])
+            hidden = hidden * _linear(own, operation.up_weight[expert], operation.up_bias[expert])
         result = _linear(hidden, operation.second_weight[expert], operation.second_bias[expert])
-        output[token] += gates[token, slot, None] * result
+        output[token] += gate * result
     return output.reshape(*x.shape[:-1], -1)
 
 

@@ -131,7 +131,8 @@ class Route:
 
     `logits = input · weight[task]ᵀ + bias[task]`; the gate weights are the softmax over all experts (`all`), or over
     the chosen ones (`chosen`, also softmax, top-k, renormalise), or sigmoids of the logits, as they are (`none`) or divided by
-    their sum; equal logits go to the lower expert index.
+    their sum; equal logits go to the lower expert index. With a `selection` bias those are chosen whose sigmoid plus bias is
+    largest; the gate weights are those of the sigmoids alone.
 
     A choice may be left out: where its gate weight is not above `threshold`, or where its expert has as many tokens as its
     `capacity` already (those above the threshold count). Its index is then written `~expert` and its gate weight is 0.
@@ -157,7 +158,11 @@ class Route:
     group: int = 0
     """experts of a group, which lie side by side; 0 where there are no groups"""
     kept_groups: int = 0
-    """groups a token chooses its experts from, those with the largest logits"""
+    """groups a token chooses its experts from, those with the largest logits or sigmoids with bias"""
+    pairs: bool = False
+    """whether it is the sum of the two largest of a group that counts, not the largest; needs a `selection`"""
+    selection: FloatArray | None = None
+    """[tasks, experts], added to the sigmoids for the choice; zeros where they are chosen by, but none is preferred"""
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,8 @@ class Experts:
     """[experts, hidden, channels]"""
     up_bias: FloatArray | None = None
     """[experts, hidden]"""
+    weigh_inputs: bool = False
+    """whether the gate weights multiply what an expert reads, in place of what it gives"""
 
 
 @dataclass(frozen=True)

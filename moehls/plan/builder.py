@@ -82,8 +82,10 @@ class Builder:
         """Give back what no operation after `index` reads."""
         for value in [v for v in self.places if self.last_use.get(v, -1) <= index]:
             self.memory.release(value)
-            if value != self.residual:
-                del self.places[value]
+            del self.places[value]
+            if value == self.residual:  # another stream may lie there now
+                self.rows.release("stream")
+                self.residual = None
         for value in [v for v in self.sides if self.last_use.get(v, -1) <= index]:
             self.rows.release(value)
             del self.sides[value]
@@ -113,6 +115,8 @@ class Builder:
             capacities=any(i.split != NO_CAPACITY for i in routes),
             sigmoids=any(i.mode & Gating.SIGMOID for i in routes),
             expert_group=max(self.expert_groups, default=0),
+            selections=any(i.mode & Gating.SELECTION for i in routes),
+            weighed_inputs=any(i.kind == Kind.GATHER and i.mode for i in instructions),
             sides=any(i.kind == Kind.LOAD and i.y_base for i in instructions),
             norm_targets=any(i.mode != Target.M0 for i in norms),
             wide=any(i.kind == Kind.LINEAR and i.mode == Mode.WIDE for i in instructions),
@@ -128,6 +132,7 @@ class Builder:
         self, name: str, operation: str, mode: Mode, source: Access, weight: WeightArray, scaling: Scaling,
         target: Access, *, also_reads: tuple[Access, ...] = (), gelu: GeluRequantise | None = None,
         task: int = ANY_TASK, expert: int = NO_EXPERT, tokens: int | None = None, factor: Access | None = None,
+        flags: int = 0,
     ) -> None:  # fmt: skip
         """A LINEAR step in stream order, over `tokens` real rows of `source` (all by default); GATED multiplies with `factor`."""
         x, y = source.place, target.place
@@ -142,7 +147,7 @@ class Builder:
             Kind.LINEAR,
             mode,
             BINDINGS[x.memory, y.memory] if writes_memory else _WITHOUT_Y[x.memory],
-            flags=0 if x.signed else Flag.X_UNSIGNED,
+            flags=flags | (0 if x.signed else Flag.X_UNSIGNED),
             task=task,
             expert=expert,
             n0=parameters.blocks,
@@ -158,6 +163,7 @@ class Builder:
             split=blocks if planes == 2 else NO_SPLIT,
             shift=gelu.shift if gelu else 0,
             offset=gelu.offset if gelu else 0,
+            multiplier=gelu.form if gelu else 0,
         )
         if factor is not None:
             instruction = replace(instruction, w_base=factor.place.base, w_s0=1, w_s1=factor.place.stride)
@@ -185,7 +191,8 @@ class Builder:
             return
         source = {"residual": Source.RESIDUAL, "fine": Source.FINE, "raw": Source.RAW}[kind]
         blocks = self.blocks(place.channels)
-        base = {"x_base": place.base} if kind == "fine" else {"y_base": place.base}
+        base = {"x_base": place.base} if kind == "fine" else {"y_base": place.base} if kind == "raw" else {}
+        base |= {"w_s0": place.base // blocks} if kind == "residual" else {}
         instruction = Instruction(Kind.STORE, source, n2=blocks, rows=place.rows, **base)
         wide = 64 if self.shape.precision.accumulator_bits > 32 else 32
         bits = wide if kind == "raw" else 16

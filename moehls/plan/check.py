@@ -217,7 +217,7 @@ def _reads(i: Instruction, shape: Shape) -> Iterator[_Words]:
             planes = 16 // shape.precision.activation_bits
             yield _token_words("m2", shape, i.rows, i.x_base, planes * i.n2, planes * i.n2)
         case Kind.STORE:
-            yield _token_words("residual", shape, i.rows, 0, i.n2, i.n2)
+            yield _token_words("residual", shape, i.rows, 0, i.n2, i.n2, i.w_s0 * shape.token_parallel + i.w_base)
 
 
 def _writes(i: Instruction, shape: Shape) -> Iterator[_Words]:

@@ -34,8 +34,12 @@ _RECIPROCAL = 8
 _NORM = _DISPATCH + 8 + 19 + 9  # moments, root, normalise
 _POOL = _DISPATCH + 10
 _ROUTE = _DISPATCH + 4 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
+_SCORE = 16
+"""of the process before it that ranks by sigmoids"""
 _LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
 _GATHER = _DISPATCH + 7 + 5  # form_passes, copy_tokens
+_WEIGH = 4
+"""stages of the products with gates"""
 _SECTION = _DISPATCH + _DRAM_LATENCY + 32
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
@@ -266,14 +270,15 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
             return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
         case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
             parts = -(-i.n0 // shape.route_experts)
+            ahead = i.n2 + _SCORE if shape.selections else 0  # the biases, and the sigmoids of the first token
             if i.mode & Gating.BY_CHOICE:  # all tokens pass once a choice
-                return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + _ROUTE
-            return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + _ROUTE
+                return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + _ROUTE + ahead
+            return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + _ROUTE + ahead
         case Kind.GATHER:
             each = tokens_a_pass(shape)
             copies = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
             busiest = max(copies * i.n2 + each, queue.tokens + queue.busy * i.n2)
-            return busiest + queue.busy * _GATHER + (1 - queue.busy) * _DRAIN
+            return busiest + queue.busy * (_GATHER + _WEIGH * shape.weighed_inputs) + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1

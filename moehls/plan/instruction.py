@@ -72,6 +72,8 @@ class Gating(enum.IntFlag):
     BY_CHOICE = 2
     SIGMOID = 4
     UNDIVIDED = 8
+    SELECTION = 16
+    PAIRS = 32
 
 
 class Flag(enum.IntFlag):

@@ -190,7 +190,7 @@ class _Operations(Builder):
             n2=blocks,
             rows=op.stop - op.start,
             w_base=op.start % tt,
-            w_s0=op.start // tt,
+            w_s0=op.start // tt + (0 if op.of_fine else x.base // blocks),
             x_base=x.base if op.of_fine else 0,
             y_base=y.base,
         )
@@ -200,7 +200,9 @@ class _Operations(Builder):
         self.stage(op.output, "operand" if op.of_fine else "residual", y)
 
     def linear(self, op: IntegerLinear) -> None:
-        x = self.operand(op, op.input)
+        fine = self.places.get(op.input)
+        of_fine = isinstance(op.epilogue, Widen) and fine is not None and fine.memory == "m2"
+        x = fine if of_fine and fine is not None else self.operand(op, op.input)
         out, rows = Channels(len(op.weight)), x.rows
         match op.epilogue:
             case Raw():
@@ -211,6 +213,7 @@ class _Operations(Builder):
                     op.name, op.name, Mode.WIDE, Access(op.input, x), op.weight, op.scaling, Access(op.output, y)
                 )
                 self.stage(op.output, "residual", y)
+                self.store(op.output, "residual", y)
             case AddResidual(residual=residual):
                 y = self.current_residual(op, residual)
                 if (y.rows, y.channels) != (rows, out):
@@ -252,7 +255,7 @@ class _Operations(Builder):
         y = self.place_operand("m3", op.output, x.rows, out)
         self.matrix(
             op.name, op.name, Mode.GATED, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
-            gelu=GeluRequantise(epilogue.multiplier, epilogue.shift, 0), factor=Access(epilogue.up, up),
+            gelu=GeluRequantise(epilogue.multiplier, epilogue.shift, 0, epilogue.form), factor=Access(epilogue.up, up),
         )  # fmt: skip
         self.stage(op.output, "operand", y)
 
@@ -311,6 +314,8 @@ class _Operations(Builder):
         mode |= Gating.BY_CHOICE if op.capacity and op.priority == "choice" else 0
         mode |= Gating.SIGMOID if op.score == "sigmoid" else 0
         mode |= Gating.UNDIVIDED if op.normalisation == "none" else 0
+        mode |= Gating.SELECTION if op.selection is not None else 0
+        mode |= Gating.PAIRS if op.pairs else 0
         if op.group:
             self.expert_groups.add(op.group)
             if len(self.expert_groups) > 1:
@@ -330,7 +335,8 @@ class _Operations(Builder):
                 multiplier=int(op.multiplier[task]), shift=int(op.shift[task]),
                 split=op.capacity or NO_CAPACITY, offset=op.threshold, x_base=op.kept_groups,
             )  # fmt: skip
-            self.step(name, op.name, instruction, None, reads=(logits,), writes=(Access(op.output, y),))
+            selection = None if op.selection is None else self.parameters(Channels(experts), _bias(op.selection[task]))
+            self.step(name, op.name, instruction, selection, reads=(logits,), writes=(Access(op.output, y),))
             self.stage(op.output, "routing", y, number)
         self.places[op.output] = y
 
@@ -353,7 +359,9 @@ class _Operations(Builder):
             name = f"{op.name}.expert{e}"
             gathered, activated = Access(f"{g_name} {e}", g), Access(f"{h_name} {e}", h)
             updated = Access(op.output if e + 1 == len(op.first_weight) else f"{op.output} ({e})", y)
-            gather = Instruction(Kind.GATHER, expert=e, n2=blocks, rows=x.rows, x_base=x.base, y_base=g.base)
+            gather = Instruction(
+                Kind.GATHER, int(op.weigh_inputs), expert=e, n2=blocks, rows=x.rows, x_base=x.base, y_base=g.base
+            )
             self.step(f"{name}.gather", op.name, gather, None, reads=(Access(op.input, x), queue), writes=(gathered,))
             gelu = replace(op.gelu, multiplier=op.gelu.multiplier[e])
             first, second = _part(op.first_scaling, e), _part(op.second_scaling, e)
@@ -367,7 +375,7 @@ class _Operations(Builder):
             )  # fmt: skip
             self.matrix(
                 f"{name}.second", op.name, Mode.SCATTER, activated, op.second_weight[e], second, updated,
-                also_reads=(residual, queue), expert=e,
+                also_reads=(residual, queue), expert=e, flags=Flag.PLAIN if op.weigh_inputs else 0,
             )  # fmt: skip
             residual = updated
         self.memory.release(g_name)

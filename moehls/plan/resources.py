@@ -39,7 +39,10 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
         "write": b,  # z · gate
         "norm": shape.norm_tokens * b * (2 + _products(_scale_bits(shape))) + 13,  # x², x·(D·r), n·g a channel; a root
         "reciprocals": 2,
-        "route": 2 * shape.route_experts + 9 + _options(shape),  # base-2 logits, and the largest; reciprocal, gate
+        "route": (2 + shape.selections) * shape.route_experts
+        + 9
+        + _options(shape),  # base-2 logits, the largest; reciprocal, gate
+        "gather": shape.weighed_inputs * shape.gather_tokens * b,
         "control": _CONTROL_DSP + 3 * shape.pools,
     }
 

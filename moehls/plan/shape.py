@@ -29,6 +29,10 @@ class Capabilities:
     """whether routers score experts by sigmoids"""
     expert_group: int = 0
     """experts of a group from which tokens choose; 0 where no router has groups"""
+    selections: bool = False
+    """whether routers rank experts by sigmoids with a bias"""
+    weighed_inputs: bool = False
+    """whether gates can multiply the tokens that are gathered for an expert"""
     sides: bool = False
     """whether LOAD and SCATTER reach residual rows beside the stream's"""
     norm_targets: bool = False

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moehls.integer.operations import Format, IntArray, RealArray, Scaling, TensorKind, WeightArray
 from moehls.integer.precision import Precision
-from moehls.network.operations import Experts, Lattice, Linear
+from moehls.network.operations import ActivationForm, Experts, Lattice, Linear
 from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.steps import Structure
@@ -44,6 +44,10 @@ class Builder:
     @property
     def weight_limit(self) -> int:
         return (1 << (self.precision.weight_bits - 1)) - 1
+
+    def form(self, form: ActivationForm) -> int:
+        """Its number among the network's activations."""
+        return self.structure.activations.index(form)
 
     def add(self, name: str, kind: TensorKind, bits: int, signed: bool, grid: Grid) -> None:
         """Record the grid and the format of a new value."""

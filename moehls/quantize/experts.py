@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from moehls.quantize.fixed_point import Grid
 from moehls.quantize.given import given_steps, signed_grid
 from moehls.quantize.linear import gated_grid, gated_steps, gelu_grid, gelu_steps, up_steps
 from moehls.quantize.steps import ExpertsStep
+from moehls.reference.experts import weighed
 from moehls.reference.linear import gated_requantise, gelu_requantise, requantised
 from moehls.reference.product import product
 
@@ -41,18 +42,20 @@ def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
     precision, experts, data = builder.precision, step.experts, builder.data
     real, integer = flat(data.real(experts.input)), flat(data.integer(experts.input))
     chosen = np.concatenate([routing.chosen for routing in data.routing(experts.routing)])
-    tokens = [_tokens(chosen, e) for e in range(len(experts.first_weight))]
-    inner = [_inner(experts, e, rows, own, real, integer, builder) for e, (rows, own) in enumerate(tokens)]
+    gates = np.concatenate([routing.gates for routing in data.routing(experts.routing)])
+    inputs = [_inputs(experts, e, chosen, gates, real, integer, precision) for e in range(len(experts.first_weight))]
+    inner = [_inner(experts, e, given, builder) for e, given in enumerate(inputs)]
     steps, ups = np.stack([each.steps for each in inner]), [each.up for each in inner if each.up is not None]
-    given = _given(experts, "hidden", builder) is not None
+    kept = _given(experts, "hidden", builder) is not None
     if ups:
-        multiplier, shift, scale = gated_grid(steps, np.stack([_up_scale(up) for up in ups]), precision, given)
+        multiplier, shift, scale = gated_grid(steps, np.stack([_up_scale(up) for up in ups]), precision, kept)
         epilogue, grids = GeluRequantise(multiplier, shift, 0), Grid(scale, np.zeros_like(scale))
     else:
-        epilogue, grids = gelu_grid(steps, experts.form, precision, given)
+        epilogue, grids = gelu_grid(steps, experts.form, precision, kept)
+    epilogue = replace(epilogue, form=builder.form(experts.form))
     second = [
-        _second(step, e, rows, own, inner[e], epilogue, Grid(grids.scale[e], grids.offset[e]), integer, builder)
-        for e, (rows, own) in enumerate(tokens)
+        _second(step, e, given, inner[e], epilogue, Grid(grids.scale[e], grids.offset[e]), builder)
+        for e, given in enumerate(inputs)
     ]
     builder.add(step.output, "residual", precision.residual_bits, True, builder.grids[step.residual])
     first = [each.first for each in inner]
@@ -69,24 +72,54 @@ def convert_experts(step: ExpertsStep, builder: Builder) -> IntegerExperts:
         _stacked(second),
         _weights(ups, precision) if ups else None,
         _stacked(ups) if ups else None,
+        experts.weigh_inputs,
     )
 
 
-def _inner(
-    experts: Experts, e: int, rows: IntArray, own: int, real: RealArray, integer: IntArray, builder: Builder
-) -> _Inner:
-    """What expert e does before the activation, calibrated on `rows`, `own` of which chose it."""
+@dataclass(frozen=True)
+class _Inputs:
+    """The tokens that an expert is calibrated on, as it reads them; the first `own` really chose it."""
+
+    real: RealArray
+    """[rows, channels]"""
+    integer: IntArray
+    own: int
+
+
+def _inputs(
+    experts: Experts,
+    e: int,
+    chosen: IntArray,
+    gates: IntArray,
+    real: RealArray,
+    integer: IntArray,
+    precision: Precision,
+) -> _Inputs:
+    """Tokens that did not choose the expert are weighed as those that did are on the mean."""
+    rows, own = _tokens(chosen, e)
+    if not experts.weigh_inputs:
+        return _Inputs(real[rows], integer[rows], own)
+    one = 1 << precision.gate_fraction
+    mine = (gates * (chosen == e)).sum(axis=1)[rows[:own]]
+    mean = int(mine.mean()) if own else one // 2
+    gate = np.concatenate([mine, np.full(len(rows) - own, mean)])[:, None]
+    return _Inputs(real[rows] * (gate / one), weighed(integer[rows], gate, precision), own)
+
+
+def _inner(experts: Experts, e: int, inputs: _Inputs, builder: Builder) -> _Inner:
+    """What expert e does before the activation."""
+    own, integer = inputs.own, inputs.integer
     precision, grid, trust = builder.precision, builder.grids[experts.input], own / (own + _FEW)
     trust = 0.0 if experts.input in builder.given else trust
     largest, second = (1 << precision.activation_bits) - 1, [experts.second_weight[e].astype(np.float64)]
 
     def layer(weight: FloatArray, bias: FloatArray) -> tuple[RealArray, RealArray, RealArray]:
         wide, offset = weight.astype(np.float64), bias.astype(np.float64)
-        return wide, offset, real[rows] @ wide.T + offset
+        return wide, offset, inputs.real @ wide.T + offset
 
     weight, bias, before = layer(experts.first_weight[e], experts.first_bias[e])
     unit = np.full(len(bias), 2.0**-precision.gelu_fraction)
-    first = quantise_rows(weight, bias, grid, integer[rows], unit, largest, precision, 0.0, before, trust)
+    first = quantise_rows(weight, bias, grid, integer, unit, largest, precision, 0.0, before, trust)
     hidden = activation_real(before, experts.form)
     given, given_up = (_given(experts, role, builder) for role in ("hidden", "up"))
     if experts.up_weight is None or experts.up_bias is None:
@@ -94,7 +127,7 @@ def _inner(
         return _Inner(first, None, steps, hidden)
     weight, bias, other = layer(experts.up_weight[e], experts.up_bias[e])
     scale = up_steps(other, precision) if given_up is None else given_up[e]
-    up = quantise_rows(weight, bias, grid, integer[rows], scale, largest, precision, 0.0, other, trust)
+    up = quantise_rows(weight, bias, grid, integer, scale, largest, precision, 0.0, other, trust)
     steps = gated_steps(before, other, second, experts.form, precision) if given is None else given[e]
     return _Inner(first, up, steps, hidden * other)
 
@@ -120,29 +153,27 @@ def _up_scale(up: Rows) -> RealArray:
 def _second(
     step: ExpertsStep,
     e: int,
-    rows: IntArray,
-    own: int,
+    inputs: _Inputs,
     inner: _Inner,
     epilogue: GeluRequantise,
     grid: Grid,
-    integer: IntArray,
     builder: Builder,
 ) -> Rows:
     """The second matrix of expert e, on the hidden integers that the matrices before it really give."""
     precision, experts = builder.precision, step.experts
     weight, bias = experts.second_weight[e].astype(np.float64), experts.second_bias[e].astype(np.float64)
     of_expert = GeluRequantise(epilogue.multiplier[e], epilogue.shift, epilogue.offset)
-    accumulator, scaling = product(integer[rows], inner.first.weight), inner.first.scaling
+    accumulator, scaling = product(inputs.integer, inner.first.weight), inner.first.scaling
     if inner.up is None:
         hidden = gelu_requantise(accumulator, scaling, of_expert, precision, experts.form)
     else:
-        up = requantised(product(integer[rows], inner.up.weight), inner.up.scaling, precision)
+        up = requantised(product(inputs.integer, inner.up.weight), inner.up.scaling, precision)
         multiplier, shift = of_expert.multiplier, of_expert.shift
         hidden = gated_requantise(accumulator, scaling, up, multiplier, shift, precision, experts.form)
     target = inner.hidden @ weight.T + bias
     unit = np.ldexp(builder.grids[step.residual].scale, -precision.expert_fraction)
     largest = (1 << precision.activation_bits) - 1
-    trust = 0.0 if of_experts(experts.output, "hidden") in builder.given else own / (own + _FEW)
+    trust = 0.0 if of_experts(experts.output, "hidden") in builder.given else inputs.own / (inputs.own + _FEW)
     return quantise_rows(weight, bias, grid, hidden, unit, largest, precision, 0.0, target, trust)
 
 

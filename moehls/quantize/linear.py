@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from moehls.integer.operations import (
@@ -25,6 +27,7 @@ from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid, significant
 from moehls.quantize.given import given_activation, given_multipliers, given_steps
+from moehls.quantize.norm import fine_name
 from moehls.quantize.ranges import ACTIVATED, PROJECTED, balanced_steps, clipped_range
 from moehls.quantize.steps import (
     AttentionInputStep,
@@ -32,6 +35,7 @@ from moehls.quantize.steps import (
     GeluStep,
     OutputStep,
     ResidualStep,
+    StreamStep,
     UpStep,
     WideStep,
 )
@@ -60,6 +64,15 @@ def convert_wide(step: WideStep, builder: Builder) -> IntegerLinear:
     rows = _rows(step.linear, builder, grid.scale, target)
     builder.add(step.linear.output, "residual", builder.precision.residual_bits, True, grid)
     return _integer(step.linear, step.linear.output, rows, Widen(), builder)
+
+
+def convert_stream(step: StreamStep, builder: Builder) -> IntegerLinear:
+    """The stream goes on from the norm's fine value, which has the bits that an operand lacks."""
+    linear = replace(step.linear, input=fine_name(step.linear.input))
+    unit = np.full(len(linear.bias), builder.residual)
+    rows = _rows(linear, builder, unit, builder.target(linear.output), largest=1 << (builder.precision.fine_bits - 1))
+    builder.add_residual(linear.output, len(unit))
+    return _integer(linear, linear.output, rows, Widen(), builder)
 
 
 def convert_residual(step: ResidualStep, builder: Builder) -> IntegerLinear:
@@ -93,6 +106,7 @@ def convert_gelu(step: GeluStep, builder: Builder) -> IntegerLinear:
         epilogue, grid = gelu_grid(wanted, form, precision)
     else:
         epilogue, grid = given_activation(given, step.gelu.output, form, precision)
+    epilogue = replace(epilogue, form=builder.form(form))
     builder.add(step.gelu.output, "operand", precision.activation_bits, False, grid)
     return _integer(step.linear, step.gelu.output, rows, epilogue, builder)
 
@@ -122,7 +136,8 @@ def convert_gated(step: GatedStep, builder: Builder) -> IntegerLinear:
         wanted = given_steps(given, step.output, precision)
     multiplier, shift, scale = gated_grid(wanted, builder.grids[step.up].scale, precision, given is not None)
     builder.add(step.output, "operand", precision.activation_bits, True, Grid(scale, np.zeros_like(scale)))
-    return _integer(step.linear, step.output, rows, GatedRequantise(step.up, multiplier, shift), builder)
+    epilogue = GatedRequantise(step.up, multiplier, shift, builder.form(step.activation.form))
+    return _integer(step.linear, step.output, rows, epilogue, builder)
 
 
 def up_steps(up: RealArray, precision: Precision) -> RealArray:
@@ -196,7 +211,12 @@ def _second_multipliers(ratio: RealArray, precision: Precision) -> tuple[IntArra
 
 
 def _rows(
-    linear: Linear, builder: Builder, unit: RealArray, target: RealArray, offset: RealArray | float = 0.0
+    linear: Linear,
+    builder: Builder,
+    unit: RealArray,
+    target: RealArray,
+    offset: RealArray | float = 0.0,
+    largest: int | None = None,
 ) -> Rows:
     return quantise_rows(
         builder.weight(linear),
@@ -204,7 +224,7 @@ def _rows(
         builder.grids[linear.input],
         flat(builder.data.integer(linear.input)),
         unit,
-        (1 << builder.precision.activation_bits) - 1,
+        largest or (1 << builder.precision.activation_bits) - 1,
         builder.precision,
         offset,
         None if linear.input in builder.given else target,

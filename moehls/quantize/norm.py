@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moehls.integer.operations import IntegerNorm, RealArray, Scaling
-from moehls.network.operations import Lattice, LayerNorm
+from moehls.network.operations import Experts, Lattice, LayerNorm
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
@@ -53,11 +53,14 @@ def _scaled(
 ) -> tuple[str, Scaling]:
     """Name of the fine value and the gains and biases that put `gain · n + bias`, n integers, on the grids of `output`.
 
-    The operand's steps are balanced against the matrices that read it; its offset is the middle of its range.
+    The operand's steps are balanced against the matrices that read it; its offset is the middle of its range, or nothing where
+    gates multiply it.
     """
     precision = builder.precision
     x = builder.target(output)
     levels = (1 << precision.activation_bits) - 1
+    if any(isinstance(reader, Experts) and reader.weigh_inputs for reader in builder.structure.readers[output]):
+        x = np.concatenate([x, -x])
     low, high = clipped_range(NORMALISED.of(x), NORMALISED.shares, levels)
     operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(output), builder.weight_limit)
     grid = None if given is None else signed_grid(given, output, precision)

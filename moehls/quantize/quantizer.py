@@ -24,6 +24,7 @@ from moehls.quantize.linear import (
     convert_gelu,
     convert_output,
     convert_residual,
+    convert_stream,
     convert_up,
     convert_wide,
 )
@@ -44,6 +45,7 @@ from moehls.quantize.steps import (
     ResidualStep,
     RowsStep,
     Step,
+    StreamStep,
     Structure,
     UpStep,
     WideStep,
@@ -98,7 +100,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
             outputs,
             network.tasks,
             network.task_input,
-            found.activation,
+            found.activations,
         )
 
     bare = assembled((), {})
@@ -138,6 +140,8 @@ def _convert(step: Step, source: IntegerInput, builder: Builder) -> IntegerOpera
             return convert_attention_input(step, builder)
         case WideStep():
             return convert_wide(step, builder)
+        case StreamStep():
+            return convert_stream(step, builder)
         case GeluStep():
             return convert_gelu(step, builder)
         case UpStep():
@@ -178,7 +182,7 @@ def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
 def _written(step: Step) -> str:
     """Name of the last float value that a step computes."""
     match step:
-        case AttentionInputStep() | OutputStep() | UpStep() | WideStep():
+        case AttentionInputStep() | OutputStep() | UpStep() | WideStep() | StreamStep():
             return step.linear.output
         case GeluStep():
             return step.gelu.output

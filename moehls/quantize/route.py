@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
+from moehls.errors import MoehlsError
 from moehls.integer.operations import Format, IntArray, IntegerRoute, RealArray
-from moehls.network.operations import Route
+from moehls.integer.validate import SELECTION_BITS
+from moehls.network.operations import FloatArray, Route
 from moehls.quantize.builder import Builder, flat, narrow
 from moehls.quantize.fixed_point import Factor, Grid, factor, rounded
 from moehls.quantize.norm import fine_name
@@ -54,7 +56,26 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         route.score,
         route.group,
         route.kept_groups,
+        route.pairs,
+        None if route.selection is None else _selection(route.name, route.selection),
     )
+
+
+def _selection(name: str, bias: FloatArray) -> IntArray:
+    """In units of the sigmoids; the same number for all experts of a task changes nothing, so the middle of a task's is zero.
+
+    Raises:
+        MoehlsError: two of them differ by more than the machine adds.
+    """
+    wide = bias.astype(np.float64)
+    middle = (wide.max(axis=1, keepdims=True) + wide.min(axis=1, keepdims=True)) / 2
+    units = rounded((wide - middle) * 65535)
+    if np.abs(units).max() >= 1 << SELECTION_BITS - 1:
+        raise MoehlsError(
+            f"{name}: its selection biases differ by {np.ptp(wide, axis=1).max():.4g}, at most {2**SELECTION_BITS // 65535} "
+            "is possible; sigmoids lie between 0 and 1, so limit the biases to a few units before the export"
+        )
+    return units
 
 
 def _gate(

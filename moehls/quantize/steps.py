@@ -96,6 +96,13 @@ class WideStep:
 
 
 @dataclass(frozen=True)
+class StreamStep:
+    """A linear behind a norm from which the residual stream goes on; it reads the norm's fine value."""
+
+    linear: Linear
+
+
+@dataclass(frozen=True)
 class GeluStep:
     linear: Linear
     gelu: Activation
@@ -141,7 +148,7 @@ class ExpertsStep:
     output: str
 
 
-LinearStep = AttentionInputStep | WideStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
+LinearStep = AttentionInputStep | WideStep | StreamStep | GeluStep | UpStep | GatedStep | ResidualStep | OutputStep
 Step = (
     Embed
     | ConstantStep
@@ -166,7 +173,7 @@ class Structure:
     """names of the residual values"""
     readers: dict[str, tuple[Operation, ...]]
     """operations that read a value, in order"""
-    activation: ActivationForm
+    activations: tuple[ActivationForm, ...]
     sums: dict[str, tuple[str, ...]]
     """the linears whose sum an output value is, by the name of the value"""
     sources: dict[str, str] = field(default_factory=dict)
@@ -178,7 +185,8 @@ class Structure:
 SUPPORTED = {
     "Constant": "the slots and sums of soft MoE",
     "Attention": "queries, keys and values by linears; with one head a LayerNorm of the stream or a constant too",
-    "LayerNorm": "a LayerNorm of the residual stream; of a linear's output, or of its heads, where attentions read it",
+    "LayerNorm": "a LayerNorm of the residual stream, which may go on from it; of a linear's output, or of its heads, where "
+    "attentions read it",
     "Linear": "linears that read a LayerNorm, an attention or an activation, and whose output goes to one attention, "
     "activation, product or residual add or is an output of the network",
     "Activation": "an activation after a linear",

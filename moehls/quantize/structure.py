@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 from moehls.errors import MoehlsError
 from moehls.network.interpreter import reads
@@ -46,12 +47,13 @@ from moehls.quantize.steps import (
     Role,
     RowsStep,
     Step,
+    StreamStep,
     Structure,
     UpStep,
     WideStep,
 )
 
-_OTHER_NORMS = "a norm before the first block, as CLIP has, and post-norm models are not supported"
+_OTHER_NORMS = "a norm of what is added to it, as Swin V2 has, or of another norm is not supported"
 
 
 def structure(network: Network) -> Structure:
@@ -74,11 +76,10 @@ def unmapped(network: Network) -> tuple[str, ...]:
             if str(error).split(" cannot be")[0] not in {text.split(" cannot be")[0] for text in found}:
                 found.append(str(error))
             resolver.allow(operation.output)
-    for last in (resolver.check_outputs, resolver.activation_form):
-        try:
-            last()
-        except MoehlsError as error:
-            found.append(str(error))
+    try:
+        resolver.check_outputs()
+    except MoehlsError as error:
+        found.append(str(error))
     return tuple(found)
 
 
@@ -126,7 +127,7 @@ class _Resolver:
             tuple(steps),
             residuals,
             self.readers,
-            self.activation_form(),
+            self.activation_forms(),
             self._shown_sums(),
             self.sources,
             frozenset(self.tied),
@@ -163,7 +164,8 @@ class _Resolver:
                 return self._norms(operation)
             case Linear():
                 step = self._linear(operation)
-                return [] if step is None else [step]
+                fine = self._fine(operation.output) if isinstance(step, StreamStep) else []
+                return [] if step is None else [step, *fine]
             case Attention():
                 self.operands.add(operation.output)
                 return [*self._attention_operands(operation), self._renamed(operation)]
@@ -348,6 +350,11 @@ class _Resolver:
         """The step of a linear; None for the gate of a gated MLP, whose step stands where the product does."""
         self._maker(linear.input, self.operands, linear)
         readers = self.readers[linear.output]
+        if isinstance(self.makers.get(linear.input), LayerNorm) and any(
+            isinstance(reader, Add) and self._continues(reader, linear) for reader in readers
+        ):
+            self.residuals.add(linear.output)
+            return StreamStep(linear)
         if readers and all(isinstance(reader, LayerNorm) for reader in readers) and linear.output not in self.shown:
             self.wide.add(linear.output)
             return WideStep(linear)
@@ -374,6 +381,11 @@ class _Resolver:
                 return ResidualStep(linear, self._residual(add, linear.output), add.output)
             case other:
                 raise self._refusal(linear, f"its output goes to {other.name} ({type(other).__name__})")
+
+    def _continues(self, add: Add, linear: Linear) -> bool:
+        """Whether what a linear behind a norm gives is the stream to which an add adds a branch."""
+        other = add.right if add.left == linear.output else add.left
+        return other not in self.residuals | self.sides and not self._is_sum(add)
 
     def _experts(self, experts: Experts) -> ExpertsStep:
         self._maker(experts.input, self.operands, experts)
@@ -438,15 +450,10 @@ class _Resolver:
             found = ", ".join(f"{r.name} ({type(r).__name__})" for r in readers) or "nothing"
             raise self._refusal(operation, f"its output is read by {found}")
 
-    def activation_form(self) -> ActivationForm:
-        forms = {o.form: o.name for o in self.network.operations if isinstance(o, Activation | Experts)}
-        if len(forms) > 1:
-            found = ", ".join(f"{form} in {name}" for form, name in forms.items())
-            raise MoehlsError(
-                f"several activations: {found}; supported: one a network (the accelerator has one table); "
-                "export the model with one"
-            )
-        return next(iter(forms), "exact")
+    def activation_forms(self) -> tuple[ActivationForm, ...]:
+        """Those the network has, in the order of their definition."""
+        found = {o.form for o in self.network.operations if isinstance(o, Activation | Experts)}
+        return tuple(form for form in get_args(ActivationForm) if form in found) or ("exact",)
 
     def _refusal(self, operation: Operation, why: str) -> MoehlsError:
         kind = type(operation).__name__

@@ -13,6 +13,7 @@ from moehls.integer.host import quantise_image
 from moehls.integer.operations import (
     AddResidual,
     GatedRequantise,
+    GeluRequantise,
     IntArray,
     IntegerAttention,
     IntegerConstant,
@@ -79,7 +80,7 @@ def execute(
     network: IntegerNetwork, operation: IntegerOperation, known: Execution, task: int
 ) -> dict[str, IntArray | Routing]:
     """The values one operation writes, from those already known."""
-    precision, form = network.precision, network.activation
+    precision, forms = network.precision, network.activations
     match operation:
         case IntegerEmbed():
             return {operation.output: embed(operation, known.array(operation.input), precision)}
@@ -96,6 +97,7 @@ def execute(
                 other = known.array(epilogue.residual)
             elif isinstance(epilogue, GatedRequantise):
                 other = known.array(epilogue.up)
+            form = forms[epilogue.form if isinstance(epilogue, GeluRequantise | GatedRequantise) else 0]
             return {operation.output: linear(operation, x, other, precision, form)}
         case IntegerAttention():
             q, k, v = (known.array(name) for name in (operation.query, operation.key, operation.value))
@@ -105,4 +107,5 @@ def execute(
         case IntegerExperts():
             x, residual = known.array(operation.input), known.array(operation.residual)
             routing = known.routing(operation.routing)
+            form = forms[operation.gelu.form]
             return {operation.output: experts(operation, x, routing, residual, precision, form)}

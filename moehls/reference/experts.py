@@ -27,17 +27,25 @@ def experts(
         tokens, rank = np.nonzero(routing.chosen == e)
         first, second = _of_expert(operation.first_scaling, e), _of_expert(operation.second_scaling, e)
         multiplier, shift = operation.gelu.multiplier[e], operation.gelu.shift
-        accumulator = product(x[tokens], operation.first_weight[e])
+        gates, own = routing.gates[tokens, rank, None], x[tokens]
+        if operation.weigh_inputs:
+            own, gates = weighed(own, gates, precision), np.full_like(gates, 1 << precision.gate_fraction)
+        accumulator = product(own, operation.first_weight[e])
         if operation.up_weight is not None and operation.up_scaling is not None:
-            up = requantised(product(x[tokens], operation.up_weight[e]), _of_expert(operation.up_scaling, e), precision)
+            up = requantised(product(own, operation.up_weight[e]), _of_expert(operation.up_scaling, e), precision)
             h = gated_requantise(accumulator, first, up, multiplier, shift, precision, form)
         else:
             epilogue = GeluRequantise(multiplier, shift, operation.gelu.offset)
             h = gelu_requantise(accumulator, first, epilogue, precision, form)
         z = requantise(product(h, operation.second_weight[e]), second.bias, second.multiplier, second.shift, precision)
-        scaled = rs(z * routing.gates[tokens, rank, None], precision.gate_fraction + precision.expert_fraction)
+        scaled = rs(z * gates, precision.gate_fraction + precision.expert_fraction)
         result[tokens] = sat(result[tokens] + scaled, precision.residual_bits)
     return result
+
+
+def weighed(x: IntArray, gates: IntArray, precision: Precision) -> IntArray:
+    """Operands `[rows, channels]` times gates `[rows, 1]`."""
+    return sat(rs(x * gates, precision.gate_fraction), precision.activation_bits)
 
 
 def _of_expert(scaling: Scaling, e: int) -> Scaling:

@@ -36,9 +36,12 @@ class Routing:
 def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precision) -> Routing:
     """Fine `[tokens, channels]` to the routing of `task`."""
     logits = product(fine, operation.weight[task]) + operation.bias[task]
-    ranked = np.where(_eligible(operation, logits), logits, np.iinfo(np.int64).min + 1)
-    chosen = np.argsort(-ranked, axis=1, kind="stable")[:, : operation.k]  # stable: ties to the lower index
     t = sat(rs(logits * operation.multiplier[task], operation.shift[task]), precision.logit_bits)
+    rank = logits
+    if operation.selection is not None:
+        rank = sigmoid(t, precision.logit_fraction) + operation.selection[task]
+    ranked = np.where(_eligible(operation, rank), rank, np.iinfo(np.int64).min + 1)
+    chosen = np.argsort(-ranked, axis=1, kind="stable")[:, : operation.k]  # stable: ties to the lower index
     if operation.normalisation == "chosen":
         t = np.take_along_axis(t, chosen, axis=1)
     if operation.score == "sigmoid":
@@ -63,11 +66,12 @@ def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precisi
     return Routing(logits, np.where(taken, chosen, ~chosen), gates * taken)
 
 
-def _eligible(operation: IntegerRoute, logits: IntArray) -> npt.NDArray[np.bool_]:
+def _eligible(operation: IntegerRoute, rank: IntArray) -> npt.NDArray[np.bool_]:
     """`[tokens, experts]`: whether an expert is of a group that its token keeps."""
     if not operation.group:
-        return np.ones(logits.shape, bool)
-    best = logits.reshape(len(logits), -1, operation.group).max(axis=2)
+        return np.ones(rank.shape, bool)
+    grouped = np.sort(rank.reshape(len(rank), -1, operation.group), axis=2)
+    best = grouped[..., -2:].sum(axis=2) if operation.pairs else grouped[..., -1]
     kept = np.zeros(best.shape, bool)
     order = np.argsort(-best, axis=1, kind="stable")[:, : operation.kept_groups]
     np.put_along_axis(kept, order, True, axis=1)

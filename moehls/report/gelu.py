@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from moehls.network.operations import ActivationForm
 _EXAMINED = 1 << 16
 _DRAWN = 480
 _SPAN = 6.0
+
+
+def worst_activation(precision: Precision, forms: Sequence[ActivationForm]) -> dict[str, Any]:
+    """`gelu_error` of the form with the largest."""
+    return max((gelu_error(precision, form) for form in forms), key=lambda found: float(found["largest_error"]))
 
 
 def gelu_error(precision: Precision, form: ActivationForm) -> dict[str, Any]:

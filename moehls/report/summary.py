@@ -28,7 +28,7 @@ from moehls.network.summary import Summary
 from moehls.plan import Plan
 from moehls.plan.cost import StepCost
 from moehls.plan.uses import factors
-from moehls.report.gelu import gelu_error
+from moehls.report.gelu import worst_activation
 from moehls.report.vendor import RESOURCES, VendorReports
 from moehls.simulate.verify import Verification
 
@@ -73,7 +73,7 @@ def first_summary(
         "calibration": dict(calibration),
         "hidden_parts": hidden_parts,
         "recognised": model.json(),
-        "gelu": gelu_error(integer.precision, integer.activation),
+        "gelu": worst_activation(integer.precision, integer.activations),
         "verification": None,
         "steps": _steps(integer, plan.costs),
     }

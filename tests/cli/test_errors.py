@@ -49,23 +49,23 @@ def test_an_unsupported_node_is_named(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_mapped_is_shown_by_inspect(run: Run, tmp_path: Path) -> None:
-    """One MLP with x · sigmoid(1.702 x) in place of GELU."""
+    """A normalisation of what is added to the stream."""
 
     def change(model: onnx.ModelProto) -> None:
-        node = next(node for node in model.graph.node if node.op_type == "Erf")
-        node.op_type = "Tanh"
-        slope = onnx.numpy_helper.from_array(np.float32(0.851 * np.sqrt(2)), "slope")
-        model.graph.initializer.append(slope)
-        place = list(model.graph.node).index(node)
-        model.graph.node.insert(place, onnx.helper.make_node("Mul", [node.input[0], "slope"], ["steeper"]))
-        node.input[0] = "steeper"
+        graph = model.graph
+        norm = next(node for node in graph.node if node.op_type == "LayerNormalization")
+        add = next(node for node in graph.node if node.op_type == "Add" and node.input[0] == norm.input[0])
+        place = list(graph.node).index(add)
+        own = onnx.helper.make_node("LayerNormalization", [add.input[1], *norm.input[1:]], ["normed"], axis=-1)
+        graph.node.insert(place, own)
+        add.input[1] = "normed"
 
-    model = changed(tmp_path / "two.onnx", change)
+    model = changed(tmp_path / "branch.onnx", change)
     outcome = run("inspect", model)
     assert outcome.code == 2
-    assert "several activations" in outcome.out
-    assert "1 parts cannot be mapped" in outcome.err
-    compile_refused(run, tmp_path, model, words=("several activations",))
+    assert "not the residual stream plus the output of a linear" in outcome.out
+    assert "2 parts cannot be mapped" in outcome.err
+    compile_refused(run, tmp_path, model, words=("LayerNorm", "its output is read by"))
 
 
 def test_a_dynamic_shape_that_is_not_fixed(run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moehls.integer.operations import IntArray, WeightArray
+from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
 from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
@@ -18,6 +19,9 @@ from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library
 from moehls.simulate.simulator import MemoryImages
 from tests.plan.machine import Machine
+
+FORMS: tuple[ActivationForm, ...] = ("exact", "silu")
+"""activations of the accelerators under test"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     beats = sum(step_beats(step.instruction, shape) for step in steps)
     results = library.run(pixels, beats, task, lambda index, ran, memories: states.append(state_of(memories, shape)))
 
-    machine = Machine(shape, "exact")
+    machine = Machine(shape, FORMS)
     _start_from(machine, states[0])
     names = [f"after step {i}, {step.instruction}" for i, step in enumerate(program)]
 

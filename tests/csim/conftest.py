@@ -11,6 +11,7 @@ from moehls.emit.hls import emit_hls
 from moehls.integer.precision import W8A8, W16A16
 from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library, build
+from tests.csim.bench import FORMS
 
 SHAPES = {
     # with bounds of sums and shifts that the steps of the tests keep
@@ -83,6 +84,8 @@ SHAPES = {
         gated=True,
         sigmoids=True,
         expert_group=2,
+        selections=True,
+        weighed_inputs=True,
     ),
     "wide": Shape(
         W16A16,
@@ -124,7 +127,7 @@ def accelerators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Accelera
     made = {}
     for name, shape in SHAPES.items():
         project = tmp_path_factory.mktemp(name)
-        emit_hls(shape, "exact", project)
+        emit_hls(shape, FORMS, project)
         made[name] = Accelerator(shape, project, build(project, bounded=name in BOUNDED))
     return made
 

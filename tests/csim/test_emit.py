@@ -22,14 +22,14 @@ VITIS_PRAGMAS = {
 
 def test_the_same_shape_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        paths = emit_hls(SHAPES["w8a8"], "exact", tmp_path / folder)
+        paths = emit_hls(SHAPES["w8a8"], ("exact",), tmp_path / folder)
     assert {Path("include/model.hpp"), Path("src/engine.cpp"), Path("csim/harness.cpp")} <= set(paths)
     for path in paths:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
 
 
 def test_the_gelu_form_changes_its_table_alone() -> None:
-    exact, tanh = (render_hls(SHAPES["w8a8"], form) for form in ("exact", "tanh"))
+    exact, tanh = (render_hls(SHAPES["w8a8"], (form,)) for form in ("exact", "tanh"))
     assert [a.path for a, b in zip(exact, tanh, strict=True) if a != b] == [Path("include/tables.hpp")]
 
 
@@ -45,7 +45,7 @@ def test_the_gelu_form_changes_its_table_alone() -> None:
 )
 def test_an_impossible_shape_is_refused(shape: Shape, message: str, tmp_path: Path) -> None:
     with pytest.raises(MoehlsError, match=message):
-        emit_hls(shape, "exact", tmp_path)
+        emit_hls(shape, ("exact",), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +65,7 @@ def test_vitis_sees_its_pragmas_and_no_other(accelerator: Accelerator, tmp_path:
     pragmas = re.findall(r"#pragma HLS ([A-Z_]+)(.*)", text)
     assert {name for name, _ in pragmas} == VITIS_PRAGMAS
     heads = ("for (ap_uint<32> n", "while (more)")
-    loops = sum(source.text.count(head) for source in render_hls(accelerator.shape, "exact") for head in heads)
+    loops = sum(source.text.count(head) for source in render_hls(accelerator.shape, ("exact",)) for head in heads)
     assert (
         sum(name == "PIPELINE" for name, _ in pragmas) == loops + 3
     )  # read_parameters, copy_tokens, the counts of enqueue

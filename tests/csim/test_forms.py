@@ -12,6 +12,7 @@ from moehls.network.operations import Network
 from moehls.quantize import quantize, random_calibration
 from moehls.reference import run
 from moehls.simulate.compare import FidelityMeter
+from tests.csim.bench import FORMS as FORMS_OF_MACHINES
 from tests.csim.conftest import Accelerator
 from tests.csim.test_networks import assert_equals_reference
 from tests.frontend.support import fixture
@@ -78,6 +79,14 @@ def test_a_graph_of_the_front_end_is_exact_in_cpp(accelerators: dict[str, Accele
     check(integer)
     for task in range(network.tasks):
         assert_equals_reference(accelerators["more"], integer, task)
+
+
+def test_two_activations_are_exact_in_cpp(accelerators: dict[str, Accelerator]) -> None:
+    """An MLP with GELU and experts with SiLU, on the tables of both."""
+    network = read_network(fixture("activations_two-dynamo20"), {})
+    integer = quantize(network, random_calibration(network, 0), W8A8)
+    assert integer.activations == FORMS_OF_MACHINES
+    assert_equals_reference(accelerators["grouped"], integer, 0)
 
 
 @pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)

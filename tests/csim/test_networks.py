@@ -115,10 +115,11 @@ def test_what_only_some_models_have(accelerators: dict[str, Accelerator], shape:
         assert_equals_reference(accelerator, network, 0)
 
 
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-def test_scores_and_groups_of_experts(accelerators: dict[str, Accelerator], score: Score) -> None:
+@pytest.mark.parametrize(("score", "selects"), [("softmax", False), ("sigmoid", False), ("sigmoid", True)])
+def test_scores_and_groups_of_experts(accelerators: dict[str, Accelerator], score: Score, selects: bool) -> None:
     accelerator = accelerators["grouped"]
-    sizes = Sizes(layers=4, experts=6, k=3, score=score, group=2, kept_groups=2, gated=True)
+    sizes = Sizes(layers=4, experts=6, k=3, score=score, group=2, kept_groups=2, gated=True, selects=selects)
+    sizes = replace(sizes, weigh_inputs=selects)
     for seed, normalisation in ((3, "all"), (4, "chosen"), (5, "none")):
         network = random_integer_network(seed, W8A8, sizes, normalisation=normalisation)
         assert_equals_reference(accelerator, network, 0)

@@ -20,7 +20,7 @@ from moehls.plan.instruction import (
     Target,
 )
 from moehls.plan.shape import Shape
-from tests.csim.bench import Bench, BenchStep, assert_steps_equal
+from tests.csim.bench import FORMS, Bench, BenchStep, assert_steps_equal
 from tests.csim.conftest import SHAPES, Accelerator
 
 random_data = settings(
@@ -123,7 +123,7 @@ def test_stream_product(accelerator: Accelerator, mode: Mode, data: st.DataObjec
     groups = -(-rows // shape.token_parallel)
     if mode == Mode.WIDE and not shape.wide:
         mode = Mode.RESIDUAL
-    planes = mode == Mode.RAW and shape.precision.activation_bits == 8 and inputs % 2 == 0
+    planes = mode in (Mode.RAW, Mode.WIDE) and shape.precision.activation_bits == 8 and inputs % 2 == 0
     linear = Instruction(
         Kind.LINEAR,
         mode,
@@ -142,6 +142,7 @@ def test_stream_product(accelerator: Accelerator, mode: Mode, data: st.DataObjec
         split=inputs // 2 if planes else NO_SPLIT,
         shift=some(data, 8, 30),
         offset=some(data, 0, 1 << 14),
+        multiplier=some(data, 0, len(FORMS) - 1) if mode == Mode.GELU else 0,
     )
     shifts = (4, 30) if shape.precision.activation_bits == 8 else (20, 50)
     steps = [*filled(bench, rows, max(inputs, outputs)), bench.linear(linear, shifts)]
@@ -163,7 +164,7 @@ def test_gated_product(accelerators: dict[str, Accelerator], data: st.DataObject
         Kind.LINEAR, Mode.GATED, data.draw(st.sampled_from([Binding.PROJECT, Binding.SCORES])),
         n0=outputs, n1=groups, n2=inputs, rows=rows, x_base=some(data, 0, 5), x_s1=inputs, x_s2=1,
         w_base=some(data, 0, 3), w_s0=1, w_s1=stride, y_base=some(data, 0, 5), y_s0=1, y_s1=outputs,
-        shift=some(data, 12, 30),
+        shift=some(data, 12, 30), multiplier=some(data, 0, len(FORMS) - 1),
     )  # fmt: skip
     other = Instruction(
         Kind.LINEAR, Mode.REQUANTISE, Binding.UP, n0=stride, n1=groups, n2=inputs, rows=rows, x_s1=inputs, x_s2=1,
@@ -207,9 +208,13 @@ def gating(data: st.DataObject, shape: Shape, experts: int, chosen: int) -> dict
         fields["split"] = data.draw(st.sampled_from([NO_CAPACITY, 1, 3]))
     if shape.sigmoids:
         fields["mode"] |= data.draw(st.sampled_from([0, Gating.SIGMOID, Gating.SIGMOID | Gating.UNDIVIDED]))
+    if shape.selections and fields["mode"] & Gating.SIGMOID:
+        fields["mode"] |= data.draw(st.sampled_from([0, Gating.SELECTION]))
     size = shape.expert_group
     if size and experts % size == 0:
         fields["x_base"] = data.draw(st.sampled_from([0, *range(-(-chosen // size), experts // size + 1)]))
+        if fields["mode"] & Gating.SELECTION:
+            fields["mode"] |= data.draw(st.sampled_from([0, Gating.PAIRS]))
     return fields
 
 
@@ -235,13 +240,17 @@ def test_experts(accelerator: Accelerator, data: st.DataObject) -> None:
         rows=tokens, multiplier=some(data, 0, 65535), shift=some(data, 4, 40),
         **gating(data, shape, experts, chosen),
     )  # fmt: skip
-    steps = [*filled(bench, tokens, blocks), gate, BenchStep(route)]
+    choose = BenchStep(route)
+    if route.mode & Gating.SELECTION:
+        choose = bench.step(route, bench.parameters(logits, 1 << 17, None, (0, 1)))
+    steps = [*filled(bench, tokens, blocks), gate, choose]
     base = some(data, 1, 9) if shape.sides else 0
     for expert in range(experts):
-        steps.append(BenchStep(Instruction(Kind.GATHER, expert=expert, n2=blocks, y_base=30)))
+        weighs = shape.weighed_inputs and data.draw(st.booleans())
+        steps.append(BenchStep(Instruction(Kind.GATHER, int(weighs), expert=expert, n2=blocks, y_base=30)))
         scatter = Instruction(
             Kind.LINEAR, Mode.SCATTER, Binding.SCORES, expert=expert, n0=blocks, n1=groups, n2=blocks, rows=tokens,
-            x_base=30, x_s1=blocks, x_s2=1, y_base=base,
+            flags=Flag.PLAIN if weighs else 0, x_base=30, x_s1=blocks, x_s2=1, y_base=base,
         )  # fmt: skip
         steps.append(bench.linear(scatter, (4, 20)))
     assert_steps_equal(accelerator.library, bench, steps)

@@ -76,7 +76,7 @@ def exact_in_cpp(file: Path) -> str:
         integer = _integer(read_network(file, {}))
         group = max((op.group for op in integer.operations if isinstance(op, IntegerRoute)), default=0)
         for task in range(integer.tasks):
-            assert_equals_reference(accelerator(integer.precision.name, integer.activation, group), integer, task)
+            assert_equals_reference(accelerator(integer.precision.name, integer.activations, group), integer, task)
     except (MoehlsError, AssertionError) as error:
         return f"no: {next(filter(str.strip, str(error).splitlines()), type(error).__name__)}"
     return integer.precision.name
@@ -96,12 +96,12 @@ def _integer(network: Network) -> IntegerNetwork:
 
 
 @cache
-def accelerator(precision: str, form: ActivationForm, group: int) -> Accelerator:
+def accelerator(precision: str, forms: tuple[ActivationForm, ...], group: int) -> Accelerator:
     """One compiled accelerator that takes every fixture: with every part that a shape can have."""
     parts = {name: True for name, value in vars(SHAPES[_SHAPES[precision]]).items() if isinstance(value, bool)}
     shape = replace(SHAPES[_SHAPES[precision]], max_tokens=_TOKENS, expert_group=group, **parts)
     folder = Path(tempfile.mkdtemp(prefix="moehls-table-"))
-    emit_hls(shape, form, folder)
+    emit_hls(shape, forms, folder)
     return Accelerator(shape, folder, build(folder))
 
 

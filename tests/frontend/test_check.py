@@ -16,6 +16,7 @@ from moehls.frontend.lower import Reading, read_graph
 from moehls.frontend.normalise import normalise
 from moehls.network.operations import (
     Activation,
+    Add,
     Attention,
     Constant,
     Embed,
@@ -125,6 +126,11 @@ FORMS: dict[str, tuple[str, type, Change]] = {
     "queries without their norm": ("qk_norm-ts17", Attention, lambda o: replace(o, query="linear0")),
     "slots in another order": ("soft_einsum-ts17", Constant, lambda o: replace(o, rows=o.rows[::-1])),
     "slots to another expert": ("soft_loop-ts17", Route, lambda o: replace(o, weight=o.weight[:, ::-1])),
+    "bias of the choice forgotten": ("gate_selected-ts17", Route, lambda o: replace(o, selection=None)),
+    "groups by one of their best": ("gate_selected_groups-ts17", Route, lambda o: replace(o, pairs=False)),
+    "outputs weighed, not inputs": ("weighed_inputs-ts17", Experts, lambda o: replace(o, weigh_inputs=False)),
+    "one activation for two": ("activations_gelus-dynamo20", Activation, lambda o: replace(o, form="tanh")),
+    "stream before its norm": ("pre_norm-ts17", Add, lambda o: replace(o, left="embed0")),
     "mean with the class token": ("mean_then_norm-ts17", MeanTokens, lambda o: replace(o, start=0)),
 }
 

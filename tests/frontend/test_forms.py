@@ -225,6 +225,24 @@ def test_half_precision_weights_are_kept_and_computed_in_float32(name: str) -> N
     assert inspect_model(fixture(name), {}).warnings == ("half-precision values are computed in float32",)
 
 
+def test_bfloat16_weights_are_kept_and_computed_in_float32(tmp_path: Path) -> None:
+    narrow = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+
+    def edit(graph: onnx.GraphProto) -> None:
+        for value in (*graph.input, *graph.output):
+            value.type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+        for tensor in graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                array = numpy_helper.to_array(tensor).astype(narrow)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    path = edited("plain-dynamo20", tmp_path, edit)
+    plain = operations(read_network(fixture("plain-dynamo20"), {}), Embed)[0]
+    found = operations(read_network(path, {}), Embed)[0]
+    np.testing.assert_array_equal(found.weight, plain.weight.astype(narrow).astype(np.float32))
+    assert inspect_model(path, {}).warnings == ("half-precision values are computed in float32",)
+
+
 @pytest.mark.parametrize("exporter", ["ts17", "dynamo20"])
 def test_a_joined_task_vector_is_a_bias_by_task(exporter: str) -> None:
     route = operations(read_network(fixture(f"task_joined-{exporter}"), {}), Route)[0]
@@ -298,11 +316,27 @@ def test_thresholds_and_capacities(name: str, gate: tuple[object, ...]) -> None:
         ("gate_sigmoid_chosen-dynamo20", ("sigmoid", "chosen", 0, 0)),
         ("shared_sigmoids-ts17", ("sigmoid", "chosen", 0, 0)),
         ("gate_grouped-ts17", ("softmax", "all", 2, 1)),
+        ("gate_selected-ts17", ("sigmoid", "chosen", 0, 0)),
+        ("gate_selected_groups-dynamo20", ("sigmoid", "chosen", 3, 2)),
     ],
 )
 def test_sigmoids_and_groups(name: str, gate: tuple[object, ...]) -> None:
     (route,) = operations(read_network(fixture(name), {}), Route)
     assert (route.score, route.normalisation, route.group, route.kept_groups) == gate
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("gate_selected-dynamo20", False), ("gate_selected_groups-ts17", True)])
+def test_a_bias_for_the_choice_is_found(name: str, pairs: bool) -> None:
+    (route,) = operations(read_network(fixture(name), {}), Route)
+    assert route.pairs == pairs
+    assert route.selection is not None
+    np.testing.assert_allclose(route.selection[0], 0.2 + 0.2 * np.sin(np.arange(9)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "weighs"), [("weighed_inputs-ts17", True), ("gated_experts_dense-dynamo20", False)])
+def test_weighed_inputs_are_told_from_weighed_outputs(name: str, weighs: bool) -> None:
+    (experts,) = operations(read_network(fixture(name), {}), Experts)
+    assert experts.weigh_inputs == weighs
 
 
 def test_experts_on_slots_are_those_on_tokens() -> None:

@@ -92,6 +92,39 @@ def test_a_missing_expert_and_an_expert_twice_are_refused() -> None:
         match_experts(mixture(lambda gates: gates, [0, 1, 2, 3, 4, 4], 2, "all"))
 
 
+def test_gates_of_inputs_are_found_where_only_chosen_experts_count() -> None:
+    """The terms have a second bias, which experts that get zeros must not add."""
+    whole = mixture(lambda gates: gates, list(range(EXPERTS)), 2, "chosen")
+    zero = np.zeros_like(whole.terms[0].coefficient)
+    chosen = tuple(replace(t, inputs=t.coefficient, coefficient=(t.coefficient != 0) + zero) for t in whole.terms)
+    found = match_experts(replace(whole, terms=chosen))
+    assert (found.weigh_inputs, found.gate) == (True, Gate(2, "chosen"))
+    every = tuple(replace(term, coefficient=zero + 1) for term in chosen)
+    with pytest.raises(LayoutError, match="not those of the chosen experts alone"):
+        match_experts(replace(whole, terms=every))
+    with pytest.raises(LayoutError, match="of others the outputs"):
+        match_experts(replace(whole, terms=(*chosen[1:], whole.terms[0])))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_bias_for_the_choice_is_found(pairs: bool) -> None:
+    gate = Gate(
+        2,
+        "chosen",
+        score="sigmoid",
+        selection=(0.5, 0.0, 0.25, 0.125, 0.0, 0.75),
+        group=3 * pairs,
+        kept_groups=1 * pairs,
+    )
+    gate = replace(gate, pairs=pairs)
+    whole = mixture(lambda gates: gates, list(range(EXPERTS)), 1, "all")
+    weights = gate_weights(flat_logits(whole.source), gate)
+    terms = tuple(replace(term, coefficient=weights[:, e]) for e, term in enumerate(whole.terms))
+    assert gate.selection is not None
+    whole.source.added.append(np.array(gate.selection, np.float32))
+    assert match_experts(replace(whole, terms=terms)).gate == gate
+
+
 def test_slots_of_one_expert_are_added() -> None:
     whole = mixture(lambda gates: gates, list(range(EXPERTS)), 2, "all")
     first = tuple(

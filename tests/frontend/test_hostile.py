@@ -22,7 +22,7 @@ from tests.frontend.support import edited, fixture, nodes
 Edit = Callable[[onnx.GraphProto], None]
 
 
-def refused(name: str, folder: Path, edit: Edit, match: str) -> None:
+def assert_refused(name: str, folder: Path, edit: Edit, match: str) -> None:
     with pytest.raises(MoehlsError, match=match):
         read_network(edited(name, folder, edit), {})
 
@@ -70,7 +70,7 @@ def test_external_data_never_leaves_the_folder(tmp_path: Path, place: str, where
             branch.initializer[0].dims[:] = [7, 8]
             outside(branch.initializer[0], place)
 
-    refused(name, folder, edit, "outside|missing|too short|not a valid|cannot be read|not a readable|not a file")
+    assert_refused(name, folder, edit, "outside|missing|too short|not a valid|cannot be read|not a readable|not a file")
 
 
 @pytest.mark.parametrize("dims", [[1 << 15, 1 << 14], [1 << 40, 1 << 40], [-1, 8], [0, 8], [1 << 62, 4]])
@@ -78,7 +78,7 @@ def test_a_weight_that_claims_another_size_than_its_data(tmp_path: Path, dims: l
     def edit(graph: onnx.GraphProto) -> None:
         next(t for t in graph.initializer if len(t.dims) == 2).dims[:] = dims
 
-    refused("plain-ts17", tmp_path, edit, "weight|not a valid|not a readable|do not fit|cannot")
+    assert_refused("plain-ts17", tmp_path, edit, "weight|not a valid|not a readable|do not fit|cannot")
 
 
 @pytest.mark.parametrize("shape", [[1, 2, 0, 12], [1, 2, -4, 12], [1, 2, 1 << 40, 1 << 40], [1, 1 << 31, 8, 12]])
@@ -87,7 +87,7 @@ def test_an_image_of_an_impossible_size(tmp_path: Path, shape: list[int]) -> Non
         for dim, size in zip(graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
             dim.dim_value = size
 
-    refused("plain-ts17", tmp_path, edit, "at least 1|ordinary size|not fixed|not a valid|has shape|larger than")
+    assert_refused("plain-ts17", tmp_path, edit, "at least 1|ordinary size|not fixed|not a valid|has shape|larger than")
 
 
 @pytest.mark.parametrize("k", [5, 1 << 40, 0, -1])
@@ -98,7 +98,7 @@ def test_more_or_fewer_experts_chosen_than_there_are(tmp_path: Path, k: int) -> 
             if tensor.name == name:
                 tensor.CopyFrom(numpy_helper.from_array(np.array([k], np.int64), name))
 
-    refused("experts_dense-dynamo20", tmp_path, edit, "TopK|gate|expert|nodes? cannot be read")
+    assert_refused("experts_dense-dynamo20", tmp_path, edit, "TopK|gate|expert|nodes? cannot be read")
 
 
 @pytest.mark.parametrize("to", [-1, 99, 1 << 40])
@@ -106,7 +106,7 @@ def test_a_cast_to_a_type_that_there_is_not(tmp_path: Path, to: int) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         nodes(graph, "Cast")[0].attribute[0].i = to
 
-    refused("experts_mask_assign-dynamo20", tmp_path, edit, "not a valid|cannot be read")
+    assert_refused("experts_mask_assign-dynamo20", tmp_path, edit, "not a valid|cannot be read")
 
 
 @pytest.mark.parametrize("size", [1 << 20, 1 << 40])
@@ -114,14 +114,14 @@ def test_a_one_hot_vector_of_a_million_tasks(tmp_path: Path, size: int) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         graph.input[1].type.tensor_type.shape.dim[1].dim_value = size
 
-    refused("task_vector-ts17", tmp_path, edit, "no ordinary size")
+    assert_refused("task_vector-ts17", tmp_path, edit, "no ordinary size")
 
 
 def test_two_values_of_one_name(tmp_path: Path) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         graph.node[4].output[0] = graph.node[2].output[0]
 
-    refused("plain-dynamo20", tmp_path, edit, "not a valid|not a readable|inconsistent")
+    assert_refused("plain-dynamo20", tmp_path, edit, "not a valid|not a readable|inconsistent")
 
 
 def test_functions_that_call_each_other(tmp_path: Path) -> None:

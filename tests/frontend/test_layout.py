@@ -21,6 +21,7 @@ from moehls.frontend.layout import (
     merge_dim,
     reshape,
     take,
+    tile,
     transpose,
 )
 
@@ -89,6 +90,15 @@ def test_reshapes_that_cut_tokens_unevenly_are_refused_or_keep_both_kinds_apart(
     result, _ = reshape(layout, shape)
     assert result.shape == shape
     assert prod(axis.size for axis in result.axes if axis.token) == TOKENS
+
+
+@pytest.mark.parametrize("repeats", [(1, 4, 1), (3, 1, 1), (1, 1, 2), (2, 3, 2)])
+def test_tile_repeats_dimensions_as_wholes(repeats: tuple[int, ...]) -> None:
+    array = np.arange(15).reshape(1, 5, 3)
+    layout, move = tile(matrix_layout((1, 5, 3), 1), repeats)
+    sizes = [axis.size for axis in layout.axes]
+    moved = np.broadcast_to(move(array.reshape(5, 3)), sizes).reshape(layout.shape)
+    np.testing.assert_array_equal(moved, np.tile(array, repeats))
 
 
 def test_expand_adds_axes_along_which_nothing_varies() -> None:

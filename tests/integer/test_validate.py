@@ -134,7 +134,7 @@ BROKEN: dict[str, tuple[Callable[[], IntegerNetwork], str]] = {
     "format sign": (lambda: format_of("layer0.hidden", signed=True), "(bits, signed)"),
     "format scale": (lambda: format_of("embed.tokens", scale=np.zeros(12)), "positive"),
     "format channels": (lambda: format_of("embed.tokens", offset=np.zeros(3)), "offset is float64[3]"),
-    "gelu form": (lambda: replace(NETWORK, activation="fast"), "activation"),  # type: ignore[arg-type]
+    "gelu form": (lambda: replace(NETWORK, activations=("fast",)), "activations"),  # type: ignore[arg-type]
     "task input": (lambda: replace(NETWORK, task_input=None), "2 tasks"),
     "patch": (lambda: replace(NETWORK, input=replace(NETWORK.input, patch=(4, 5))), "whole number of patches"),
     "output shape": (

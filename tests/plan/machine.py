@@ -35,8 +35,8 @@ Trace = Callable[[int, "Machine"], None]
 class Machine:
     """Memories and the step machine. `run` executes one frame and returns the result bytes."""
 
-    def __init__(self, shape: Shape, form: ActivationForm, seed: int = 0) -> None:
-        self.shape, self.form, self.p = shape, form, shape.precision
+    def __init__(self, shape: Shape, forms: tuple[ActivationForm, ...], seed: int = 0) -> None:
+        self.shape, self.forms, self.p = shape, forms, shape.precision
         rng = np.random.default_rng(seed)
         tt, b, ab = shape.token_parallel, shape.block, self.p.activation_bits
         self.data = [rng.integers(0, 1 << ab, (tt, shape.activation_depth, b)) for _ in range(4)]
@@ -153,10 +153,10 @@ class Machine:
         if h.mode == Mode.REQUANTISE:
             return sat(z, p.activation_bits)
         if h.mode == Mode.GELU:
-            activated = gelu(sat(z, p.gelu_bits), p, self.form) + h.offset
+            activated = gelu(sat(z, p.gelu_bits), p, self.forms[h.multiplier]) + h.offset
             return usat(rs(activated * m2, h.shift), p.activation_bits)
         if factor is not None:
-            activated = gelu(sat(z, p.gelu_bits), p, self.form)
+            activated = gelu(sat(z, p.gelu_bits), p, self.forms[h.multiplier])
             return sat(rs(activated * (factor * m2), h.shift), p.activation_bits)
         return z
 
@@ -174,6 +174,7 @@ class Machine:
                 self.raw[h.y_base + row * h.y_s1 + i0 * h.y_s0] = tile[lane]
             elif h.mode == Mode.SCATTER and row < rows:
                 to, group, gate = self.queue[h.expert, row]
+                gate = 1 << p.gate_fraction if h.flags & Flag.PLAIN else gate
                 scaled = rs(tile[lane] * gate, p.gate_fraction + p.expert_fraction)
                 where = h.y_base + group * h.n0 + i0
                 self.residual[to, where] = sat(self.residual[to, where] + scaled, p.residual_bits)
@@ -233,11 +234,15 @@ class Machine:
             for row in range(h.rows):
                 logits = self.raw[row * h.n2 : (row + 1) * h.n2].ravel()[: h.n0]
                 t = sat(rs(logits * h.multiplier, np.array(h.shift)), p.logit_bits)
-                best = logits.reshape(-1, self.shape.expert_group).max(axis=1) if h.x_base else logits[:0]
+                rank = logits
+                if h.mode & Gating.SELECTION:
+                    rank = sigmoid(t, p.logit_fraction) + self.parameters(payload, h.n2)[0].ravel()[: h.n0]
+                grouped = np.sort(rank.reshape(-1, self.shape.expert_group), axis=1) if h.x_base else rank[:0, None]
+                best = grouped[:, -2:].sum(axis=1) if h.mode & Gating.PAIRS else grouped[:, -1:].sum(axis=1)
                 groups = np.argsort(-best, kind="stable")[: h.x_base]
                 order = [
                     e
-                    for e in np.argsort(-logits, kind="stable")
+                    for e in np.argsort(-rank, kind="stable")
                     if not h.x_base or e // self.shape.expert_group in groups
                 ]
                 chosen = np.array(order[: h.n1])
@@ -284,9 +289,11 @@ class Machine:
     def gather(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         tt = self.shape.token_parallel
         for i in range(self.count[h.expert]):
-            lane, group, _ = self.queue[h.expert, i]
+            lane, group, gate = self.queue[h.expert, i]
             for block in range(h.n2):
-                word = self.data[0][lane, h.x_base + group * h.n2 + block]
+                word = self.operands(0, h.x_base + group * h.n2 + block, False)[lane]
+                if h.mode:
+                    word = sat(rs(word * gate, self.p.gate_fraction), self.p.activation_bits)
                 self.write(1, i % tt, h.y_base + i // tt * h.n2 + block, word)
 
     def store(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:

@@ -68,7 +68,7 @@ def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block:
 def run_machine(network, program: Program, shape: Shape, image, task, trace=None) -> bytes:  # type: ignore[no-untyped-def]
     pixels = input_bytes(quantise_image(network, image), program.input, shape)
     assert len(pixels) == 16 * program.input.beats
-    results = Machine(shape, network.activation).run(stream_words(program, shape), pixels.tobytes(), task, trace)
+    results = Machine(shape, network.activations).run(stream_words(program, shape), pixels.tobytes(), task, trace)
     assert len(results) == 16 * program.output_beats
     return results
 
@@ -116,8 +116,10 @@ def test_pools_thresholds_and_capacities(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
-def test_sigmoids_and_groups(precision: Precision) -> None:
+@pytest.mark.parametrize("selects", [False, True])
+def test_sigmoids_and_groups(precision: Precision, selects: bool) -> None:
     sizes = Sizes(layers=4, experts=6, score="sigmoid", group=2, kept_groups=2, threshold=9000, capacity=3)
+    sizes = replace(sizes, selects=selects, weigh_inputs=selects)
     for normalisation in get_args(GateNormalisation):
         network = random_integer_network(3, precision, sizes, normalisation=normalisation)
         assert_equals_reference(network, 3, 8, 1)

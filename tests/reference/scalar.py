@@ -193,11 +193,18 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
     for x in fine:
         row = [dot(x, w) + b for w, b in zip(weight, bias, strict=True)]
         eligible = list(range(len(row)))
+        rank = row
+        if op.selection is not None:
+            added = op.selection[task].tolist()
+            rank = [
+                sigmoid(sat(rs(x * m, s), p.logit_bits), p.logit_fraction) + b for x, b in zip(row, added, strict=True)
+            ]
         if op.group:
-            best = [max(row[g : g + op.group]) for g in range(0, len(row), op.group)]
+            ordered = [sorted(rank[g : g + op.group], reverse=True) for g in range(0, len(row), op.group)]
+            best = [sum(group[: 2 if op.pairs else 1]) for group in ordered]
             groups = sorted(range(len(best)), key=lambda g: (-best[g], g))[: op.kept_groups]
             eligible = [e for e in eligible if e // op.group in groups]
-        order = sorted(eligible, key=lambda e: (-row[e], e))[: op.k]
+        order = sorted(eligible, key=lambda e: (-rank[e], e))[: op.k]
         counted = range(len(row)) if op.normalisation == "all" else order
         t = {e: sat(rs(row[e] * m, s), p.logit_bits) for e in counted}
         if op.score == "sigmoid":
@@ -237,18 +244,23 @@ def experts(
         for n in range(len(x)):
             if e not in chosen[n]:
                 continue
-            gate = gates[n][chosen[n].index(e)]
+            gate, own = gates[n][chosen[n].index(e)], x[n]
+            if op.weigh_inputs:
+                own, gate = (
+                    [sat(rs(value * gate, p.gate_fraction), p.activation_bits) for value in own],
+                    1 << p.gate_fraction,
+                )
             h = []
             for o, w in enumerate(first[e]):
                 parameters = (int(one.bias[e, o]), int(one.multiplier[e, o]), int(one.shift[e, o]))
-                g = sat(requantise(dot(x[n], w), *parameters, p), p.gelu_bits)
+                g = sat(requantise(dot(own, w), *parameters, p), p.gelu_bits)
                 if op.up_weight is None or op.up_scaling is None:
                     y = (gelu(g, p, form) + op.gelu.offset) * int(op.gelu.multiplier[e, o])
                     h.append(usat(rs(y, op.gelu.shift), p.activation_bits))
                     continue
                 up = op.up_scaling
                 parameters = (int(up.bias[e, o]), int(up.multiplier[e, o]), int(up.shift[e, o]))
-                u = sat(requantise(dot(x[n], op.up_weight[e, o].tolist()), *parameters, p), p.activation_bits)
+                u = sat(requantise(dot(own, op.up_weight[e, o].tolist()), *parameters, p), p.activation_bits)
                 y = gelu(g, p, form) * u * int(op.gelu.multiplier[e, o])
                 h.append(sat(rs(y, op.gelu.shift), p.activation_bits))
             for c, w in enumerate(second[e]):

@@ -164,10 +164,12 @@ def test_attention(draw: Draw, n: int, d: int, out: int) -> None:
     assert attention(operation, q, k, v, p).tolist() == expected
 
 
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("score", "selects"), [("softmax", False), ("sigmoid", False), ("sigmoid", True)])
 @pytest.mark.parametrize("normalisation", ["all", "chosen", "none"])
 @draws
-def test_route(normalisation: GateNormalisation, score: Score, draw: Draw, n: int, d: int, out: int) -> None:
+def test_route(
+    normalisation: GateNormalisation, score: Score, selects: bool, draw: Draw, n: int, d: int, out: int
+) -> None:
     p, tasks = draw.precision, 2
     spread = 2.0 ** (p.weight_bits + p.fine_bits - 3) * d**0.5
     scaling = draw.scaling(spread, 2.0 ** (p.logit_fraction + 2), tasks)
@@ -182,7 +184,8 @@ def test_route(normalisation: GateNormalisation, score: Score, draw: Draw, n: in
         "all" if score == "softmax" and normalisation == "none" else normalisation,
         threshold=int(draw.rng.choice([0, 9000])), renormalise=bool(draw.rng.integers(2)),
         capacity=int(draw.rng.choice([0, 1, n])), priority="choice" if draw.rng.integers(2) else "token",
-        score=score, group=group, kept_groups=kept,
+        score=score, group=group, kept_groups=kept, pairs=selects and group > 1 and bool(draw.rng.integers(2)),
+        selection=draw.values(18, (tasks, out))[:, copied] if selects else None,
     )  # fmt: skip
     fine = draw.values(p.fine_bits, (n, d))
     for task in range(tasks):
@@ -213,6 +216,7 @@ def test_experts(gated: bool, draw: Draw, n: int, d: int, out: int) -> None:
         up_scaling = draw.scaling(draw.accumulator(d), 2.0**p.activation_bits, count, hidden)
         second = replace(draw.gelu(count, hidden), offset=0)
         operation = replace(operation, gelu=second, up_weight=draw.weight(count, hidden, d), up_scaling=up_scaling)
+    operation = replace(operation, weigh_inputs=bool(draw.rng.integers(2)))
     x, residual = draw.operand(n, d), draw.values(p.residual_bits, (n, d))
     columns = count + int(draw.rng.integers(0, 2))  # the last may have no expert
     chosen = np.argsort(draw.rng.random((n, columns)), axis=1)[:, :k]

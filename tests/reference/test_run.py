@@ -33,7 +33,7 @@ SMALL = Sizes(tokens=6, width=12, heads=2, mlp=11, experts=4, hidden=5, channels
 
 def run_by_scalars(network: IntegerNetwork, pixels: scalar.Matrix, task: int) -> Values:
     known: Values = {network.input.name: pixels}
-    p, form = network.precision, network.activation
+    p, (form,) = network.precision, network.activations
 
     def matrix(name: str) -> scalar.Matrix:
         value = known[name]

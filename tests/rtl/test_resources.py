@@ -53,7 +53,7 @@ def test_memories_lie_where_the_plan_has_them(tmp_path: Path) -> None:
 
 def test_two_products_share_a_dsp(tmp_path: Path) -> None:
     shape = SHAPES["w8a8"]
-    emit_hls(shape, "exact", tmp_path)
+    emit_hls(shape, ("exact",), tmp_path)
     generate(tmp_path)
     build = tmp_path / "build"
     sources = [tmp_path / "rtl" / f"{name}.sv" for name in ("multiply", "dsp_slice")]

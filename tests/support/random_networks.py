@@ -82,6 +82,10 @@ class Sizes:
     """of the first router; a second one has softmax"""
     group: int = 0
     kept_groups: int = 0
+    selects: bool = False
+    """whether sigmoids rank experts with a bias, and groups by two of them"""
+    weigh_inputs: bool = False
+    """whether gates multiply what routed experts read"""
     normalised: bool = False
     """queries and keys of each head are normalised, those of odd layers over all channels"""
     slots: int = 0
@@ -182,7 +186,7 @@ class Builder:
             outputs=outputs,
             tasks=s.tasks,
             task_input="task" if s.tasks > 1 else None,
-            activation=self.activation,
+            activations=(self.activation,),
         )
 
     def embed(self) -> str:
@@ -288,9 +292,14 @@ class Builder:
             _stack(second),
             up_weight,
             up_scaling,
+            s.weigh_inputs,
         )
         self.append(operation, "residual")
         return operation.output
+
+    def selection(self) -> IntArray:
+        """Biases of the choice about as large as the sigmoids."""
+        return self.rng.normal(0, 20000, (self.sizes.tasks, self.sizes.experts)).round().astype(np.int64)
 
     def route(self, layer: str, fine: str) -> str:
         s, p = self.sizes, self.precision
@@ -324,6 +333,7 @@ class Builder:
                 score,
                 s.group,
                 s.kept_groups,
+                *((s.group > 0, self.selection()) if s.selects and score == "sigmoid" else ()),
             ),
             "routing",
         )

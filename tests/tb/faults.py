@@ -117,7 +117,7 @@ def verification(projects: Sequence[Project], number: int, seed: int, *, extreme
     for project in projects:
         images = images_of(project, seed, number)
         checks += frames_of(project, [(image, task) for image in images for task in range(project.integer.tasks)])
-    return [*checks, *step_programs(projects[0].plan.shape, projects[0].integer.activation, seed, extremes)]
+    return [*checks, *step_programs(projects[0].plan.shape, projects[0].integer.activations, seed, extremes)]
 
 
 def run_cpp(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:

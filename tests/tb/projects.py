@@ -42,7 +42,7 @@ def write_random_project(
     (path / "data").mkdir(exist_ok=True)
     found = manifest(integer, build_program(integer, planned.shape), planned, "none")
     (path / MANIFEST).write_text(json_text(found))
-    emit_hls(planned.shape, integer.activation, path)
+    emit_hls(planned.shape, integer.activations, path)
     storage.save(path / "data/integer_network.npz", integer)
     save_plan(path / "data/plan.npz", planned)
     weights_bytes(integer, planned).tofile(path / "data/weights.bin")
@@ -62,7 +62,7 @@ def write_family(path: Path, seed: int, variants: Sequence[Variant], grow: Calla
     parts = {name: any(getattr(shape, name) for shape in shapes) for name in HARDWARE}
     shape = grow(replace(shapes[0], **sizes, **parts))
     for project in found:
-        emit_hls(shape, project.integer.activation, project.path)
+        emit_hls(shape, project.integer.activations, project.path)
         save_plan(project.path / "data/plan.npz", replace(project.plan, shape=shape))
     return [Project(project.path, project.manifest) for project in found]
 

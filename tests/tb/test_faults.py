@@ -64,7 +64,7 @@ def legal(instruction: Instruction, shape: Shape) -> bool:
 
 def test_steps_hold_what_the_proofs_assume(projects: list[Project]) -> None:
     shape = projects[0].plan.shape
-    programs = step_programs(shape, projects[0].integer.activation, 1, True)
+    programs = step_programs(shape, projects[0].integer.activations, 1, True)
     steps = [step.instruction for program in programs for step in program.program]
     steps += [step.instruction for project in projects for step in project.program.steps]
     assert not [step for step in steps if not legal(step, shape)]

@@ -24,9 +24,11 @@ KERNEL_TESTS = 7
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Gated MLPs and experts, shared experts, RMS normalisation, of queries and keys too; `test_digits.py` has the plain ones."""
+    """Gated MLPs and experts, shared experts, RMS normalisation, of queries and keys too, and experts in groups, chosen by
+    sigmoids with a bias, beside a softmax, whose gates multiply their inputs; `test_digits.py` has the plain ones."""
     sizes = replace(TINY, gated=True, centred=False, normalised=True)
-    return write_random_project(tmp_path_factory.mktemp("frames"), 2, sizes)
+    chosen = replace(sizes, score="sigmoid", group=2, kept_groups=1, selects=True, weigh_inputs=True)
+    return write_random_project(tmp_path_factory.mktemp("frames"), 2, chosen)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from moehls.frontend.activations import erf, match_activation
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import joint_selector
 from moehls.frontend.recognise.linear import as_affine
-from moehls.frontend.values import Affine, Constant, Hidden, Pointwise, RealFunction, Value
+from moehls.frontend.values import Affine, Constant, Hidden, Pointwise, RealFunction, Value, Weighing
 
 Real = npt.NDArray[np.float64]
 
@@ -54,8 +54,16 @@ def as_pointwise(value: Value) -> Pointwise | None:
 
 def same_operand(left: Affine, right: Affine) -> bool:
     """Whether two maps are the same apart from their factors."""
-    names = ("weight", "index", "bias", "selector", "layout")
+    names = ("weight", "index", "bias", "selector", "layout", "weighing")
     return left.base == right.base and all(getattr(left, name) is getattr(right, name) for name in names)
+
+
+def same_weighing(first: Weighing | None, second: Weighing | None) -> bool:
+    """Whether two maps are of tokens that the same gate weights multiply."""
+    if first is None or second is None:
+        return first is second
+    pairs = zip(first.samples, second.samples, strict=True)
+    return first.source is second.source and all(np.array_equal(a, b) for a, b in pairs)
 
 
 def read_gated(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -67,7 +75,8 @@ def read_gated(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             if same_operand(value.operand, other) or match_activation(value.function) is None:
                 continue
             value = context.builder.activation(value)
-        if value.up is not None or value.pre.layout != other.layout or value.pre.base != other.base:
+        same = value.pre.layout == other.layout and value.pre.base == other.base
+        if value.up is not None or not same or not same_weighing(value.pre.weighing, other.weighing):
             raise UnsupportedError(
                 "an activation is multiplied with something else than a linear map of the same tokens",
                 "write a gated MLP as activation(gate(x)) * up(x)",

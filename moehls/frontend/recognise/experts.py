@@ -40,6 +40,7 @@ from moehls.frontend.values import (
     Routed,
     Selector,
     Value,
+    Weighing,
     restructure,
 )
 
@@ -60,7 +61,19 @@ def read_weigh(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
         if isinstance(value, FeedForward) and isinstance(other, Routed):
             return weigh(value, other)
+        if isinstance(value, Affine) and isinstance(other, Routed) and not value.bias.any():
+            return weigh_inputs(value, other)
     return None
+
+
+def weigh_inputs(value: Affine, routed: Routed) -> Affine | None:
+    """Tokens times a gate weight each (Llama 4), in the place of the experts' outputs."""
+    if value.base.stand_in or value.weighing is not None or value.selector is not None:
+        return None
+    shape = np.broadcast_shapes(value.layout.shape, routed.shape)
+    wide = restructure(value, *expand(value.layout, shape))
+    samples = tuple(align(wide.layout, sample) for sample in routed.samples)
+    return replace(wide, weighing=Weighing(routed.source, samples), grid=None)
 
 
 def read_gathered_bias(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -103,6 +116,7 @@ def sum_dims(value: FeedForward, dims: list[int], keep: bool) -> Mixture:
     if any(value.layout.axes[p].token for p in positions):
         raise LayoutError("it sums over the tokens")
     source = value.source or (value.selector.source if value.selector is not None else None)
+    source = source or (value.weighing.source if value.weighing is not None else None)
     if source is None or source == "task":
         raise LayoutError("networks side by side are summed without a router that weighs them")
     layout = drop_dims(value.layout, dims, keep)
@@ -130,7 +144,13 @@ def _terms(value: FeedForward, positions: list[int], layout: Layout, count: int)
                 sample = np.broadcast_to(sample, full).sum(axis=tuple(shared), keepdims=True)
                 weighed.append(_cut(sample, varying, place, positions))
             own = (_variant(_cut(array, varying, place, positions), len(layout.axes), variant) for array in arrays)
-            yield replace(_term(layout, weighed, *own), grid=value.grid, up_grid=value.up_grid)
+            term = replace(_term(layout, weighed, *own), grid=value.grid, up_grid=value.up_grid)
+            if value.weighing is not None:
+                if any(sample.shape[p] != 1 for sample in value.weighing.samples for p in shared):
+                    raise LayoutError("one expert reads a token several times, weighed differently")
+                given = [_cut(sample, varying, place, positions) for sample in value.weighing.samples]
+                term = replace(term, inputs=_rows(layout, given))
+            yield term
 
 
 def _cut(array: Array, varying: list[int], place: tuple[int, ...], positions: list[int]) -> Array:
@@ -159,20 +179,24 @@ def _term(
     inner = [array for array in (first, first_bias, up, up_bias) if array is not None]
     if any(extent != 1 for array in inner for extent in array.shape[:count]):
         raise LayoutError("an expert's hidden layer differs from output to output")
-    if any(sample.shape[p] != 1 for sample in coefficient for p in layout.feature_positions):
-        raise LayoutError("an expert's weight differs from channel to channel")
-    tokens = [axis.size if axis.token else 1 for axis in layout.axes]
     hidden, channels = first.shape[-2:]
-    rows = [np.broadcast_to(sample, tokens).reshape(-1) for sample in coefficient]
     return ExpertTerm(
         np.ascontiguousarray(first.reshape(hidden, channels)),
         np.broadcast_to(first_bias.reshape(-1), (hidden,)),
         full_features(layout, second),
         full_features(layout, second_bias),
-        np.concatenate(rows),
+        _rows(layout, coefficient),
         None if up is None else np.ascontiguousarray(up.reshape(hidden, channels)),
         None if up_bias is None else np.broadcast_to(up_bias.reshape(-1), (hidden,)),
     )
+
+
+def _rows(layout: Layout, samples: list[Array]) -> Array:
+    """`[samples · tokens]` of what each token has `[*axes]`."""
+    if any(sample.shape[p] != 1 for sample in samples for p in layout.feature_positions):
+        raise LayoutError("an expert's weight differs from channel to channel")
+    tokens = [axis.size if axis.token else 1 for axis in layout.axes]
+    return np.concatenate([np.broadcast_to(sample, tokens).reshape(-1) for sample in samples])
 
 
 def as_mixture(value: Value) -> Mixture | None:
@@ -227,7 +251,9 @@ def _weigh_and_sum(value: FeedForward, routed: Routed, labels: Labels) -> Mixtur
 def read_choice(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """GatherElements along stacked experts, with expert indices repeated over the channels."""
     value, index = inputs[0], inputs[1]
-    if not isinstance(value, FeedForward) or not isinstance(index, Routed) or value.selector is not None:
+    if not isinstance(value, FeedForward) or not isinstance(index, Routed):
+        return None
+    if value.selector is not None or value.weighing is not None:
         return None
     dim = attribute(node, "axis", 0) % len(value.layout.dims)
     group = value.layout.dims[dim]

@@ -19,6 +19,7 @@ from moehls.frontend.contraction import (
     joint_selector,
     labels_of,
     plan,
+    spread_weighing,
     weights_of,
 )
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
@@ -84,6 +85,7 @@ def second_layer(value: Hidden, weights: Weights, labels: Labels) -> FeedForward
         up_bias=up_bias,
         grid=lattice(value.grid),
         up_grid=None if value.up is None or value.up.factor != 1 else lattice(value.up.grid),
+        weighing=spread_weighing(pre.weighing, p),
     )
 
 

@@ -81,16 +81,17 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 
 def read_biased_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """Sigmoids with a number an expert added, by which experts are chosen but not weighed."""
+    """Sigmoids with a number an expert added, by which experts are chosen but not weighed (DeepSeek-V3)."""
     for scores, bias in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
-        vector = isinstance(bias, Constant) and bias.array.size > 1
-        if isinstance(scores, Pointwise) and vector and is_sigmoid(scores.function):
-            raise UnsupportedError(
-                "a number an expert is added to the sigmoids that choose the experts, as DeepSeek-V3's e_score_correction_bias; "
-                "experts are ranked by their logits here",
-                "train without it, or put a bias on the logits of the gate, where it also weighs",
-                ends=True,
-            )
+        if not isinstance(scores, Pointwise) or not isinstance(bias, Constant) or not is_sigmoid(scores.function):
+            continue
+        experts = scores.layout.shape[-1]
+        if bias.array.size != experts or bias.array.shape[-1:] != (experts,) or experts < 2:
+            continue
+        source = source_of(context, scores.operand, _logits_name(node), of_sigmoids=True)
+        source.added.append(bias.array.reshape(-1).astype(np.float32))
+        samples = tuple(_scores(scores, sample) for sample in source.samples)
+        return sampled(context, node, [Routed(source, samples) if value is scores else value for value in inputs])
     return None
 
 

@@ -24,6 +24,7 @@ from moehls.frontend.layout import (
     merge_dim,
     reshape,
     take,
+    tile,
     transpose,
 )
 from moehls.frontend.values import (
@@ -145,11 +146,7 @@ def read_tile(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     repeats = integers(inputs[1])
     if not isinstance(value, TOKENS) or repeats is None:
         return None
-    old = value.layout.shape
-    if any(size != 1 and count != 1 for size, count in zip(old, repeats, strict=True)):
-        raise LayoutError("tokens or channels are repeated")
-    shape = [size * count for size, count in zip(old, repeats, strict=True)]
-    return moved(context, value, lambda layout: expand(layout, shape))
+    return moved(context, value, lambda layout: tile(layout, repeats))
 
 
 def read_pass(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -296,7 +293,7 @@ def _join(parts: list[Affine], dim: int) -> Affine:
     if any(part.base != parts[0].base for part in parts):
         raise LayoutError("channels of different token matrices are concatenated")
     selectors = [part.selector for part in parts if part.selector is not None]
-    if any(selector.source != "task" for selector in selectors):
+    if any(selector.source != "task" for selector in selectors) or any(part.weighing is not None for part in parts):
         raise LayoutError("outputs of chosen experts are concatenated")
     layouts = [part.layout for part in parts]
     weight = _concatenate(layouts, [part.weight for part in parts if part.weight is not None], dim)
