@@ -9,7 +9,7 @@ from moehls.network.operations import Experts, Lattice, LayerNorm
 from moehls.quantize.builder import Builder
 from moehls.quantize.calibrate import FINE
 from moehls.quantize.fixed_point import Grid, factor, rounded
-from moehls.quantize.given import signed_grid
+from moehls.quantize.given import centred_grid, signed_grid
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
 from moehls.quantize.steps import FineStep, NormStep, RowsStep
 
@@ -59,11 +59,13 @@ def _scaled(
     precision = builder.precision
     x = builder.target(output)
     levels = (1 << precision.activation_bits) - 1
-    if any(isinstance(reader, Experts) and reader.weigh_inputs for reader in builder.structure.readers[output]):
+    weighed = any(isinstance(reader, Experts) and reader.weigh_inputs for reader in builder.structure.readers[output])
+    if weighed:
         x = np.concatenate([x, -x])
     low, high = clipped_range(NORMALISED.of(x), NORMALISED.shares, levels)
     operand_step = balanced_steps((high - low) / levels, x.std(axis=0), builder.readers(output), builder.weight_limit)
-    grid = None if given is None else signed_grid(given, output, precision)
+    kept = centred_grid if weighed else signed_grid
+    grid = None if given is None else kept(given, output, precision)
     if grid is not None:
         operand_step = grid.scale
     fine_step = np.ldexp(operand_step, -precision.fine_shift)
