@@ -200,6 +200,8 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
         "gated_experts_dense-dynamo20",
         lambda model: quantised(model, symmetric=True, only_products=True),
     ),
+    "qdq_selected-ts17": ("gate_selected_groups-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_selected-dynamo20": ("gate_selected-dynamo20", lambda model: quantised(model, symmetric=True)),
     "qdq_asymmetric-ts17": ("plain-ts17", lambda model: quantised(model, symmetric=False)),
     "qdq_asymmetric-dynamo20": (
         "plain-dynamo20",

@@ -21,6 +21,7 @@ from moehls.frontend.recognise.structure import new_shape
 from moehls.frontend.values import Affine, Constant, Gathered, Pointwise, Routed, RouteSource, Unknown, Value
 
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "ThresholdedRelu"}
+_PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
 _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
 
@@ -75,7 +76,7 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             "experts are chosen by scores that are neither a softmax nor the sigmoids of the logits",
             "train the gate with softmax, before or after top-k, or with sigmoids",
         )
-    source = source_of(context, scores.operand, _logits_name(node), of_sigmoids=True)
+    source = source_of(context, scores.operand, _logits_name(node.inputs[0]), of_sigmoids=True)
     samples = tuple(_scores(scores, sample) for sample in source.samples)
     return sampled(context, node, [Routed(source, samples), *inputs[1:]])
 
@@ -88,17 +89,19 @@ def read_biased_scores(context: Context, node: ir.Node, inputs: list[Value]) -> 
         experts = scores.layout.shape[-1]
         if bias.array.size != experts or bias.array.shape[-1:] != (experts,) or experts < 2:
             continue
-        source = source_of(context, scores.operand, _logits_name(node), of_sigmoids=True)
+        given = node.inputs[0 if scores is inputs[0] else 1]
+        source = source_of(context, scores.operand, _logits_name(given), of_sigmoids=True)
         source.added.append(bias.array.reshape(-1).astype(np.float32))
         samples = tuple(_scores(scores, sample) for sample in source.samples)
         return sampled(context, node, [Routed(source, samples) if value is scores else value for value in inputs])
     return None
 
 
-def _logits_name(node: ir.Node) -> str:
-    """The tensor that the elementwise node before `node` reads."""
-    given = node.inputs[0]
-    before = None if given is None else given.producer()
+def _logits_name(scores: ir.Value | None) -> str:
+    """The tensor that the elementwise node behind `scores` reads; quantisation and casts between them count for nothing."""
+    before = None if scores is None else scores.producer()
+    while before is not None and before.op_type in _PASSING and before.inputs[0] is not None:
+        before = before.inputs[0].producer()
     logits = None if before is None else before.inputs[0]
     return "" if logits is None else logits.name or ""
 
