@@ -5,6 +5,7 @@ The model (`tests/plan/machine.py`) is written from `docs/accelerator.md` and kn
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,10 +13,12 @@ import numpy as np
 
 from moehls.integer.operations import IntArray, WeightArray
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import Instruction, Kind, Source
+from moehls.plan.instruction import NO_EXPERT, Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
 from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
+from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
+from moehls.plan.steps import Step, headers_begun
 from moehls.simulate.csim import Library
 from moehls.simulate.simulator import MemoryImages
 from tests.plan.machine import Machine
@@ -81,14 +84,20 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     """Run `steps` on both; every memory is equal after every step, and so are the results."""
     shape = bench.shape
     program = [BenchStep(Instruction(Kind.ROUTE, task=1 - task)), *steps, BenchStep(Instruction(Kind.END))]
-    stream = stream_of(program, shape)
+    sections = in_sections(_steps(program, shape), shape) if shape.experts == "prefetched" else _steps(program, shape)
+    kinds = [step.instruction.kind for step in sections]
+    first = len(stream_of(sections[: kinds.index(Kind.SECTION) + 1] if Kind.SECTION in kinds else sections, shape))
     pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
     states: list[dict[str, np.ndarray]] = []
-    library.load(port_chunks(stream, shape.ports))
+    words = stream_of(sections, shape)
+    library.load(port_chunks(words, shape.ports), first * shape.word_bits // (128 * shape.ports))
     beats = sum(step_beats(step.instruction, shape) for step in steps)
     results = library.run(pixels, beats, task, lambda index, ran, memories: states.append(state_of(memories, shape)))
 
+    # the model knows no sections: all payloads in order, and those of experts without tokens are drained
     machine = Machine(shape, FORMS)
+    stream = stream_of(program, replace(shape, experts="streamed"))
+    states = [state for state, kind in zip(states, kinds, strict=True) if kind != Kind.SECTION]
     _start_from(machine, states[0])
     names = [f"after step {i}, {step.instruction}" for i, step in enumerate(program)]
 
@@ -105,11 +114,24 @@ def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep
     assert results.tobytes() == expected
 
 
-def stream_of(program: Sequence[BenchStep], shape: Shape) -> Bytes:
-    parts, each = [], headers_together(shape)
+def _steps(program: Sequence[BenchStep], shape: Shape) -> tuple[Step, ...]:
+    """The program, with a SECTION before the experts of each choice where the shape prefetches them."""
+    found: list[Step] = []
     for n, step in enumerate(program):
-        if n % each == 0:
-            parts.append(headers_bytes([s.instruction for s in program[n : n + each]], shape))
+        own, before = step.instruction.expert, program[n - 1].instruction.expert
+        if shape.experts == "prefetched" and own == 0 and before == NO_EXPERT:
+            queued = itertools.takewhile(lambda s: s.instruction.expert != NO_EXPERT, program[n:])
+            experts = len({s.instruction.expert for s in queued})
+            found.append(Step("", "", Instruction(Kind.SECTION, n0=experts), None, 0))
+        found.append(Step("", "", step.instruction, step.payload, 0))
+    return tuple(found)
+
+
+def stream_of(program: Sequence[BenchStep | Step], shape: Shape) -> Bytes:
+    parts = []
+    for n, (step, headers) in enumerate(zip(program, headers_begun(program, headers_together(shape)), strict=True)):
+        if headers:
+            parts.append(headers_bytes([s.instruction for s in program[n : n + headers]], shape))
         parts.append(np.zeros((step.instruction.payload_words, shape.word_bits // 8), np.uint8))
         if step.payload is not None:
             step.payload.write(parts[-1], shape)

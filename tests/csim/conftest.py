@@ -86,6 +86,7 @@ SHAPES = {
         expert_group=2,
         selections=True,
         weighed_inputs=True,
+        experts="prefetched",
     ),
     "wide": Shape(
         W16A16,
@@ -109,6 +110,7 @@ SHAPES = {
         sides=True,
         norm_targets=True,
         wide=True,
+        experts="prefetched",
     ),
 }
 BOUNDED = ("odd", "more", "grouped", "w16a16")
