@@ -22,7 +22,7 @@ from torch import Tensor
 from models.exports.forms import CHANNELS, GELUS, HEIGHT, IMAGE_WIDTH, TASKS, Form
 from models.exports.gated import GatedForm, GatedVit
 from models.exports.library_vits import HEADS as LIBRARY_HEADS
-from models.exports.library_vits import LIBRARY_VITS, TOKEN_VITS, build
+from models.exports.library_vits import LIBRARY_EXPERTS, LIBRARY_VITS, TOKEN_VITS, build
 from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
 from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fused_attention, with_moe
 from models.exports.quantised_graphs import quantised
@@ -270,7 +270,9 @@ def main(folder: Path, *only: str) -> None:
     """Write the fixtures whose names begin with one of `only`, or all, to `folder`."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [name for name in (*FORMS, *GATED, *LIBRARY_VITS, *TOKEN_VITS) if name.startswith(only or "")]
+    chosen = [
+        name for name in (*FORMS, *GATED, *LIBRARY_VITS, *TOKEN_VITS, *LIBRARY_EXPERTS) if name.startswith(only or "")
+    ]
 
     def write(name: str, file: str, exporter: Exporter, opset: int, **options: Any) -> None:
         if name in FORMS | GATED:

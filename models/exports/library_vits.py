@@ -1,7 +1,7 @@
 """Small vision transformers of timm and transformers with random weights: the graphs that these libraries' users export.
 
 `LIBRARY_VITS` names each with a function that builds it; all take images [1, 3, 32, 32] but those of `TOKEN_VITS`, which take
-tokens [1, 9, 24].
+tokens [1, 9, 24], and of `LIBRARY_EXPERTS`, small encoders of this package with a language model's mixture of experts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.exports.forms import CHANNELS, EXPERTS, HEIGHT, HIDDEN, IMAGE_WIDTH
+from models.exports.forms import WIDTH as SMALL_WIDTH
+from models.exports.gated import GatedForm, GatedVit
 from models.external import _declare_torchvision_operators
 
 SIDE, PATCH, WIDTH, HEADS, DEPTH, CLASSES = 16, 4, 16, 2, 2, 5
@@ -88,6 +91,55 @@ class TokenVit(nn.Module):
         return out
 
 
+class Alone(nn.Module):
+    """The tokens that transformers' Llama 4 mixture gives, without its router's logits."""
+
+    def __init__(self, mixture: nn.Module) -> None:
+        super().__init__()
+        self.mixture = mixture
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mixture(x)[0]
+        return out.reshape(x.shape)
+
+
+def _in_encoder(mixture: nn.Module) -> nn.Module:
+    encoder = GatedVit(GatedForm(norm="rms_cast"))
+    encoder.blocks[0].mlp = mixture  # type: ignore[union-attr]
+    return encoder
+
+
+def deepseek_v3() -> nn.Module:
+    """Eight experts in two groups, with a bias for the choice, and a shared one."""
+    from transformers import DeepseekV3Config
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+
+    config = DeepseekV3Config(
+        hidden_size=SMALL_WIDTH,
+        moe_intermediate_size=HIDDEN,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        n_shared_experts=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+    )
+    config._experts_implementation = "batched_mm"
+    mixture = DeepseekV3MoE(config)
+    mixture.gate.e_score_correction_bias.copy_(0.2 + 0.2 * torch.sin(torch.arange(8.0)))
+    return _in_encoder(mixture)
+
+
+def llama4() -> nn.Module:
+    """Experts of tokens times sigmoids, and a shared one."""
+    from transformers import Llama4TextConfig
+    from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
+
+    sizes = {"hidden_size": SMALL_WIDTH, "intermediate_size": HIDDEN, "num_local_experts": EXPERTS}
+    return _in_encoder(Alone(Llama4TextMoe(Llama4TextConfig(**sizes, num_experts_per_tok=1))))
+
+
 LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_vit": timm_vit,
     "timm_deit_distilled": lambda: timm_vit("VisionTransformerDistilled"),
@@ -123,6 +175,10 @@ TOKEN_VITS: dict[str, Callable[[], nn.Module]] = {
     "tokens": lambda: TokenVit(False),
     "tokens_projected": lambda: TokenVit(True),
 }
+LIBRARY_EXPERTS: dict[str, Callable[[], nn.Module]] = {
+    "transformers_deepseek_v3": deepseek_v3,
+    "transformers_llama4": llama4,
+}
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
@@ -131,5 +187,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     if name in TOKEN_VITS:
         return TOKEN_VITS[name]().eval(), torch.randn(1, TOKENS, WIDTH)
+    if name in LIBRARY_EXPERTS:
+        return LIBRARY_EXPERTS[name]().eval(), torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH)
     side = SIDE + 2 * PATCH if name.endswith("_interpolated") else SIDE
     return LIBRARY_VITS[name]().eval(), torch.randn(1, 3, side, side)
