@@ -7,12 +7,13 @@ tokens [1, 9, 24], and of `LIBRARY_EXPERTS`, small encoders of this package with
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.exports.forms import CHANNELS, EXPERTS, HEIGHT, HIDDEN, IMAGE_WIDTH
+from models.exports.forms import CHANNELS, CHOSEN, EXPERTS, HEIGHT, HIDDEN, IMAGE_WIDTH
 from models.exports.forms import WIDTH as SMALL_WIDTH
 from models.exports.gated import GatedForm, GatedVit
 from models.external import _declare_torchvision_operators
@@ -92,52 +93,34 @@ class TokenVit(nn.Module):
 
 
 class Alone(nn.Module):
-    """The tokens that transformers' Llama 4 mixture gives, without its router's logits."""
+    """The tokens that a mixture of transformers gives, without its router's logits."""
 
     def __init__(self, mixture: nn.Module) -> None:
         super().__init__()
         self.mixture = mixture
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.mixture(x)[0]
-        return out.reshape(x.shape)
+        found: Tensor | tuple[Tensor, ...] = self.mixture(x)
+        return (found[0] if isinstance(found, tuple) else found).reshape(x.shape)
 
 
-def _in_encoder(mixture: nn.Module) -> nn.Module:
-    encoder = GatedVit(GatedForm(norm="rms_cast"))
-    encoder.blocks[0].mlp = mixture  # type: ignore[union-attr]
-    return encoder
+def transformers_experts(family: str, block: str, **options: Any) -> nn.Module:
+    """An encoder whose MLP is the mixture of experts `block` of transformers' language model `family`, in small."""
+    import transformers
 
-
-def deepseek_v3() -> nn.Module:
-    """Eight experts in two groups, with a bias for the choice, and a shared one."""
-    from transformers import DeepseekV3Config
-    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
-
-    config = DeepseekV3Config(
-        hidden_size=SMALL_WIDTH,
-        moe_intermediate_size=HIDDEN,
-        n_routed_experts=8,
-        num_experts_per_tok=2,
-        n_group=2,
-        topk_group=1,
-        n_shared_experts=1,
-        norm_topk_prob=True,
-        routed_scaling_factor=2.5,
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=SMALL_WIDTH, intermediate_size=HIDDEN, num_experts_per_tok=options.pop("chosen", CHOSEN), **options
     )
     config._experts_implementation = "batched_mm"
-    mixture = DeepseekV3MoE(config)
-    mixture.gate.e_score_correction_bias.copy_(0.2 + 0.2 * torch.sin(torch.arange(8.0)))
-    return _in_encoder(mixture)
-
-
-def llama4() -> nn.Module:
-    """Experts of tokens times sigmoids, and a shared one."""
-    from transformers import Llama4TextConfig
-    from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
-
-    sizes = {"hidden_size": SMALL_WIDTH, "intermediate_size": HIDDEN, "num_local_experts": EXPERTS}
-    return _in_encoder(Alone(Llama4TextMoe(Llama4TextConfig(**sizes, num_experts_per_tok=1))))
+    kind = config.model_type.removesuffix("_text")
+    module = import_module(f"transformers.models.{kind}.modeling_{kind}")
+    mixture = getattr(module, block)(config)
+    for name, bias in mixture.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            bias.copy_(0.2 + 0.2 * torch.sin(torch.arange(float(len(bias)))))
+    encoder = GatedVit(GatedForm(norm="rms_cast"))
+    encoder.blocks[0].mlp = Alone(mixture)  # type: ignore[union-attr]
+    return encoder
 
 
 LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
@@ -176,8 +159,28 @@ TOKEN_VITS: dict[str, Callable[[], nn.Module]] = {
     "tokens_projected": lambda: TokenVit(True),
 }
 LIBRARY_EXPERTS: dict[str, Callable[[], nn.Module]] = {
-    "transformers_deepseek_v3": deepseek_v3,
-    "transformers_llama4": llama4,
+    "transformers_mixtral": lambda: transformers_experts("Mixtral", "MixtralSparseMoeBlock", num_local_experts=EXPERTS),
+    "transformers_olmoe": lambda: transformers_experts("Olmoe", "OlmoeSparseMoeBlock", num_experts=EXPERTS),
+    "transformers_qwen2_moe": lambda: transformers_experts(
+        "Qwen2Moe",
+        "Qwen2MoeSparseMoeBlock",
+        num_experts=EXPERTS,
+        moe_intermediate_size=HIDDEN,
+        shared_expert_intermediate_size=HIDDEN,
+    ),
+    "transformers_deepseek_v3": lambda: transformers_experts(
+        "DeepseekV3",
+        "DeepseekV3MoE",
+        n_routed_experts=2 * EXPERTS,
+        n_group=2,
+        topk_group=1,
+        moe_intermediate_size=HIDDEN,
+        n_shared_experts=1,
+        routed_scaling_factor=2.5,
+    ),
+    "transformers_llama4": lambda: transformers_experts(
+        "Llama4Text", "Llama4TextMoe", num_local_experts=EXPERTS, chosen=1
+    ),
 }
 
 
