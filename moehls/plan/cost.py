@@ -18,7 +18,7 @@ import numpy as np
 
 from moehls.boards import Board
 from moehls.integer.operations import IntegerExperts, IntegerNetwork, IntegerNorm, IntegerRoute
-from moehls.plan.instruction import ANY_TASK, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
+from moehls.plan.instruction import ANY_TASK, HEADER_BITS, NO_EXPERT, Flag, Gating, Instruction, Kind, Mode, Source
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program, Step
 
@@ -26,21 +26,25 @@ Bound = Literal["stream", "multiply", "epilogue", "write", "memory", "skipped"]
 ExpertLoad = Mapping[str, Sequence[float]]
 """tokens each expert gets, by the name of the experts operation"""
 _DRAM_LATENCY = 150
-_DISPATCH = 7
-"""cycles from one header to the first stage of its step: three stages of `compute`, start, done"""
-_ENGINE = 29
+_DISPATCH = 6
+"""cycles from one header to the first stage of its step: two stages of `compute`, start, done; one more where a word has some"""
+_ENGINE = 24
 """of the engine: stages from input to output of feed, rescale, activate and write, and the FIFOs between (measured)"""
+_SCORES, _CONTEXT, _RECIPROCALS, _BY_TOKEN = 3, -2, 2, 2
+"""what scores, context, context bound by its reciprocals, and rows that are written token by token take beside that (measured)"""
+_SHORT, _HASTE = 3, 0.3
+"""tiles of fewer cycles than this take so much longer: they meet in the FIFOs of the engine (measured)"""
 _RECIPROCAL = 8
-_NORM = _DISPATCH + 8 + 19 + 9  # moments, root, normalise
-_POOL = _DISPATCH + 10
-_ROUTE = _DISPATCH + 4 + 7 + 13 + 1  # rank, exponentials, enqueue, the counts
+_NORM = 7 + 19 + 9  # moments, root, normalise
+_POOL = 10
+_ROUTE = 4 + 7 + 13  # rank, exponentials, enqueue, the counts
 _SCORE = 16
 """of the process before it that ranks by sigmoids"""
-_LOAD, _STORE, _DRAIN = _DISPATCH + 2, _DISPATCH + 7, _DISPATCH + 1
-_GATHER = _DISPATCH + 7 + 5  # form_passes, copy_tokens
+_LOAD, _STORE, _DRAIN = 3, 7, 1
+_GATHER = 5 + 5  # form_passes, copy_tokens
 _WEIGH = 4
 """stages of the products with gates"""
-_SECTION = _DISPATCH + _DRAM_LATENCY + 32
+_SECTION = _DRAM_LATENCY + 32
 _RESTART = 3
 """a process whose second loop starts when its first has drained"""
 _REUSE = 4
@@ -200,7 +204,7 @@ def step_cycles(
     i = step.instruction
     queue = _occupancy(step, shape, load, counted)
     if _skipped(i):
-        return _DRAIN + i.payload_words, "skipped"
+        return _dispatch(shape) + _DRAIN + i.payload_words, "skipped"
     if i.kind == Kind.LINEAR:
         if i.flags & Flag.W_MEMORY:
             return _attention(i, shape)
@@ -208,9 +212,14 @@ def step_cycles(
     return _other(i, shape, queue, pixel_beats), "memory"
 
 
+def _dispatch(shape: Shape) -> int:
+    """Cycles from one header to the first stage of its step."""
+    return _DISPATCH + (shape.word_bits > HEADER_BITS)
+
+
 def _chain(shape: Shape) -> int:
     """Cycles of a step with one tile of one word besides its iterations: the header, and every process behind another."""
-    return _DISPATCH + _multiply(shape) + _ENGINE
+    return _dispatch(shape) + _multiply(shape) + _ENGINE - (shape.slices == 1)  # whole tiles are not taken apart
 
 
 def _multiply(shape: Shape) -> int:
@@ -234,7 +243,10 @@ def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Boun
         "write" if serial else "epilogue": queue.busy * (1 + i.n2) + i.n0 * queue.groups * tile,
     }
     bound = max(times, key=lambda name: times[name])
-    return times[bound] + queue.busy * _chain(shape) + (1 - queue.busy) * (_DRAIN + drained), bound
+    chain = _chain(shape) + _BY_TOKEN * (serial > 0)
+    if max(i.n2, tile) < _SHORT:
+        times[bound] += _HASTE * i.n0 * queue.groups
+    return times[bound] + queue.busy * chain + (1 - queue.busy) * (_dispatch(shape) + _DRAIN + drained), bound
 
 
 def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
@@ -243,48 +255,49 @@ def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
     blocks = i.n1 if i.flags & Flag.PARAMETERS else 0
     times: dict[Bound, float] = {"multiply": blocks + _RESTART + tiles * i.n2 + slices}
     if i.mode == Mode.CONTEXT:
-        first = i.n2 + shape.token_parallel + _RECIPROCAL - _multiply(shape)
+        first = i.n2 + shape.token_parallel + _RECIPROCAL - _multiply(shape) + _RECIPROCALS
         times["epilogue"] = first + max(tiles * slices, (i.n0 - 1) * shape.token_parallel + i.n1 * slices)
-        wait = 0
+        times["multiply"] += _CONTEXT
+        wait = 0.0
     else:
         times["epilogue"] = _RESTART + i.n2 + tiles * slices
-        wait = slices - 1
+        wait = slices - 1 + _SCORES + (_HASTE * tiles if max(i.n2, slices) < _SHORT else 0)
     bound = max(times, key=lambda name: times[name])
     return times[bound] + _chain(shape) + wait, bound
 
 
 def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -> float:
-    p, blocks = shape.precision, i.rows * i.n2
+    p, blocks, first = shape.precision, i.rows * i.n2, _dispatch(shape)
     planes = p.fine_bits // p.activation_bits
     match i.kind:
         case Kind.INPUT:
             beats = max(1, shape.block * p.activation_bits // 128)
             come = (i.rows - i.n0) * i.n2 * beats / pixel_beats - (_START - _DRAM_LATENCY)  # from the first burst on
-            return max(blocks * beats, come) + _LOAD
+            return max(blocks * beats, come) + first + _LOAD
         case Kind.LOAD:
-            return blocks + _LOAD
+            return blocks + first + _LOAD
         case Kind.NORM:  # the first tokens' sums are complete before their first block leaves
             passes = -(-i.rows // shape.norm_tokens) * i.n2
-            return passes * (planes if i.flags & Flag.PLANES else 1) + i.n2 + _NORM
+            return passes * (planes if i.flags & Flag.PLANES else 1) + i.n2 + first + _NORM
         case Kind.POOL:  # the sums of a block, then its channels one by one
-            return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + _POOL
+            return (i.n2 + i.n2 * (i.rows + shape.block) * (planes if i.mode == Source.FINE else 1)) + first + _POOL
         case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
             parts = -(-i.n0 // shape.route_experts)
             ahead = i.n2 + _SCORE if shape.selections else 0  # the biases, and the sigmoids of the first token
             if i.mode & Gating.BY_CHOICE:  # all tokens pass once a choice
-                return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + _ROUTE + ahead
-            return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + _ROUTE + ahead
+                return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + first + _ROUTE + ahead
+            return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + first + _ROUTE + ahead
         case Kind.GATHER:
             each = tokens_a_pass(shape)
             copies = queue.tokens / each + queue.busy * (1 - 1 / each) / 2  # the last one may be short
-            busiest = max(copies * i.n2 + each, queue.tokens + queue.busy * i.n2)
-            return busiest + queue.busy * (_GATHER + _WEIGH * shape.weighed_inputs) + (1 - queue.busy) * _DRAIN
+            busiest = max(copies * i.n2 + queue.busy * each, queue.tokens + queue.busy * i.n2)
+            return first + busiest + queue.busy * (_GATHER + _WEIGH * shape.weighed_inputs) + (1 - queue.busy) * _DRAIN
         case Kind.STORE:
             lane = (64 if p.accumulator_bits > 32 else 32) if i.mode == Source.RAW else 16
             fetch = planes if i.mode == Source.FINE else 1
-            return blocks * max(fetch, shape.block * lane // 128) + _STORE
+            return blocks * max(fetch, shape.block * lane // 128) + first + _STORE
         case Kind.SECTION:  # the choice, its copy, and the first words of the next section
-            return 2.0 * i.n0 + _SECTION
+            return 2.0 * i.n0 + first + _SECTION
         case _:  # END: the last beats on their way to the DRAM
             return float(_DRAM_LATENCY)
 
