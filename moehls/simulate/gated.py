@@ -3,7 +3,8 @@
 In goes the text of a module that moehls generated; out comes it with every wire that only one conditional write reads computed
 within that write: `if (valid_3) begin … x_s4 <= x; end` then computes `x` only where there is a token in stage 3. Nothing else
 changes: a wire has no state, so where it is computed makes no difference to what is written. Verilator computes every wire
-every cycle otherwise, and most of a large machine waits most of the time.
+every cycle otherwise, and most of a large machine waits most of the time. The write becomes a task, as Verilator keeps a task's
+variables as locals of its C++, where those of a block are members that every cycle stores.
 """
 
 from __future__ import annotations
@@ -98,19 +99,32 @@ def _ordered(module: _Module) -> list[str]:
 
 
 def _written(module: _Module, inside: dict[int, list[str]], moved: set[str]) -> list[str]:
+    """The module, every region with wires of its own as a task."""
     lines: list[str] = []
+    task: list[str] = []
+    tasks: list[str] = []
     for number, line in enumerate(module.lines):
         if ((found := _WIRE.match(line)) and found[2] in moved) or (
             (found := _ASSIGN.match(line)) and found[1] in moved
         ):
             continue
+        if task and line != "        end":
+            task.append(line[4:])
+            continue
+        if task:
+            tasks += [*task, "    endtask"]
+            task = []
         names = inside.get(number, [])
-        own = [f"            automatic logic {module.widths[name]}{name};" for name in names]
-        own += [f"            {name} = {module.values[name]};" for name in names]
-        if not own:
-            lines.append(line)
-        elif found := _WRITE.match(line):
-            lines += [f"{found[1]} begin", *own, f"            {found[2]}", "        end"]
+        if not names:
+            lines += [*tasks, line] if line == "endmodule" else [line]
+            continue
+        begin = [f"    task automatic region_{number};"]
+        begin += [f"        logic {module.widths[name]}{name};" for name in names]
+        begin += [f"        {name} = {module.values[name]};" for name in names]
+        if found := _WRITE.match(line):
+            lines.append(f"{found[1]} region_{number}();")
+            tasks += [*begin, f"        {found[2]}", "    endtask"]
         else:
-            lines += [line, *own]
+            lines += [line, f"            region_{number}();"]
+            task = begin
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from moehls.simulate.gated import gated
 
 MODULE = """module m (
@@ -33,10 +35,12 @@ endmodule
 
 def test_what_one_write_reads_moves_into_it_in_the_order_of_the_data() -> None:
     text = gated(MODULE)
-    block = text[text.index("if (valid_1) begin") : text.index("doubled_s2 <=")]
+    called = re.search(r"if \(valid_1\) begin\n +(\w+)\(\);\n +end\n", text)
+    assert called is not None
+    block = text[text.index(f"task automatic {called[1]};") : text.index("doubled_s2 <=")]
     assert [line.strip() for line in block.splitlines()[1:-1]] == [
-        "automatic logic [7:0] sum;",
-        "automatic logic [7:0] doubled;",
+        "logic [7:0] sum;",
+        "logic [7:0] doubled;",
         "sum = a_s1 + b_s1;",
         "doubled = {sum[6:0], 1'b0};",
     ]
@@ -53,5 +57,17 @@ def test_conditions_outputs_and_what_several_read_stay_wires() -> None:
 def test_nothing_else_changes() -> None:
     kept = MODULE.replace("    wire [7:0] sum;\n", "").replace("    wire [7:0] doubled;\n", "")
     kept = kept.replace("    assign doubled = {sum[6:0], 1'b0};\n", "").replace("    assign sum = a_s1 + b_s1;\n", "")
-    lines = iter(gated(MODULE).splitlines())
+    text = gated(MODULE)
+    for name, body in re.findall(r"    task automatic (\w+);\n(.*?)    endtask\n", text, re.DOTALL):
+        assert text.count(f"{name}();") == 1
+        text = text.replace(f"            {name}();\n", "".join(f"    {line}\n" for line in body.splitlines()))
+    lines = iter(text.splitlines())
     assert all(line in lines for line in kept.splitlines())
+
+
+def test_a_single_write_becomes_a_call() -> None:
+    single = MODULE.replace("begin\n            doubled_s2 <= doubled;", "doubled_s2 <= doubled;")
+    single = single.replace("            shared_s2 <= shared;\n        end\n", "        shared_s2 <= shared;\n")
+    text = gated(single)
+    assert re.search(r"if \(valid_1\) region_\d+\(\);\n        shared_s2 <= shared;", text)
+    assert text.index("doubled = {sum[6:0], 1'b0};") < text.index("doubled_s2 <= doubled;") < text.index("endtask")
