@@ -161,21 +161,7 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         for gate, (columns, factors) in matches:
             scaled = _scaled_inputs if weigh_inputs else _scaled
             terms = [scaled(found[place], factors[place]) for place in np.argsort(columns)]
-            arrays = {
-                "first_weight": np.stack([term.first for term in terms]),
-                "first_bias": np.stack([term.first_bias for term in terms]),
-                "second_weight": np.stack([term.second for term in terms]),
-                "second_bias": np.stack([term.second_bias for term in terms]),
-            }
-            gated = [(term.up, term.up_bias) for term in terms if term.up is not None and term.up_bias is not None]
-            if gated and len(gated) == len(terms):
-                arrays["up_weight"] = np.stack([weight for weight, _ in gated])
-                arrays["up_bias"] = np.stack([bias for _, bias in gated])
-            elif gated:
-                raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
-            grids = {"hidden": [term.grid for term in terms], "up": [term.up_grid for term in terms]}
-            lattices = {role: joint for role, each in grids.items() if (joint := _joint_lattice(each)) is not None}
-            return MatchedExperts(gate, arrays, weigh_inputs, lattices)
+            return MatchedExperts(gate, _arrays(terms), weigh_inputs, _lattices(terms))
     raise LayoutError(
         f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
         "or over the chosen ones nor sigmoids, plain or divided by their sum, give them on sampled logits, with or without "
@@ -184,6 +170,29 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         "also renormalised; what it "
         "leaves out takes no place) and a capacity that tokens fill in order, first choices first or token by token"
     )
+
+
+def _arrays(terms: list[ExpertTerm]) -> dict[str, FloatArray]:
+    """The weights and biases of all experts by the names that `Experts` has for them."""
+    arrays = {
+        "first_weight": np.stack([term.first for term in terms]),
+        "first_bias": np.stack([term.first_bias for term in terms]),
+        "second_weight": np.stack([term.second for term in terms]),
+        "second_bias": np.stack([term.second_bias for term in terms]),
+    }
+    gated = [(term.up, term.up_bias) for term in terms if term.up is not None and term.up_bias is not None]
+    if gated and len(gated) == len(terms):
+        arrays["up_weight"] = np.stack([weight for weight, _ in gated])
+        arrays["up_bias"] = np.stack([bias for _, bias in gated])
+    elif gated:
+        raise LayoutError("some experts are gated (as SwiGLU is) and some are not")
+    return arrays
+
+
+def _lattices(terms: list[ExpertTerm]) -> dict[str, Lattice]:
+    """Those of the `hidden` layers and the `up` linears, where all experts have one."""
+    grids = {"hidden": [term.grid for term in terms], "up": [term.up_grid for term in terms]}
+    return {role: joint for role, each in grids.items() if (joint := _joint_lattice(each)) is not None}
 
 
 def _joint_lattice(each: list[Lattice | None]) -> Lattice | None:
