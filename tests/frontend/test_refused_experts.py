@@ -73,6 +73,20 @@ def test_an_expert_left_out_at_export(tmp_path: Path) -> None:
     assert any("3 experts meet a router of 4" in refusal.reason and "leaves out" in refusal.reason for refusal in found)
 
 
+def test_a_loop_over_the_experts_that_the_example_chose(tmp_path: Path) -> None:
+    """transformers' `for expert in hit.nonzero()`, unrolled: as many rows as the example input has."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "only"))
+        chosen = nodes(graph, "NonZero")[0]
+        insert_after(graph, chosen, helper.make_node("Squeeze", ["", "only"], [""], name="baked"))
+
+    refusal = refusals("experts_index_add-dynamo20", tmp_path, edit)[0]
+    assert refusal.name == "baked"
+    assert "those of the example input" in refusal.reason
+    assert "batched_mm" in refusal.remedy
+
+
 @pytest.mark.parametrize("reduction", ["none", "mul"])
 def test_expert_outputs_that_replace_or_multiply_are_not_taken_for_a_sum(tmp_path: Path, reduction: str) -> None:
     def edit(graph: onnx.GraphProto) -> None:

@@ -145,13 +145,28 @@ def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         if any(array is None for array in arrays):
             return None
         given = [name is not None for name in node.inputs] or [True] * len(arrays)
-        results.append(evaluate([array if there else None for array, there in zip(arrays, given, strict=True)]))
+        try:
+            results.append(evaluate([array if there else None for array, there in zip(arrays, given, strict=True)]))
+        except UnsupportedError as error:
+            raise _baked_in(inputs) or error from error
     if node.op_type == "Shape" and all(np.array_equal(result[0], results[0][0]) for result in results):
         return Constant(results[0][0])
     outputs = [Routed(source, tuple(result[i] for result in results)) for i in range(len(results[0]))]
     if any(sample.size > _LARGEST for output in outputs for sample in output.samples):
         raise LayoutError("routing makes a very large tensor")
     return outputs
+
+
+def _baked_in(inputs: list[Value]) -> UnsupportedError | None:
+    """What is wrong where shapes that depend on the routing do not fit the graph: it holds the choices of one input."""
+    if all(len({sample.shape for sample in value.samples}) == 1 for value in inputs if isinstance(value, Routed)):
+        return None
+    return UnsupportedError(
+        "its shapes fit the routing of some inputs only: a loop in Python over the experts that are hit holds those of the "
+        "example input",
+        "loop over all experts, or compute them side by side (transformers: experts_implementation='batched_mm')",
+        ends=True,
+    )
 
 
 def _source(value: Value) -> RouteSource | None:
