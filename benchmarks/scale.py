@@ -50,7 +50,9 @@ def measure(arguments: list[str]) -> Cost:
         "except SystemExit as stop:\n"
         "    if stop.code: raise\n"
         "both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
-        "print('usage', sum(u.ru_utime + u.ru_stime for u in both), max(u.ru_maxrss for u in both))"
+        # of this program alone: ru_maxrss counts what the process was before it became it
+        "own = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print('usage', sum(u.ru_utime + u.ru_stime for u in both), max(own, both[1].ru_maxrss))"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -76,6 +78,7 @@ def models(folder: Path) -> list[tuple[str, Path, Path | None]]:
 
 def main(arguments: list[str]) -> None:
     """Print the table."""
+    console = Console(width=110)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if arguments:
@@ -105,7 +108,7 @@ def main(arguments: list[str]) -> None:
                 f"{csim['seconds'] / csim['samples']:.2f}",
             )
             sizes.append((millions, cost.seconds, cost.megabytes))
-        console = Console(width=110)
+            console.print(f"{name}: {cost.seconds:.1f} s, {cost.megabytes:.0f} MB")
         console.print(table)
         if len(sizes) > 1:
             console.print(slopes(np.array(sizes)))
