@@ -309,7 +309,7 @@ def _bare(text: str) -> str:
 
 def same_code(project: Project, fault: Fault) -> bool:
     """Whether the compiler makes the very same code of the broken C++, every file on its own: then the break is none."""
-    folder = project.path / "build/csim/same"
+    folder = project.path / "build/csim/same" / f"{fault.file}.{fault.line}.{fault.kind}"
     folder.mkdir(parents=True, exist_ok=True)
     return _code(project.path, fault.file, None, folder) == _code(project.path, fault.file, fault, folder)
 
@@ -326,7 +326,7 @@ def _code(project: Path, file: str, fault: Fault | None, folder: Path) -> str:
     (folder / "code.cpp").write_text("\n".join(texts[name] for name in readers))
     shim = package_file("templates") / "hls" / "shim"
     flags = [*(flag for flag in _FLAGS if flag != "-O1"), "-O2", f"-I{folder}", f"-I{shim}", "-S", "-emit-llvm"]
-    cache = str(folder / "zig")
+    cache = str(folder.parent / "zig")
     environment = dict(os.environ) | {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     command = [
         sys.executable,

@@ -24,16 +24,18 @@ KINDS = ("operator", "constant", "width", "index", "condition")
 
 @dataclass(frozen=True)
 class Fault:
-    """One break: line `line` (from 0) of `file`, whose expression (RTL) or text (C++) becomes `broken`."""
+    """One break: line `line` (from 0) of `file`, whose expression (RTL, of `target`) or text (C++) becomes `broken`."""
 
     file: str
     line: int
     kind: str
     good: str
     broken: str
+    target: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line + 1} ({self.kind}): {self.good} → {self.broken.strip()}"
+        of = f" {self.target}" if self.target else ""
+        return f"{self.file}:{self.line + 1} ({self.kind}){of}: {self.good} → {self.broken.strip()}"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ operator, a constant, a width, an index or a condition of one line of the genera
 
 from __future__ import annotations
 
+import os
+import queue
 import random
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,9 +52,9 @@ def sites(path: Path) -> Iterator[Fault]:
     for number, line in enumerate(path.read_text().splitlines()):
         if found := _ASSIGN.match(line):
             for kind, broken in _breaks(found[2]):
-                yield Fault(path.name, number, kind, found[2], broken)
+                yield Fault(path.name, number, kind, found[2], broken, found[1])
         elif found := _GUARD.match(line):
-            yield Fault(path.name, number, "condition", found[2], f"~({found[2]})")
+            yield Fault(path.name, number, "condition", found[2], f"~({found[2]})", found[3].split()[0])
 
 
 def _breaks(text: str) -> Iterator[tuple[str, str]]:
@@ -157,38 +160,68 @@ class Campaign:
         self.faults, self.checks = list(faults), list(checks)
         kernel = project_kernel(project)
         sources = instrument(kernel.sources, self.faults, project.path / BUILD / "faults")
-        kernel = replace(kernel, sources=sources)
-        self.simulator = RtlSimulator(project, dram_of(project), kernel=kernel, dram_bytes=dram_bytes)
+        self._made = (project, replace(kernel, sources=sources), dram_bytes)
+        simulator = self._simulator()
         self.good: list[Checked] = []
         for check in self.checks:
-            found = check.rtl(self.simulator)
+            found = check.rtl(simulator)
             if found.difference is not None:
+                simulator.close()
                 raise MoehlsError(f"the RTL is wrong without a fault: {found.difference}")
             self.good.append(found)
-        self.simulator.limit = _HANG * max(found.cycles for found in self.good)
+        simulator.close()
 
-    def verdict(self, number: int) -> Verdict:
-        """Run the checks with fault `number` until one goes red."""
-        self._select(number + 1)
-        effect, seen, number_of_check = False, None, None
+    def verdicts(self, workers: int = 0) -> list[Verdict]:
+        """Run every fault, and none (a fault's number that no expression knows), in `workers` simulators at a time.
+
+        Raises:
+            MoehlsError: the RTL without a fault is not as it was at first.
+        """
+        numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(self.faults)):
+            numbers.put(number)
+        found: dict[int, Verdict] = {}
+
+        def work() -> None:
+            simulator = self._simulator()
+            try:
+                while True:
+                    try:
+                        number = numbers.get_nowait()
+                    except queue.Empty:
+                        break
+                    seen, check, effect = self._run(simulator, number + 1)
+                    found[number] = Verdict(self.faults[number], seen, check, effect)
+                if self._run(simulator, len(self.faults) + 1) != (None, None, False):
+                    raise MoehlsError("the RTL without a fault is not as it was at first")
+            finally:
+                simulator.close()
+
+        count = workers or os.cpu_count() or 1
+        with ThreadPoolExecutor(count) as pool:
+            for done in [pool.submit(work) for _ in range(count)]:
+                done.result()
+        return [found[number] for number in range(len(self.faults))]
+
+    def _run(self, simulator: RtlSimulator, fault: int) -> tuple[str | None, int | None, bool]:
+        """Run the checks with a fault until one goes red: what it said, which one it was, and whether anything changed."""
+        simulator.bench.command("dram", "fault", fault)
+        effect = False
         try:
             for n, (check, good) in enumerate(zip(self.checks, self.good, strict=True)):
+                simulator.limit = _HANG * good.cycles
                 try:
-                    found = check.rtl(self.simulator)
+                    found = check.rtl(simulator)
                 except IndexError:
                     found = Checked("a queue holds tokens that there are not", 0, ())
-                seen, effect = found.difference, effect or found != good
-                if seen is not None:
-                    number_of_check = n
-                    break
+                effect = effect or found != good
+                if found.difference is not None:
+                    return found.difference, n, True
         finally:
-            self._select(0)
-            self.simulator.bench.command("reset")
-        return Verdict(self.faults[number], seen, number_of_check, effect)
+            simulator.bench.command("dram", "fault", 0)
+            simulator.bench.command("reset")
+        return None, None, effect
 
-    def _select(self, number: int) -> None:
-        self.simulator.bench.command("dram", "fault", number)
-
-    def close(self) -> None:
-        """End the simulator."""
-        self.simulator.close()
+    def _simulator(self) -> RtlSimulator:
+        project, kernel, dram_bytes = self._made
+        return RtlSimulator(project, dram_of(project), kernel=kernel, dram_bytes=dram_bytes)

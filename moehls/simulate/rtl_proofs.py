@@ -14,24 +14,33 @@ import enum
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from moehls.plan.instruction import FIELDS, Kind
 from moehls.plan.shape import Shape
+from moehls.simulate import aig
+from moehls.simulate.aig import Bit, Graph, Netlist
 
-_LIBRARY = ("dsp_slice", "fifo", "memory")
 _YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
 _PORT = re.compile(r"^    (input|output)\s+wire (?:\[(\d+):0\] )?(\w+),?$", re.MULTILINE)
 _INSTANCE = re.compile(r"^    (\w+) (?:#\(.*\) )?\w+ \($", re.MULTILINE)
-_FLATTEN = (
-    *("hierarchy -check -top miter", "proc", "flatten", "opt_clean", "memory_map", "opt_expr", "opt_clean"),
-    *("opt_merge -share_all", "opt_clean", "techmap", "dffunmap", "setundef -zero -init", "opt_clean", "aigmap", "opt_clean"),
-)  # fmt: skip
-_PROVE = "scleanup; lcorr; scorr; sat; bmc3 -F 20 -T 20; pdr -T 60"
-"""what is alike is merged, which may leave nothing (`sat` says so); a counterexample; invariants"""
+_AROUND = "neighbours"
+_SEARCH = "bmc3 -F 20 -T 10"
+"""a difference within so many cycles"""
+_PROVE = "scleanup; lcorr; scorr; sat; pdr -T 60"
+"""what is alike is merged, which may leave nothing (`sat` says so); invariants"""
 _PROVED = re.compile(r"^(?:UNSATISFIABLE|Property proved)\b", re.MULTILINE)
 _DIFFERS = re.compile(r"was asserted in frame")
+_BOX = "box"
+_PRODUCT = re.compile(
+    r"^    assign (\w+) = (?:\$signed\()?([^()*;]+?)\)? \* (?:\$signed\()?([^()*;]+?)\)?;$", re.MULTILINE
+)
+_TABLE = re.compile(r"^    logic \[(\d+):0\] (\w+) \[0:\d+\];\n", re.MULTILINE)
+_STEADY = 12
+"""boxes up to which each gives the same in the next cycle where it is given the same; more make proofs slow"""
 _SECONDS = 120
 """a proof that takes longer is none"""
 KINDS = {
@@ -69,35 +78,225 @@ class Proof(enum.Enum):
     EQUAL = "proved equal"
     DIFFERS = "differs for inputs that its neighbours may never give"
     UNKNOWN = "no proof in time"
-    CALLS = "not tried: it calls other processes"
 
 
 def compared(source: Path, broken: str, shape: Shape, folder: Path) -> Proof:
     """Whether the module of file `source` and its `broken` text are equivalent. `folder` holds what the tools write."""
-    good = source.read_text()
-    if set(_INSTANCE.findall(good)) - set(_LIBRARY):
-        return Proof.CALLS
     source, folder = source.absolute(), folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    head = good[good.index(f"module {source.stem} (") :]
-    ports = [(way, int(msb or 0) + 1, name) for way, msb, name in _PORT.findall(head[: head.index(");")])]
-    texts = {"miter": _miter(ports, bounds(KINDS.get(source.stem), shape))}
-    for name, text in (("good", good), ("bad", broken)):
-        texts[name] = text.replace(f"module {source.stem} (", f"module {name} (")
-    for name, text in texts.items():
-        (folder / f"{name}.sv").write_text(text)
-    library = (source.parent / f"{name}.sv" for name in _LIBRARY)
-    files = [*(folder / f"{name}.sv" for name in texts), *(path for path in library if path.exists())]
-    graph = folder / "miter.aig"
-    graph.unlink(missing_ok=True)
-    commands = [f"read_verilog -sv -formal {' '.join(map(str, files))}", *_FLATTEN, f"write_aiger -zinit {graph}"]
-    _run([sys.executable, "-c", _YOSYS, *commands], folder)
-    if not graph.exists():
+    (folder / "good.sv").write_text(_boxed(source.read_text()))
+    (folder / "bad.sv").write_text(_boxed(broken))
+    good, bad = (_netlist(folder / f"{name}.sv", source, shape) for name in ("good", "bad"))
+    if good is None or bad is None:
         return Proof.UNKNOWN
-    said = _run([str(_abc()), "-c", f"read {graph}; {_PROVE}"], folder)
-    if _PROVED.search(said):
-        return Proof.EQUAL
-    return Proof.DIFFERS if _DIFFERS.search(said) else Proof.UNKNOWN
+    own = set(bad.registers) - set(good.registers)
+    end = time.monotonic() + _SECONDS
+    while time.monotonic() < end:
+        joined = _joined(good, bad, own)
+        if joined.differs == 0:
+            return Proof.EQUAL
+        said, inputs = _prove(joined, folder)
+        if said is not Proof.DIFFERS:
+            return said
+        apart = joined.apart(inputs)
+        if not apart:
+            return Proof.DIFFERS
+        own |= {bit for bit in joined.changed if bit[0] in apart}
+    return Proof.UNKNOWN
+
+
+def _prove(joined: _Joined, folder: Path) -> tuple[Proof, list[str]]:
+    """Whether nothing ever differs, and if something does, the inputs of every cycle until then."""
+    graph, found = folder / "joined.aig", folder / "found.cex"
+    joined.graph.write(graph, joined.differs)
+    for commands in (_SEARCH, _PROVE):
+        found.unlink(missing_ok=True)
+        said = _run([str(_abc()), "-c", f"read {graph}; {commands}; write_cex -a {found}"], folder)
+        if _PROVED.search(said):
+            return Proof.EQUAL, []
+        if _DIFFERS.search(said):
+            lines = [line for line in found.read_text().splitlines() if line[:1] in ("0", "1")]
+            return Proof.DIFFERS, lines[1:]
+    return Proof.UNKNOWN, []
+
+
+def _netlist(text: Path, source: Path, shape: Shape) -> Netlist | None:
+    """The module of `text` between its neighbours, without the modules that it calls; None where yosys fails."""
+    name = source.stem
+    head = text.read_text()
+    head = head[head.index(f"module {name} (") :]
+    ports = [(way, int(msb or 0) + 1, port) for way, msb, port in _PORT.findall(head[: head.index(");")])]
+    around, graph, names = (text.with_suffix(end) for end in (".around.sv", ".aig", ".map"))
+    around.write_text(_around(name, ports, bounds(KINDS.get(name), shape)))
+    others = sorted(
+        path for path in source.parent.glob("*.sv") if path != source and path.stem in _called(text, source)
+    )
+    graph.unlink(missing_ok=True)
+    commands = [
+        f"read_verilog -sv {' '.join(map(str, [text, around, *others]))}",
+        f"hierarchy -top {_AROUND}",
+        f"blackbox =A:* {_AROUND} %d {name} %d",
+        *("proc", "flatten", "opt_clean", f"expose -evert {_AROUND}/c:*", "memory_map", "techmap", "dffunmap"),
+        *(
+            "setundef -undriven -zero -init",
+            "opt_clean",
+            "aigmap",
+            "opt_clean",
+            f"write_aiger -zinit -map {names} {graph}",
+        ),
+    ]
+    _run([sys.executable, "-c", _YOSYS, *commands], text.parent)
+    return aig.read(graph, names) if graph.exists() else None
+
+
+def _boxed(text: str) -> str:
+    """The module whose products and constant tables are modules of their own: all that matters of them is what they are given."""
+    boxes = [
+        f"module product_{_BOX} (input wire [127:0] a, input wire [127:0] b, output wire [127:0] value);\nendmodule\n"
+    ]
+    text = _PRODUCT.sub(rf"    product_{_BOX} \1_{_BOX} (.a(\2), .b(\3), .value(\1));", text)
+    for bits, name in _TABLE.findall(text):
+        filled = re.compile(rf"^    initial begin\n(?:        {name}\[.*\n)+    end\n", re.MULTILINE)
+        read = re.compile(rf"^    assign (\w+) = {name}\[(.*)\];$", re.MULTILINE)
+        without = read.sub(rf"    {name}_{_BOX} \1_{_BOX} (.a(\2), .value(\1));", filled.sub("", text))
+        if filled.search(text) and f" {name}[" not in without:
+            text = re.sub(rf"^    logic \[{bits}:0\] {name} \[.*\n", "", without, flags=re.MULTILINE)
+            boxes.append(f"module {name}_{_BOX} (input wire [31:0] a, output wire [{bits}:0] value);\nendmodule\n")
+    return "".join([*boxes, text])
+
+
+def _called(text: Path, source: Path) -> set[str]:
+    """Modules below one."""
+    found: set[str] = set()
+    todo = [text]
+    while todo:
+        for name in set(_INSTANCE.findall(todo.pop().read_text())) - found:
+            found.add(name)
+            if (path := source.with_name(f"{name}.sv")).exists():
+                todo.append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Both modules on the same inputs and on the same registers, but for some that the broken one has for its own.
+
+    Attributes:
+        changed: common registers that may take different values, with both literals.
+        differs: the literal of "anything differs". While that never holds, the common registers are those of both modules.
+    """
+
+    graph: Graph
+    changed: dict[Bit, tuple[int, int]]
+    differs: int
+
+    def apart(self, inputs: Sequence[str]) -> set[str]:
+        """Common registers that take different values with these inputs, when anything does for the first time."""
+        for values in self.graph.run(inputs):
+            if values[self.differs >> 1] != bool(self.differs & 1):
+                pairs = self.changed.items()
+                return {
+                    b[0] for b, (x, y) in pairs if (values[x >> 1] != bool(x & 1)) != (values[y >> 1] != bool(y & 1))
+                }
+        return set()
+
+
+def _joined(good: Netlist, bad: Netlist, own: set[Bit]) -> _Joined:
+    graph = Graph()
+    inputs = {bit: graph.variable(bit) for bit in dict.fromkeys((*good.inputs, *bad.inputs))}
+    others = {bit: graph.variable(("other " + bit[0], bit[1])) for bit in inputs if f"_{_BOX}." in bit[0]}
+    common = {bit: graph.variable(bit) for bit in good.registers}
+    owned = {bit: graph.variable(("bad " + bit[0], bit[1])) for bit in bad.registers if bit in own}
+    given_good = inputs
+    steady = _Steady(graph, {bit: inputs[bit] for bit in others}).values
+    nexts: list[dict[Bit, int]] = []
+    outputs: list[dict[Bit, int]] = []
+    for netlist, registers in ((good, common), (bad, common | owned)):
+        given = dict(inputs)
+        while True:  # what a box gives is known once what it is given is
+            values = graph.add(netlist, given, registers)
+            own_outputs = {bit: values[n >> 1] ^ (n & 1) for bit, n in netlist.outputs.items()}
+            boxes = _boxes(graph, given_good, others, outputs[0], own_outputs) if outputs else steady(own_outputs)
+            if all(given[bit] == literal for bit, literal in boxes.items()):
+                break
+            given |= boxes
+        taken = zip(netlist.registers, netlist.nexts, strict=True)
+        nexts.append({bit: values[n >> 1] ^ (n & 1) for bit, n in taken})
+        outputs.append(own_outputs)
+        given_good = given
+    graph.nexts |= {common[bit] >> 1: literal for bit, literal in nexts[0].items()}
+    graph.nexts |= {owned[bit] >> 1: nexts[1][bit] for bit in owned}
+    changed = {
+        bit: (nexts[0][bit], literal)
+        for bit, literal in nexts[1].items()
+        if bit not in own and literal != nexts[0][bit]
+    }
+    differs = 0
+    for one, other in changed.values():
+        differs = graph.either(differs, graph.differ(one, other))
+    names = {name for name, _ in outputs[0]}
+    for bit in sorted(bit for bit in outputs[0] if f"_{_BOX}." not in bit[0]):
+        different = graph.differ(outputs[0][bit], outputs[1].get(bit, 0))
+        looked = _looked_at(bit[0], names)
+        if looked is not None:
+            different = graph.both(different, (inputs | outputs[0]).get((looked, 0), 1))
+        differs = graph.either(differs, different)
+    return _Joined(graph, changed, differs)
+
+
+class _Steady:
+    """Boxes that give what they gave in the cycle before where they are given what they were given then."""
+
+    def __init__(self, graph: Graph, free: Mapping[Bit, int]) -> None:
+        self.graph, self.free = graph, free
+        self.before: dict[Bit, int] = {}
+        """registers of what each box was given and gave"""
+        boxes = {bit[0] for bit in free}
+        self.few = len(boxes) <= _STEADY
+        self.later = graph.variable(("later", 0))
+        graph.nexts[self.later >> 1] = 1
+
+    def values(self, outputs: Mapping[Bit, int]) -> dict[Bit, int]:
+        """What the boxes give, where the module's outputs are `outputs`."""
+        if not self.few:
+            return dict(self.free)
+        changed: dict[str, int] = {}
+        for bit, literal in sorted(outputs.items()):
+            if f"_{_BOX}." in bit[0]:
+                box = bit[0].rpartition(".")[0]
+                changed[box] = self.graph.either(
+                    changed.get(box, 0), self.graph.differ(literal, self._kept(bit, literal))
+                )
+        found = {}
+        for bit, literal in self.free.items():
+            fresh = self.graph.either(self.later ^ 1, changed.get(bit[0].rpartition(".")[0], 1))
+            before = self._kept(bit, 0)
+            found[bit] = self.graph.either(self.graph.both(fresh, literal), self.graph.both(fresh ^ 1, before))
+            self._kept(bit, found[bit])
+        return found
+
+    def _kept(self, bit: Bit, literal: int) -> int:
+        """The register that holds what `literal` was in the cycle before."""
+        if bit not in self.before:
+            self.before[bit] = self.graph.variable(("before " + bit[0], bit[1]))
+        self.graph.nexts[self.before[bit] >> 1] = literal
+        return self.before[bit]
+
+
+def _boxes(
+    graph: Graph, same: Mapping[Bit, int], other: Mapping[Bit, int], good: Mapping[Bit, int], bad: Mapping[Bit, int]
+) -> dict[Bit, int]:
+    """What the broken module's boxes give: the good one's value where both are given the same, else any."""
+    apart: dict[str, int] = {}
+    for bit in sorted(good.keys() & bad.keys()):
+        if f"_{_BOX}." in bit[0]:
+            box = bit[0].rpartition(".")[0]
+            apart[box] = graph.either(apart.get(box, 0), graph.differ(good[bit], bad[bit]))
+    found = {}
+    for bit in other:
+        differs = apart.get(bit[0].rpartition(".")[0], 1)
+        found[bit] = graph.either(graph.both(differs ^ 1, same[bit]), graph.both(differs, other[bit]))
+    return found
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -114,39 +313,30 @@ def _abc() -> Path:
     return Path(pyosys.__file__).parent / "yosys-abc"
 
 
-def _miter(ports: list[tuple[str, int, str]], limits: Mapping[str, tuple[int, int]]) -> str:
-    """Both modules with the same inputs; `differs` is 1 where somebody could see a difference."""
+def _around(module: str, ports: list[tuple[str, int, str]], limits: Mapping[str, tuple[int, int]]) -> str:
+    """The module as its neighbours use it: started while it does not run, with scalars that stand still while it does."""
     names = {name for _, _, name in ports}
-    inputs = [(width, name) for way, width, name in ports if way == "input" and name not in ("clock", "reset")]
-    lines = ["logic running;"]
-    wires, differences = [], []
-    pins = {"good": [".clock(clock)", ".reset(reset)"], "bad": [".clock(clock)", ".reset(reset)"]}
-    for width, name in inputs:
+    head = ["input wire clock", "input wire reset"]
+    wires, pins, lines = [], [".clock(clock)", ".reset(reset)"], []
+    for way, width, name in ports:
+        if name in ("clock", "reset"):
+            continue
         used = name
+        head.append(f"{way} wire [{width - 1}:0] {name}")
         if name == "start":
             used = "begins"
-        elif not name.endswith(("_valid", "_data", "_ready")):
+        elif way == "input" and not name.endswith(("_valid", "_data", "_ready")):
             used = f"{name}_still"
             legal = _legal(name, width, limits) if name == "h" else name
             wires.append(f"logic [{width - 1}:0] {name}_held;")
             wires.append(f"wire [{width - 1}:0] {used} = begins ? {legal} : {name}_held;")
             lines.append(f"always_ff @(posedge clock) {name}_held <= {used};")
-        for pin in pins.values():
-            pin.append(f".{name}({used})")
-    wires.append("wire begins = start & ~running & ~reset;")
-    lines.append("always_ff @(posedge clock) running <= ~reset & (begins | (running & ~good_done));")
-    for _, width, name in (port for port in ports if port[0] == "output"):
-        for module, pin in pins.items():
-            wires.append(f"wire [{width - 1}:0] {module}_{name};")
-            pin.append(f".{name}({module}_{name})")
-        where = _looked_at(name, names)
-        differences.append(f"({where} & (good_{name} != bad_{name}))" if where else f"(good_{name} != bad_{name})")
-    lines += [f"{module} {module}_0 ({', '.join(pin)});" for module, pin in pins.items()]
-    lines.append(f"assign differs = {' | '.join(differences)};")
-    head = ["input wire clock", "input wire reset", *(f"input wire [{width - 1}:0] {name}" for width, name in inputs)]
-    start = [] if "start" in names else ["wire start = 1'b0; wire good_done = 1'b0;"]
-    body = "\n".join(["logic running;", *start, *wires, *lines[1:]])
-    return f"module miter ({', '.join([*head, 'output wire differs'])});\n{body}\nendmodule\n"
+        pins.append(f".{name}({used})")
+    if "start" in names:
+        wires = ["logic running;", "wire begins = start & ~running & ~reset;", *wires]
+        lines.append("always_ff @(posedge clock) running <= ~reset & (begins | (running & ~done));")
+    body = "\n".join([*wires, *lines, f"{module} inner ({', '.join(pins)});"])
+    return f"module {_AROUND} ({', '.join(head)});\n{body}\nendmodule\n"
 
 
 def _legal(name: str, width: int, limits: Mapping[str, tuple[int, int]]) -> str:
@@ -165,11 +355,11 @@ def _legal(name: str, width: int, limits: Mapping[str, tuple[int, int]]) -> str:
 
 
 def _looked_at(output: str, names: set[str]) -> str | None:
-    """The condition under which anybody looks at an output; none for always."""
-    if output.endswith("_data") and f"{output[:-5]}_valid" in names:
-        return f"good_{output[:-5]}_valid"
-    if output.endswith("_ready") and f"{output[:-6]}_valid" in names:
-        return f"{output[:-6]}_valid"
-    if output.endswith(("_write_data", "_write_address", "_read_address")):
-        return f"good_{output.rsplit('_', 1)[0]}_enable"
+    """The signal without which nobody looks at an output; none for always."""
+    for end, signal in (("_data", "_valid"), ("_ready", "_valid")):
+        if output.endswith(end) and not output.endswith(("_read_data", "_write_data")):
+            return output.removesuffix(end) + signal
+    for ends in (("write_data", "write_address"), ("read_address",)):
+        if output.endswith(ends):
+            return output.rpartition("_")[0] + "_enable"
     return None

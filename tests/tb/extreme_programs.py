@@ -21,8 +21,14 @@ Program = Callable[[Bench, int], Iterator[BenchStep]]
 _LARGEST_BIAS = 30
 """bits of the largest bias: with every sum of products below 2^30, `acc + b` fits 32 bits"""
 _LARGEST_SHIFT = 63
+_EDGES = (6, 14)
+"""bits of results around which an operand saturates"""
 _MANY = 300
 """iterations of a loop that 8 bits do not count"""
+
+
+_MANY_TOKENS = 260
+"""tokens that 8 bits do not count"""
 
 
 def some(bench: Bench, low: int, high: int) -> int:
@@ -37,7 +43,8 @@ def spread(bench: Bench, size: int, bits: int) -> IntArray:
 
 
 def hardened(bench: Bench, step: BenchStep, bits: int, *, gains: bool = False) -> BenchStep:
-    """`step` with parameters of all magnitudes for sums of `bits` bits; shifts leave results of 2 to 28 bits, most of them."""
+    """`step` with parameters of all magnitudes for sums of `bits` bits; shifts leave results of 2 to 28 bits, half of them near
+    the saturation of an operand."""
     payload: Any = step.payload
     parameters: Parameters = payload if isinstance(payload, Parameters) else payload.parameters
     multiplier, shift = parameters.multiplier, parameters.shift
@@ -48,7 +55,10 @@ def hardened(bench: Bench, step: BenchStep, bits: int, *, gains: bool = False) -
     multiplier[bench.rng.integers(0, 8, size) == 0] = -(1 << 15) if gains else (1 << 16) - 1
     product = np.maximum(_length(parameters.bias), bits + (0 if gains else _length(multiplier)))
     product = np.maximum(product, _length(parameters.bias) + (0 if gains else _length(multiplier)))
-    shift[:] = np.clip(product - bench.rng.integers(2, 29, size), 0, _LARGEST_SHIFT)
+    results = np.where(
+        bench.rng.integers(0, 2, size) == 1, bench.rng.integers(2, 29, size), bench.rng.integers(*_EDGES, size)
+    )
+    shift[:] = np.clip(product - results, 0, _LARGEST_SHIFT)
     return step
 
 
@@ -115,14 +125,19 @@ def attention(bench: Bench, number: int) -> Iterator[BenchStep]:
     query_groups, key_groups = (-(-n // shape.token_parallel) for n in (queries, keys))
     yield from filled(bench, keys, blocks)
     yield bench.input(Instruction(Kind.INPUT, n2=key_groups, rows=query_groups * shape.token_parallel, y_base=base))
-    first, last = some(bench, 0, 3), key_groups - some(bench, 0, 2)
-    yield BenchStep(
-        Instruction(
-            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=query_groups, n1=last - first, n2=blocks,
-            rows=min(keys, (last - first) * shape.token_parallel), x_s0=blocks, x_s2=1, w_s1=blocks, w_s2=1,
-            y_base=base + first, y_s0=key_groups, y_s1=1, multiplier=some(bench, 1 << 14, 65535), shift=17 + number % 8,
-        )
-    )  # fmt: skip
+    parts = [(some(bench, 0, 3), key_groups - some(bench, 0, 2))]
+    if number % 2:  # parts of few groups, whose rises add up slowly, and other words between them
+        starts = range(0, key_groups - 3, 4)
+        parts = [(start + some(bench, 0, 1), start + some(bench, 2, 4)) for start in starts]
+    for first, last in parts:
+        yield BenchStep(
+            Instruction(
+                Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=query_groups, n1=last - first, n2=blocks,
+                rows=min(keys, (last - first) * shape.token_parallel), x_s0=blocks, x_s2=1, w_base=first * blocks,
+                w_s1=blocks, w_s2=1, y_base=base + first, y_s0=key_groups, y_s1=1, multiplier=some(bench, 1 << 14, 65535),
+                shift=17 + (number // 2) % 8,
+            )
+        )  # fmt: skip
     context = Instruction(
         Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=query_groups,
         n1=blocks, n2=key_groups, rows=keys, x_base=base + key_groups - 1, x_s0=key_groups, x_s2=-1,
@@ -167,7 +182,7 @@ def experts(bench: Bench, _number: int) -> Iterator[BenchStep]:
 def full_queues(bench: Bench, _number: int) -> Iterator[BenchStep]:
     """Every token to every expert."""
     shape = bench.shape
-    tokens, most = shape.max_tokens, shape.max_experts
+    tokens, most = min(_MANY_TOKENS, shape.max_tokens), shape.max_experts
     logits, groups = -(-most // shape.block), -(-tokens // shape.token_parallel)
     yield from filled(bench, tokens, 1)
     yield bench.linear(
@@ -225,6 +240,7 @@ def least(bench: Bench, _number: int) -> Iterator[BenchStep]:
     for mode in (Mode.REQUANTISE, Mode.RESIDUAL, Mode.RAW, Mode.GELU):
         yield bench.linear(replace(linear, mode=mode, binding=Binding.QUERY_VALUE))
         yield replace_task(bench.linear(replace(linear, mode=mode, binding=Binding.QUERY_VALUE, n0=3)), 1)
+    yield replace_task(bench.linear(replace(linear, n0=18, n2=18)), 1)  # more words than 8 bits count
     yield BenchStep(Instruction(Kind.ROUTE, n0=1, n1=1, n2=1, rows=1, multiplier=40000, shift=20))
     yield BenchStep(Instruction(Kind.GATHER, expert=0, n2=1, y_base=5))
     yield bench.linear(replace(linear, mode=Mode.SCATTER, binding=Binding.SCORES, expert=0, x_base=5))
@@ -255,4 +271,4 @@ def loops(bench: Bench, number: int) -> Iterator[BenchStep]:
 
 def extreme_programs() -> list[Program]:
     """One seed each."""
-    return [least, *[products] * 10, *[norms] * 8, *[experts] * 8, *[attention] * 8, *[loops] * 3, full_queues]
+    return [least, *[products] * 24, *[norms] * 16, *[experts] * 10, *[attention] * 20, *[loops] * 3, full_queues]

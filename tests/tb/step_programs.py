@@ -23,6 +23,7 @@ from moehls.simulate.rtl import Images, RtlSimulator, peeked
 from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, stream_of
 from tests.plan.machine import Machine
 from tests.tb.extreme_programs import extreme_programs
+from tests.tb.short_programs import short_programs
 
 _PAGE = 4096
 _UNREAD = ("exponents of m0", "exponents of m1", "exponents of m2")
@@ -102,11 +103,11 @@ def _opposite(machine: Machine) -> Machine:
     return machine
 
 
-def step_programs(shape: Shape, form: Any, seed: int, extremes: bool) -> list[StepProgram]:
-    """Programs with every kind and mode of a step, and with `extremes` those at the edges of what a step may hold."""
+def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
+    """Programs with every kind and mode of a step, of many short steps, and at the edges of what a step may hold."""
     made = []
     usual = [*[_norms] * 5, *[_products] * 8, *[_attention] * 16, *[_experts] * 3, _long]
-    for number, steps in enumerate([*usual, *(extreme_programs() if extremes else [])]):
+    for number, steps in enumerate([*usual, *short_programs(), *extreme_programs()]):
         bench = Bench(shape, np.random.default_rng((seed, number)))
         made.append(StepProgram(bench, list(steps(bench, number)), form))
     return made
@@ -249,7 +250,7 @@ def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
 def roomy(shape: Shape) -> Shape:
     """The shape with memories that hold every program of here, and sums and shifts as wide as any."""
     least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 260, "kept_depth": 8, "norm_depth": 4}
-    least |= {"parameter_depth": 4, "max_tokens": 260, "max_experts": 4}
+    least |= {"parameter_depth": 4, "max_tokens": 1200, "max_experts": 4}
     wide = replace(
         shape, scaled_bits=64, shift_low=0, shift_high=63, second_bits=64, second_shift_low=0, second_shift_high=63
     )
