@@ -81,6 +81,17 @@ def test_a_weight_that_claims_another_size_than_its_data(tmp_path: Path, dims: l
     assert_refused("plain-ts17", tmp_path, edit, "weight|not a valid|not a readable|do not fit|cannot")
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", ["plain-ts17", "experts_dense-dynamo20", "tokens-dynamo20"])
+def test_a_weight_without_elements(tmp_path: Path, name: str, axis: int) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        weight = next(t for t in graph.initializer if len(t.dims) == 2)
+        dims = [0 if i == axis else size for i, size in enumerate(weight.dims)]
+        weight.CopyFrom(numpy_helper.from_array(np.zeros(dims, np.float32), weight.name))
+
+    assert_refused(name, tmp_path, edit, "shapes do not fit|cannot be read|at least 1|has no elements|zero")
+
+
 @pytest.mark.parametrize("shape", [[1, 2, 0, 12], [1, 2, -4, 12], [1, 2, 1 << 40, 1 << 40], [1, 1 << 31, 8, 12]])
 def test_an_image_of_an_impossible_size(tmp_path: Path, shape: list[int]) -> None:
     def edit(graph: onnx.GraphProto) -> None:
