@@ -27,11 +27,6 @@ _REASONS: dict[tuple[str, str, str], str] = {
         "[PARAMETER_DEPTH + BLOCKS_PER_PARAMETER_WORD]",
     ): "with one block a word the memory has a word more, which nobody writes or reads",
     (
-        "write.cpp",
-        "if (softmax && nest.i2 == 0) tile_rises = rises.read();",
-        "if (softmax && nest.i2 == 1) tile_rises = rises.read();",
-    ): "a tile arrives in two cycles, and its rises are read with the second, which writes them, in place of the first",
-    (
         "pool.cpp",
         "sums[c == BLOCK - 1 ? c : c + 1]",
         "sums[c == BLOCK - 0 ? c : c + 1]",
