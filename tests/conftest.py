@@ -18,6 +18,7 @@ WORKERS_SHARE = "csim"
 """The folder of tests whose builds every file of it uses."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the worker that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps a file's tests on one worker, since they share what its fixtures build."""
     for item in items:
