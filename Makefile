@@ -40,7 +40,7 @@ demo: $(STAMP)
 	$(BIN)/moehls report $(DEMO)
 
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest --numprocesses auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from moehls import api
 from moehls.project import Project, open_project
@@ -14,16 +16,21 @@ from moehls.simulate import csim
 from moehls.simulate.verilator import OBJECTS
 
 DIGITS = resource("models") / "digits"
-WORKERS_SHARE = "csim"
+WORKERS_SHARE = "tests/csim"
 """The folder of tests whose builds every file of it uses."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the worker that reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file's tests on one worker, since they share what its fixtures build."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == WORKERS_SHARE else f"{folder}/{item.path.stem}"))
+class FilesTogether(LoadScopeScheduling):
+    """A file's tests on one worker, since they share what its fixtures build."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = file.rpartition("/")[0]
+        return folder if folder == WORKERS_SHARE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesTogether:
+    return FilesTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
