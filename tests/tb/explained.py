@@ -70,6 +70,16 @@ _RTL_REASONS: dict[tuple[str, str, str], str] = {
         "condition",
         r"nest_end\d|split",
     ): "what is there a cycle later than without the break is read when the first operands have come, several cycles later",
+    (
+        "normalise.sv",
+        "index",
+        r"above_\d+_is_(0|limit)",
+    ): "a value normalised over D channels lies below sqrt(D), and the limit a bit too low is that of 4096 channels",
+    (
+        "normalise.sv",
+        "width",
+        r"plane_offset",
+    ): "the place of a word among the two planes of a token, of at most norm_depth words each: 8 bits are for more than 64",
 }
 """(file, kind, what the line gives) -> why nothing can show it"""
 

@@ -117,7 +117,7 @@ def _attention(bench: Bench, queries: int, keys: int, blocks: int) -> Iterator[B
     context = Instruction(
         Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=queries, n1=blocks,
         n2=groups, rows=groups * lanes, x_base=_OUT + groups - 1, x_s0=groups, x_s2=-1, w_base=(groups - 1) * _BLOCKS, w_s1=1,
-        w_s2=-_BLOCKS, y_base=_OUT + 20, y_s0=blocks, y_s1=1,
+        w_s2=-_BLOCKS, y_base=some(bench, 20, 120), y_s0=blocks, y_s1=1,
     )  # fmt: skip
     yield hardened(bench, bench.context(context), 15)
 

@@ -22,6 +22,7 @@ from moehls.simulate.faults import Checked
 from moehls.simulate.rtl import Images, RtlSimulator, peeked
 from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, stream_of
 from tests.plan.machine import Machine
+from tests.tb.edge_programs import edge_programs
 from tests.tb.extreme_programs import extreme_programs
 from tests.tb.short_programs import short_programs
 
@@ -107,7 +108,7 @@ def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
     """Programs with every kind and mode of a step, of many short steps, and at the edges of what a step may hold."""
     made = []
     usual = [*[_norms] * 5, *[_products] * 8, *[_attention] * 16, *[_experts] * 3, _long]
-    for number, steps in enumerate([*usual, *short_programs(), *extreme_programs()]):
+    for number, steps in enumerate([*usual, *short_programs(), *extreme_programs(), *edge_programs()]):
         bench = Bench(shape, np.random.default_rng((seed, number)))
         made.append(StepProgram(bench, list(steps(bench, number)), form))
     return made
