@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from moehls.cli import main
+from moehls import cli
 from tests.conftest import DIGITS
 
 MODEL = DIGITS / "digits.onnx"
@@ -29,10 +29,12 @@ class Outcome:
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Outcome:
     """`moehls ARGUMENTS`: its exit code and what it printed."""
     monkeypatch.setattr(sys, "argv", ["moehls", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "200")  # of what the test starts as well
+    for console in (cli.out, cli.err):
+        monkeypatch.setattr(console, "width", 200)
     capsys.readouterr()
     try:
-        main()
+        cli.main()
         code: Any = 0
     except SystemExit as end:
         code = end.code
