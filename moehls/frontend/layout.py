@@ -157,12 +157,7 @@ def tile(layout: Layout, repeats: Sequence[int]) -> tuple[Layout, Move]:
         dims.append(group)
         position += len(group)
 
-    def move(array: Array) -> Array:
-        for at in inserted:
-            array = np.expand_dims(array, at)
-        return array
-
-    return Layout(tuple(dims)), move
+    return Layout(tuple(dims)), _inserting(inserted)
 
 
 def expand(layout: Layout, shape: Sequence[int]) -> tuple[Layout, Move]:
@@ -183,12 +178,18 @@ def expand(layout: Layout, shape: Sequence[int]) -> tuple[Layout, Move]:
         dims.append(group)
         position += len(group)
 
+    return Layout(tuple(dims)), _inserting(inserted)
+
+
+def _inserting(axes: Sequence[int]) -> Move:
+    """Puts axes of size 1 at these places, the lowest first."""
+
     def move(array: Array) -> Array:
-        for at in inserted:
+        for at in axes:
             array = np.expand_dims(array, at)
         return array
 
-    return Layout(tuple(dims)), move
+    return move
 
 
 def align(layout: Layout, array: Array) -> Array:

@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return lambda *arguments: call(capsys, monkeypatch, *arguments)
 
 
-def refused(outcome: Outcome, *words: str) -> None:
+def assert_refused(outcome: Outcome, *words: str) -> None:
     assert outcome.code == 2, outcome
     assert "Traceback" not in outcome.err
     assert outcome.err.count("error:") == 1
@@ -29,10 +29,10 @@ def refused(outcome: Outcome, *words: str) -> None:
         assert word in outcome.err
 
 
-def compile_refused(run: Run, folder: Path, model: Path, *options: object, words: tuple[str, ...]) -> None:
+def assert_compile_refused(run: Run, folder: Path, model: Path, *options: object, words: tuple[str, ...]) -> None:
     """`moehls compile` refuses and leaves `folder` as it was."""
     before = tree(folder)
-    refused(run("compile", model, "-o", folder / "out/deep", *options), *words)
+    assert_refused(run("compile", model, "-o", folder / "out/deep", *options), *words)
     assert tree(folder) == before
 
 
@@ -42,7 +42,7 @@ def test_an_unsupported_node_is_named(run: Run, tmp_path: Path) -> None:
         node.op_type, node.name = "Hardmax", "block 0/odd one"
 
     model = changed(tmp_path / "odd.onnx", change)
-    compile_refused(run, tmp_path, model, words=("Hardmax", "block 0/odd one"))
+    assert_compile_refused(run, tmp_path, model, words=("Hardmax", "block 0/odd one"))
     outcome = run("inspect", model)
     assert outcome.code == 2
     assert "Hardmax" in outcome.out
@@ -65,7 +65,7 @@ def test_what_cannot_be_mapped_is_shown_by_inspect(run: Run, tmp_path: Path) -> 
     assert outcome.code == 2
     assert "not the residual stream plus the output of a linear" in outcome.out
     assert "2 parts cannot be mapped" in outcome.err
-    compile_refused(run, tmp_path, model, words=("LayerNorm", "its output is read by"))
+    assert_compile_refused(run, tmp_path, model, words=("LayerNorm", "its output is read by"))
 
 
 def test_a_dynamic_shape_that_is_not_fixed(run: Run, tmp_path: Path) -> None:
@@ -73,17 +73,17 @@ def test_a_dynamic_shape_that_is_not_fixed(run: Run, tmp_path: Path) -> None:
         image = next(value for value in model.graph.input if value.name == "image")
         image.type.tensor_type.shape.dim[2].dim_param = "rows"
 
-    compile_refused(run, tmp_path, changed(tmp_path / "dynamic.onnx", change), words=("rows", "--set"))
+    assert_compile_refused(run, tmp_path, changed(tmp_path / "dynamic.onnx", change), words=("rows", "--set"))
 
 
 def test_a_truncated_model(run: Run, tmp_path: Path) -> None:
     model = tmp_path / "half.onnx"
     model.write_bytes(MODEL.read_bytes()[: MODEL.stat().st_size // 2])
-    compile_refused(run, tmp_path, model, words=("half.onnx",))
+    assert_compile_refused(run, tmp_path, model, words=("half.onnx",))
 
 
 def test_a_model_that_is_not_there(run: Run, tmp_path: Path) -> None:
-    compile_refused(run, tmp_path, tmp_path / "none.onnx", words=("no such file",))
+    assert_compile_refused(run, tmp_path, tmp_path / "none.onnx", words=("no such file",))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_model_that_is_not_there(run: Run, tmp_path: Path) -> None:
 def test_options_that_make_no_sense(options: tuple[str, ...], words: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     calibration = tmp_path / "few.npz"
     np.savez(calibration, image=images(2))
-    compile_refused(run, tmp_path, MODEL, "--calibrate", calibration, *options, words=words)
+    assert_compile_refused(run, tmp_path, MODEL, "--calibrate", calibration, *options, words=words)
 
 
 def save_bytes(path: Path, data: bytes) -> None:
@@ -128,25 +128,25 @@ def test_calibration_samples_that_do_not_fit(
     name: str, write: Callable[[Path], Any], words: tuple[str, ...], run: Run, tmp_path: Path
 ) -> None:
     write(tmp_path / name)
-    compile_refused(run, tmp_path, MODEL, "--calibrate", tmp_path / name, words=(name, *words))
+    assert_compile_refused(run, tmp_path, MODEL, "--calibrate", tmp_path / name, words=(name, *words))
 
 
 def test_an_output_folder_that_holds_something_else(run: Run, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     for option in ((), ("--force",)):
-        refused(run("compile", MODEL, "-o", tmp_path, *option), "holds something else")
+        assert_refused(run("compile", MODEL, "-o", tmp_path, *option), "holds something else")
     assert tree(tmp_path) == {"diary.txt"}
 
 
 def test_the_current_folder_is_not_replaced(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(run("compile", MODEL, "-o", "."), "current folder")
+    assert_refused(run("compile", MODEL, "-o", "."), "current folder")
 
 
 def test_an_output_that_is_a_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    refused(run("compile", MODEL, "-o", tmp_path / "out", "--force"), "not a folder")
-    refused(run("compile", MODEL, "-o", tmp_path / "out/deeper"), "not a folder")
+    assert_refused(run("compile", MODEL, "-o", tmp_path / "out", "--force"), "not a folder")
+    assert_refused(run("compile", MODEL, "-o", tmp_path / "out/deeper"), "not a folder")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -163,7 +163,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     monkeypatch.setattr(project, "save_plan", full)
     calibration = tmp_path / "few.npz"
     np.savez(calibration, image=images(2))
-    refused(run("compile", MODEL, "-o", target, "--calibrate", calibration, "--force"), "No space left")
+    assert_refused(run("compile", MODEL, "-o", target, "--calibrate", calibration, "--force"), "No space left")
     assert tree(tmp_path) == {"out", f"out/{project.MANIFEST}", "few.npz"}
 
 
@@ -202,19 +202,19 @@ def test_usage_errors_end_with_code_2(
 def test_inputs_list_the_names(run: Run, digits_folder: Path, tmp_path: Path) -> None:
     inputs = tmp_path / "inputs.npz"
     np.savez(inputs, image=images(2))
-    refused(
+    assert_refused(
         run("run", digits_folder, "--inputs", inputs, "-o", tmp_path / "o.npz"), "missing 'task'", "'image', 'task'"
     )
     np.savez(inputs, image=images(2), task=np.zeros(2, int), extra=np.zeros(2))
-    refused(run("verify", digits_folder, "--inputs", inputs), "unknown 'extra'", "'digit.labels'")
+    assert_refused(run("verify", digits_folder, "--inputs", inputs), "unknown 'extra'", "'digit.labels'")
 
 
 def test_a_damaged_project(run: Run, digits_folder: Path, tmp_path: Path) -> None:
     for name in (project.MANIFEST, project.SUMMARY):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((digits_folder / name).read_text())
-    refused(run("verify", tmp_path), "network.npz", "compile the model again")
+    assert_refused(run("verify", tmp_path), "network.npz", "compile the model again")
     (tmp_path / project.MANIFEST).write_text('{"format": 0}')
-    refused(run("verify", tmp_path), "another version")
+    assert_refused(run("verify", tmp_path), "another version")
     (tmp_path / project.MANIFEST).write_text("{")
-    refused(run("verify", tmp_path), "not readable")
+    assert_refused(run("verify", tmp_path), "not readable")
