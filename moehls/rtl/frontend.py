@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moehls.errors import MoehlsError
-from moehls.rtl import llvm
 from moehls.rtl.debug import without_library
+from moehls.rtl.llvm import Module
+from moehls.rtl.llvm_text import parse
 
 Role = Literal["region", "program", "process"]
 
@@ -41,7 +42,7 @@ _PASSES = (
 class Design:
     """The optimised module; `roles` by function name; `storage` by (function, variable) as the pragmas bind it."""
 
-    module: llvm.Module
+    module: Module
     top: str
     roles: dict[str, Role]
     storage: dict[tuple[str, str], str]
@@ -66,7 +67,7 @@ def compile_design(sources: Sequence[Path], includes: Sequence[Path], build: Pat
     text = graph.scan(without_library(_translate(sources, includes, build)))
     start = graph.top(top)
     roles = graph.roles(start)
-    module = llvm.parse(_optimise(text, roles, start))
+    module = parse(_optimise(text, roles, start))
     return Design(
         module, start, {f: r for f, r in roles.items() if f in module.functions}, graph.storage, graph.masters
     )
