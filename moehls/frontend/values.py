@@ -352,11 +352,13 @@ class Dispatched:
     """
 
     rows: Affine | Pointwise | Hidden | FeedForward | Mixture
-    """dimensions `[tokens, …]`"""
+    """in the layout that the tensor would have with all tokens in the place of the rows, tokens before channels"""
     tokens: Routed
     """`[rows]` of each sample"""
     weight: tuple[Array, ...] | None = None
     """`[rows]` of each sample"""
+    of: Mixture | None = None
+    """the running sum that the rows are of"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,11 +374,8 @@ class Permuted:
 class Updated:
     """Rows `rows.tokens` of the sum `total` with the weighed `rows` added, as they are written back into `total`."""
 
-    total: Mixture | None
-    """None where the sum is still zero"""
+    total: Mixture
     rows: Dispatched
-    flat: bool = False
-    """whether it is one row of all elements"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,21 +11,33 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, attribute, integers
-from moehls.frontend.layout import Array, LayoutError
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
+from moehls.frontend.layout import Array, LayoutError, reshape
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.linear import as_affine
-from moehls.frontend.recognise.sort import row_numbers
+from moehls.frontend.recognise.rows import (
+    gathered_rows,
+    moved_rows,
+    rows_dim,
+    rows_shape,
+    weights_of_rows,
+    written_to_own,
+    zero_rows,
+)
+from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.values import (
     Affine,
     Constant,
     Dispatched,
     FeedForward,
+    Gathered,
     Hidden,
     Mixture,
     Pointwise,
     Routed,
     Value,
+    restructure,
+    shape_of,
 )
 
 _ROWWISE = "MatMul Gemm Add Sub Mul Div Pow Erf Tanh Sigmoid Gelu Relu Identity Dropout Cast"
@@ -39,12 +51,11 @@ def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     rows = as_affine(context, inputs[0])
     if rows is None:
         return None
-    samples = row_numbers(node, index)
-    if samples is None:
-        return None
-    if not all(axis.token for axis in rows.layout.dims[0]) or rows.layout.shape[0] != rows.layout.tokens:
+    found = gathered_rows(node, rows.layout, index)
+    if found is None:
         raise LayoutError("rows are gathered along something else than the tokens")
-    return Dispatched(rows, replace(index, samples=samples))
+    tokens, shape = found
+    return Dispatched(restructure(rows, *reshape(rows.layout, shape)), tokens)
 
 
 def same_rows(left: Dispatched, right: Dispatched) -> bool:
@@ -61,28 +72,34 @@ def read_rowwise(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         return None
     if not all(isinstance(value, (Dispatched, Constant)) for value in inputs):
         return None
-    if any(isinstance(value, Constant) and value.array.ndim > 1 and _varies(node, value.array) for value in inputs):
+    if any(_varies(node, place, value, rows[0]) for place, value in enumerate(inputs)):
         raise LayoutError("a constant that differs from row to row meets the tokens of an expert")
     result = context.read(node, [value.rows if isinstance(value, Dispatched) else value for value in inputs])
-    if isinstance(result, (Affine, Pointwise, Hidden, FeedForward)):
+    if isinstance(result, (Affine, Pointwise, Hidden, FeedForward)) and rows_dim(result.layout) is not None:
         return Dispatched(result, rows[0].tokens)
     return None
 
 
-def _varies(node: ir.Node, array: Array) -> bool:
-    """Whether an elementwise constant has an entry a row."""
-    return node.op_type not in ("MatMul", "Gemm") and any(size != 1 for size in array.shape[:-1])
+def _varies(node: ir.Node, place: int, value: Value, rows: Dispatched) -> bool:
+    """Whether a constant operand has an entry a row."""
+    along = rows_dim(rows.rows.layout)
+    product = node.op_type == "MatMul" or (node.op_type == "Gemm" and place < 2)
+    if not isinstance(value, Constant) or product or along is None:
+        return False
+    behind = len(rows.rows.layout.dims) - along
+    return value.array.ndim >= behind and value.array.shape[-behind] != 1
 
 
 def read_weigh(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """The gate weight of each row."""
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
-        if not isinstance(value, Dispatched) or not isinstance(other, Routed) or value.weight is not None:
+        if not isinstance(value, Dispatched) or not isinstance(other, Routed) or isinstance(value.rows, Mixture):
             continue
-        fits = all(
-            sample.shape == (len(token), 1) for sample, token in zip(other.samples, value.tokens.samples, strict=True)
-        )
-        return replace(value, weight=tuple(sample[:, 0] for sample in other.samples)) if fits else None
+        if other.source is not value.tokens.source or (weight := weights_of_rows(value, other)) is None:
+            return None
+        if value.weight is not None:
+            weight = tuple(own * more for own, more in zip(value.weight, weight, strict=True))
+        return replace(value, weight=weight)
     return None
 
 
@@ -91,66 +108,83 @@ def read_shape(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     value = inputs[0]
     if not isinstance(value, Dispatched):
         return None
-    inner = value.rows.layout.shape[1:]
     start, stop = attribute(node, "start", 0), attribute(node, "end", None)
-    shapes = tuple(np.array([len(token), *inner], np.int64)[start:stop] for token in value.tokens.samples)
-    return Routed(value.tokens.source, shapes)
+    shapes = [rows_shape(value.rows.layout, len(tokens)) for tokens in value.tokens.samples]
+    return Routed(value.tokens.source, tuple(np.array(shape, np.int64)[start:stop] for shape in shapes))
 
 
-def read_expand(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """An Expand that changes no shape, as TorchScript writes before a scatter."""
-    value, shape = inputs[0], inputs[1]
-    if not isinstance(value, Dispatched) or not isinstance(shape, (Constant, Routed)):
-        return None
-    inner = value.rows.layout.shape[1:]
-    for number, token in enumerate(value.tokens.samples):
-        wanted = shape.array if isinstance(shape, Constant) else shape.samples[number]
-        own = (len(token), *inner)
-        if len(wanted) > len(own) or np.broadcast_shapes(own, tuple(int(size) for size in wanted)) != own:
-            raise LayoutError("rows of an expert are repeated")
-    return value
+def read_pass(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A Cast to float32 or an Identity of weighed rows."""
+    value = inputs[0]
+    passes = node.op_type == "Identity" or (node.op_type == "Cast" and attribute(node, "to", 0) == 1)
+    return value if isinstance(value, Dispatched) and passes else None
 
 
-def read_reshape(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """A Reshape to as many rows of the same channels."""
-    value, shape = inputs[0], integers(inputs[1])
-    if not isinstance(value, Dispatched) or shape is None:
-        return None
-    return value if shape == (-1, *value.rows.layout.shape[1:]) else None
+def read_movement(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Dimensions of size 1 about the rows, the rows laid out flat, an Expand or a Slice that keeps them all."""
+    return moved_rows(context, node, inputs)
 
 
-def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """Rows added back to their tokens: one more term of the sum. Written into zeros, once a token, is the same."""
-    total, index, rows = inputs
-    if not isinstance(rows, Dispatched) or not isinstance(index, Routed) or rows.weight is None:
-        return None
-    empty = isinstance(total, Constant) and not total.array.any()
-    once = all(len(set(token.tolist())) == len(token) for token in rows.tokens.samples)
-    reduction = attribute(node, "reduction", "none")
-    if attribute(node, "axis", 0) != 0 or not (reduction == "add" or (reduction == "none" and empty and once)):
-        raise LayoutError("the outputs of an expert are put back otherwise than by adding")
-    for sample, token in zip(index.samples, rows.tokens.samples, strict=True):
-        if sample.shape[:1] != token.shape or not np.array_equal(sample, np.broadcast_to(token[:, None], sample.shape)):
-            raise LayoutError("the outputs of an expert are added to other tokens than it got")
-    return add_rows(total, rows)
-
-
-def add_rows(total: Value, rows: Dispatched) -> Mixture | None:
-    """The sum `total`, or zeros, with weighed rows added at their tokens."""
-    if not isinstance(rows.rows, FeedForward) or rows.weight is None:
-        raise LayoutError("what is added back is not the output of a two-layer expert")
-    term = _term(rows.rows, rows, rows.weight)
-    empty = isinstance(total, Constant) and not total.array.any()
-    if isinstance(total, Constant) and empty and total.array.shape == term.layout.shape:
-        return term
-    if isinstance(total, Mixture) and (total.layout, total.base, total.form) == (term.layout, term.base, term.form):
-        return replace(total, terms=total.terms + term.terms) if total.source is term.source else None
+def read_zero(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The same rows of a sum that is still zero, added."""
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        if not isinstance(value, Dispatched):
+            continue
+        if isinstance(other, Gathered) and not other.table.any():
+            shapes = [(*sample.shape, *other.table.shape[1:]) for sample in other.index.samples]
+        elif isinstance(other, Routed) and not any(sample.any() for sample in other.samples):
+            shapes = [sample.shape for sample in other.samples]
+        else:
+            continue
+        return value if zero_rows(value, shapes) else None
     return None
 
 
-def _term(value: FeedForward, rows: Dispatched, weight: tuple[Array, ...]) -> Mixture:
+def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Rows added back to their tokens, or written there: one more term of the sum."""
+    total, index, rows = inputs
+    if not isinstance(rows, Dispatched) or not isinstance(index, Routed):
+        return None
+    if isinstance(total, TOKENS) and not isinstance(total, Mixture):
+        raise UnsupportedError(
+            "the outputs of an expert are written over the tokens themselves, so that tokens of no expert keep their value",
+            "begin the sum with zeros (torch.zeros_like)",
+        )
+    reduction = attribute(node, "reduction", "none")
+    once = all(len(set(token.tolist())) == len(token) for token in rows.tokens.samples)
+    if reduction != "add" and not (reduction == "none" and once):
+        raise LayoutError("the outputs of an expert are put back otherwise than by adding")
+    shape = shape_of(total)
+    if shape is None or not written_to_own(node, index, shape, rows):
+        raise LayoutError("the outputs of an expert are added to other tokens than it got")
+    return add_rows(total, rows, replaced=reduction == "none")
+
+
+def add_rows(total: Value, rows: Dispatched, replaced: bool = False) -> Mixture | None:
+    """The sum `total`, or zeros, with weighed rows added at their tokens, or written there over what must be zero."""
+    if not isinstance(rows.rows, FeedForward):
+        raise LayoutError("what is added back is not the output of a two-layer expert")
+    term = _term(rows.rows, rows)
+    if isinstance(total, Constant) and not total.array.any():
+        return replace(term, layout=reshape(term.layout, total.array.shape)[0])
+    if not isinstance(total, Mixture) or total.source is not term.source:
+        return None
+    term = replace(term, layout=reshape(term.layout, total.layout.shape)[0])
+    if (total.layout, total.base, total.form) != (term.layout, term.base, term.form):
+        return None
+    count = total.layout.tokens
+    taken = np.concatenate([np.isin(np.arange(count), token) for token in rows.tokens.samples])
+    if replaced and any(own.coefficient[taken].any() for own in total.terms):
+        raise LayoutError(
+            "the outputs of an expert are put back otherwise than by adding: they replace those of other experts"
+        )
+    return replace(total, terms=total.terms + term.terms)
+
+
+def _term(value: FeedForward, rows: Dispatched) -> Mixture:
     """The expert as a term whose coefficient for a token is the sum of the weights of its rows."""
     count = value.layout.tokens
+    weight = rows.weight or tuple(np.ones(len(token), np.float32) for token in rows.tokens.samples)
     coefficient: list[Array] = []
     for token, share in zip(rows.tokens.samples, weight, strict=True):
         column = np.zeros(count, np.float32)
@@ -164,9 +198,10 @@ def _term(value: FeedForward, rows: Dispatched, weight: tuple[Array, ...]) -> Mi
 RULES: Rules = (
     ("Gather GatherND", read_gather),
     (_ROWWISE, read_rowwise),
+    ("Identity Cast", read_pass),
     ("Mul", read_weigh),
+    ("Add", read_zero),
     ("Shape", read_shape),
-    ("Expand", read_expand),
-    ("Reshape", read_reshape),
+    ("Reshape Flatten Squeeze Unsqueeze Transpose Expand Slice", read_movement),
     ("ScatterND ScatterElements", read_scatter),
 )

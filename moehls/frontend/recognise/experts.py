@@ -61,9 +61,19 @@ def read_weigh(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
         if isinstance(value, FeedForward) and isinstance(other, Routed):
             return weigh(value, other)
+        if isinstance(value, Mixture) and isinstance(other, Routed):
+            return weigh_sum(value, other)
         if isinstance(value, Affine) and isinstance(other, Routed) and not value.bias.any():
             return weigh_inputs(value, other)
     return None
+
+
+def weigh_sum(value: Mixture, routed: Routed) -> Mixture | None:
+    """A sum of experts times a number a token, as the one probability of a top-1 router."""
+    if routed.source is not value.source or np.broadcast_shapes(value.layout.shape, routed.shape) != value.layout.shape:
+        return None
+    factor = _rows(value.layout, [align(value.layout, sample) for sample in routed.samples])
+    return replace(value, terms=tuple(replace(term, coefficient=term.coefficient * factor) for term in value.terms))
 
 
 def weigh_inputs(value: Affine, routed: Routed) -> Affine | None:
@@ -200,7 +210,7 @@ def _rows(layout: Layout, samples: list[Array]) -> Array:
 
 
 def as_mixture(value: Value) -> Mixture | None:
-    """A mixture, or a weighed network that is one term of a sum."""
+    """A mixture, or a weighed network that is one term of a sum, or one of several that routing picks from."""
     if isinstance(value, FeedForward) and value.coefficient is not None:
         return sum_dims(value, [], False)
     return value if isinstance(value, Mixture) else None

@@ -8,17 +8,23 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules
 from moehls.frontend.layout import LayoutError
+from moehls.frontend.recognise.experts import as_mixture
 from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.values import Affine, Constant, Sum, Value
 
 
 def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    left, right = inputs[:2]
+    left, right = (_summed(value) for value in inputs[:2])
     if not isinstance(left, TOKENS) or not isinstance(right, TOKENS):
         return None
     if left.layout != right.layout:
         raise LayoutError(f"tokens of layouts {list(left.layout.shape)} and {list(right.layout.shape)} are added")
     return Sum(left, right)
+
+
+def _summed(value: Value) -> Value:
+    """A weighed network of weights that were gathered by the one expert of a token is the sum over the experts."""
+    return as_mixture(value) or value
 
 
 def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
