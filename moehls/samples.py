@@ -41,7 +41,8 @@ class Samples:
         """As `read_samples` takes them."""
         tasks = {network.task_input: self.tasks} if network.task_input is not None else {}
         labels = {name + LABELS: label for name, label in self.labels.items()}
-        return {network.input.name: self.images} | tasks | labels
+        images = np.moveaxis(self.images, 1, -1) if network.input.channels_last else self.images
+        return {network.input.name: images} | tasks | labels
 
     def first(self, count: int) -> Samples:
         """The first `count` samples, or all where there are fewer."""
@@ -104,7 +105,7 @@ def _calibration_file(path: Path, network: Network, *, alone: bool) -> FloatArra
     optional = {output.name + LABELS for output in network.outputs} | ({task} if task is not None else set())
     _check_keys(path, {key: array for key, array in arrays.items() if key not in optional}, [name], [])
     array = arrays[name]
-    if alone and array.shape == network.input.shape:
+    if alone and array.shape == _graph_shape(network):
         array = array[None]
     images = _images(path, array, network)
     if task is not None and task in arrays:
@@ -138,8 +139,14 @@ def _check_keys(path: Path, arrays: dict[str, npt.NDArray[Any]], wanted: list[st
     raise MoehlsError(f"{path}: {'; '.join(found)}. The model's inputs are {', '.join(map(repr, wanted))}{labels}")
 
 
+def _graph_shape(network: Network) -> tuple[int, ...]:
+    """An image's dimensions in the order in which the graph takes them."""
+    channels, height, width = network.input.shape
+    return (height, width, channels) if network.input.channels_last else (channels, height, width)
+
+
 def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray:
-    name, shape = network.input.name, network.input.shape
+    name, shape = network.input.name, _graph_shape(network)
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
         raise MoehlsError(f"{path}: input {name!r} holds {array.dtype}, not real numbers")
     if array.ndim == 5 and array.shape[1] == 1:
@@ -154,7 +161,7 @@ def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray
         )
     if not len(array):
         raise MoehlsError(f"{path}: input {name!r} holds no sample")
-    images = array.astype(np.float32)
+    images = (np.moveaxis(array, -1, 1) if network.input.channels_last else array).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
     if bad.size:
         raise MoehlsError(

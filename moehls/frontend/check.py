@@ -22,7 +22,7 @@ from moehls.frontend.oracle import oracle_graph
 from moehls.frontend.values import RouteSource
 from moehls.frontend.widen import load_widened
 from moehls.network.interpreter import Routing, choices, outputs, route_logits, run
-from moehls.network.operations import FloatArray, Network, Route
+from moehls.network.operations import FloatArray, Network, NetworkInput, Route
 
 BOUND = 3e-5
 """Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32
@@ -54,7 +54,7 @@ def check_network(network: Network, path: Path, routers: Mapping[str, RouteSourc
     worst = 0.0
     for task in range(network.tasks):
         for _ in range(SAMPLES):
-            image = rng.standard_normal((1, *network.input.shape)).astype(np.float32)
+            image = _image(network.input, rng)
             expected = _run_onnx(session, network, image, task)
             for what, error in _errors(network, image, task, expected, logits_names).items():
                 if not error <= BOUND:
@@ -66,6 +66,12 @@ def check_network(network: Network, path: Path, routers: Mapping[str, RouteSourc
                     )
                 worst = max(worst, error)
     return worst
+
+
+def _image(source: NetworkInput, rng: np.random.Generator) -> FloatArray:
+    """A random image `[1, channels, height, width]`."""
+    shape = (1, *source.shape)
+    return (rng.integers(0, 256, shape) if source.bytes else rng.standard_normal(shape)).astype(np.float32)
 
 
 def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.InferenceSession, dict[str, str]]:
@@ -102,7 +108,9 @@ def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray
     for given in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in given.shape]
         if given.name == network.input.name:
-            feeds[given.name] = image.reshape((*(1,) * (len(shape) - 3), *network.input.shape))
+            own = np.moveaxis(image, 1, -1) if network.input.channels_last else image
+            own = own.reshape((*(1,) * (len(shape) - 3), *own.shape[1:]))
+            feeds[given.name] = own.astype(np.uint8) if network.input.bytes else own
         elif given.name == network.task_input:
             feeds[given.name] = _task(given.type, shape, task)
         else:

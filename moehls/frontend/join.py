@@ -74,11 +74,8 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
     joint = _Joint([], {}, {}, Counter(), {})
     outputs: list[list[NetworkOutput]] = []
     for network, label in zip(networks, labels, strict=True):
-        if network.input.shape != first.input.shape:
-            raise DifferentBackbones(
-                f"{labels[0]} takes images of {list(first.input.shape)}, {label} of {list(network.input.shape)}; {_REMEDY}",
-                None,
-            )
+        if replace(network.input, name=first.input.name) != first.input:
+            raise DifferentBackbones(f"{labels[0]} takes {first.input}, {label} takes {network.input}; {_REMEDY}", None)
         values = _add(joint, network, first.input.name, labels[0], label)
         outputs.append([replace(output, value=values[output.value]) for output in network.outputs])
         _add_lattices(joint, network, values, f"{labels[0]} and {label} are not tasks of one model")

@@ -40,6 +40,10 @@ _TOKEN_READERS = {
     "Concat",
 }
 """Operators that read an input of three dimensions as tokens; an image without batch is moved or convolved first."""
+_IMAGES = {ir.DataType.FLOAT, ir.DataType.UINT8}
+_BETWEEN = {"Cast", "Identity", "Add", "Sub", "Mul", "Div", "QuantizeLinear", "DequantizeLinear"}
+"""Operators that may stand between the image and what moves its pixels."""
+_MOST_COLOURS = 4
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -56,6 +60,10 @@ class Inputs:
     """whether the task is a float vector with a one at the task's place"""
     tokens: bool = False
     """whether the "image" `(1, tokens, channels)` is a token matrix `[1, tokens, channels]`"""
+    channels_last: bool = False
+    """whether the tensor's dimensions are height, width, channels; `image_shape` has the channels first"""
+    bytes: bool = False
+    """whether the image is uint8"""
 
 
 @dataclass(frozen=True)
@@ -267,16 +275,16 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
         if value.dtype is not None and value.dtype.is_integer() and prod(shape) == 1:
             task.append(value.name or "")
-        elif value.dtype == ir.DataType.FLOAT and len(shape) in (3, 4) and value.name not in graph.initializers:
+        elif value.dtype in _IMAGES and len(shape) in (3, 4) and value.name not in graph.initializers:
             images.append((value.name or "", shape))
         elif value.dtype == ir.DataType.FLOAT and len(shape) in (1, 2) and prod(shape) == shape[-1] > 1:
             task.append(value.name or "")
             vectors.append(shape[-1])
         else:
             raise MoehlsError(
-                f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 image "
-                "[1, channels, height, width] or token matrix [1, tokens, channels] nor a task (one integer, or a one-hot "
-                "float32 vector [1, tasks])"
+                f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 or uint8 "
+                "image [1, channels, height, width] (or channels last) or token matrix [1, tokens, channels] nor a task (one "
+                "integer, or a one-hot float32 vector [1, tasks])"
             )
     if len(images) != 1 or len(task) > 1:
         raise MoehlsError(
@@ -289,7 +297,8 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         raise MoehlsError(
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
         )
-    channels, height, width = shape[-3:]
+    last = not tokens and _channels_last(value, len(shape))
+    channels, height, width = (shape[-1], *shape[-3:-1]) if last else shape[-3:]
     if prod(shape) > _PIXELS or max([*vectors, tasks or 1]) > _MOST_TASKS:
         raise MoehlsError(
             f"{path}: its inputs are of no ordinary size (an image {list(shape)}); export a smaller model"
@@ -297,4 +306,21 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     if vectors and tasks not in (None, vectors[0]):
         raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
     count = (vectors[0] if vectors else tasks) if task else None
-    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors), tokens)
+    kind = value.dtype == ir.DataType.UINT8
+    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors), tokens, last, kind)
+
+
+def _channels_last(value: ir.Value, rank: int) -> bool:
+    """Whether the image's last dimension is that of the channels: a Transpose puts it in front of height and width, or patches
+    are cut of it by a Reshape and it is by far the smallest."""
+    for use in value.uses():
+        node = use.node
+        if node.op_type in _BETWEEN:
+            return _channels_last(node.outputs[0], rank)
+        if node.op_type == "Unsqueeze":
+            return _channels_last(node.outputs[0], rank + 1)
+        if node.op_type == "Transpose":
+            return list(attribute(node, "perm", ()))[-3:] == [rank - 1, rank - 3, rank - 2]
+        shape = value.shape.numpy() if value.shape is not None else ()
+        return node.op_type == "Reshape" and len(shape) == 4 and shape[3] <= _MOST_COLOURS < shape[1]
+    return False

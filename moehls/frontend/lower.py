@@ -28,7 +28,7 @@ from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.residuals import chained, norms_behind_linears, streams_of_norms
+from moehls.frontend.residuals import chained, norms_behind_linears, readers_in_time, streams_of_norms
 from moehls.frontend.values import (
     Affine,
     Base,
@@ -120,13 +120,15 @@ class _Reader:
             return Reading(None, tuple(self._refusals), {})
         shown = {output.value for output in outputs if output}
         used = _used(self._context.builder.operations, set(shown))
-        operations = norms_behind_linears(streams_of_norms(chained(used, shown)))
+        operations = norms_behind_linears(readers_in_time(streams_of_norms(chained(used, shown))))
         written = {self._inputs.image, *(operation.output for operation in operations)}
         experts = [operation.output for operation in operations if isinstance(operation, Experts)]
         written |= {of_experts(name, role) for name in experts for role in ("hidden", "up")}
         network = Network(
             name=self._name,
-            input=NetworkInput(self._inputs.image, self._inputs.image_shape),
+            input=NetworkInput(
+                self._inputs.image, self._inputs.image_shape, self._inputs.channels_last, self._inputs.bytes
+            ),
             operations=operations,
             outputs=tuple(output for output in outputs if output),
             tasks=self._context.tasks,
@@ -154,7 +156,8 @@ class _Reader:
             elif value.name == self._inputs.image:
                 shape = (*(1,) * (len(value.shape or ()) - 3), *self._inputs.image_shape)
                 index = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
-                ones = np.ones(shape, np.float32)
+                index = np.moveaxis(index, -3, -1) if self._inputs.channels_last else index
+                ones = np.ones(index.shape, np.float32)
                 self._values[value] = Pixels(index, self._inputs.image_shape, ones, np.zeros_like(ones))
             elif value.name == self._inputs.task:
                 count = self._context.tasks

@@ -13,6 +13,7 @@ from moehls.frontend.values import (
     Patches,
     Permuted,
     Pixels,
+    Placed,
     Pointwise,
     Routed,
     Scores,
@@ -26,7 +27,7 @@ GENERAL = "see docs/frontend.md for the forms that are read"
 _NEAREST: tuple[tuple[tuple[type, ...], str], ...] = (
     ((Scores,), "attention is softmax(scale · q·kᵀ)·v, head by head: export plain multi-head attention"),
     (
-        (Routed, Gathered, Dispatched, Permuted, Updated, Mixture),
+        (Routed, Gathered, Dispatched, Permuted, Placed, Updated, Mixture),
         "route with a softmax or sigmoids and top-k, and sum the chosen experts' outputs times their gate weights: a loop over "
         "all experts with a mask is read in any way of writing it",
     ),
@@ -66,6 +67,7 @@ _KINDS: dict[str, str] = {
     "Gathered": "weights gathered by expert",
     "Dispatched": "tokens dispatched to an expert",
     "Permuted": "tokens sorted by expert",
+    "Placed": "outputs of experts at some tokens",
     "Updated": "a sum of experts at some tokens",
     "Noise": "random noise",
     "Quantised": "quantised integers",

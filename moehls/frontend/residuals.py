@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from moehls.network.interpreter import reads
-from moehls.network.operations import Add, Embed, LayerNorm, Linear, Operation
+from moehls.network.operations import Add, Embed, LayerNorm, Linear, Operation, Route
 
 
 def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation, ...]:
@@ -48,6 +48,44 @@ def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation
             result.append(pending)
             pending = behind.pop(pending.output, None)
     return tuple(result)
+
+
+def readers_in_time(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """`operations` with whatever reads the stream as it was before an add, as norms of intermediate features do, right there."""
+    result = list(operations)
+    place = 0
+    while place < len(result):
+        stop = _replaced(result[:place], result[place])
+        if stop is None:
+            place += 1
+            continue
+        made = {operation.output for operation in result[:stop]} | _inputs(result)
+        moved: list[Operation] = []
+        for operation in result[place:]:
+            wanted = set(reads(operation))
+            again = not moved or not wanted.isdisjoint(each.output for each in moved)
+            if again and not isinstance(operation, Add) and wanted <= made:
+                moved.append(operation)
+                made.add(operation.output)
+        if not moved or any(isinstance(operation, Route) for operation in moved):  # a router's input is kept for it
+            place += 1
+            continue
+        ids = set(map(id, moved))
+        rest = [operation for operation in result if id(operation) not in ids]
+        result = [*rest[:stop], *moved, *rest[stop:]]
+    return tuple(result)
+
+
+def _replaced(before: Sequence[Operation], operation: Operation) -> int | None:
+    """The place behind the stream that the operation reads, where an add before the operation replaces it."""
+    wanted = set() if isinstance(operation, Add) else set(reads(operation))
+    replaced = wanted & {other.left for other in before if isinstance(other, Add)}
+    return next((place + 1 for place, other in enumerate(before) if other.output in replaced), None)
+
+
+def _inputs(operations: Sequence[Operation]) -> set[str]:
+    """What the operations read and none writes."""
+    return {name for operation in operations for name in reads(operation)} - {each.output for each in operations}
 
 
 def streams_of_norms(operations: Sequence[Operation]) -> tuple[Operation, ...]:

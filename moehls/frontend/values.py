@@ -359,6 +359,25 @@ class Dispatched:
     """`[rows]` of each sample"""
     of: Mixture | None = None
     """the running sum that the rows are of"""
+    slots: Slotted | None = None
+    """where the rows are of a matrix that repeats every token for each of its slots"""
+
+
+@dataclass(frozen=True, eq=False)
+class Slotted:
+    """Rows of a matrix of `count` rows a token, one after the other."""
+
+    count: int
+    rows: tuple[Array, ...]
+    """`[rows]` of each sample: places in that matrix"""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Rows that experts have written into a matrix of `shape`, each row by one expert; some are not written yet."""
+
+    shape: tuple[int, ...]
+    parts: tuple[Dispatched, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,7 +422,18 @@ class Unknown:
 Tokens = Affine | Pointwise | Hidden | FeedForward | Mixture | Shared | Sum | Normalised | Patches
 Evaluated = Constant | PerTask | TaskIndex | Noise | Routed | Gathered
 Value = (
-    Evaluated | Pixels | Tokens | Statistic | Scores | Dispatched | Permuted | Updated | Quantised | Beside | Unknown
+    Evaluated
+    | Pixels
+    | Tokens
+    | Statistic
+    | Scores
+    | Dispatched
+    | Permuted
+    | Placed
+    | Updated
+    | Quantised
+    | Beside
+    | Unknown
 )
 Lazy = TypeVar("Lazy", bound=Affine | FeedForward | Patches | Pointwise | Hidden)
 
@@ -457,6 +487,6 @@ def shape_of(value: Value) -> tuple[int, ...] | None:
         return None
     if isinstance(value, Permuted):
         return value.rows.layout.shape
-    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Quantised, Unknown, Beside)):
+    if isinstance(value, (TaskIndex, Noise, Scores, Routed, Gathered, Placed, Quantised, Unknown, Beside)):
         return value.shape
     return value.layout.shape

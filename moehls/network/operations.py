@@ -258,6 +258,14 @@ class NetworkInput:
 
     name: str
     shape: tuple[int, int, int]
+    channels_last: bool = False
+    """whether the graph takes it as `[height, width, channels]`"""
+    bytes: bool = False
+    """whether its pixels are whole numbers of 0 … 255 (uint8)"""
+
+    def __str__(self) -> str:
+        kind, order = "uint8 images" if self.bytes else "images", ", channels last" if self.channels_last else ""
+        return f"{kind} of {list(self.shape)}{order}"
 
 
 @dataclass(frozen=True)

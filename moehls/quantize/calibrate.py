@@ -159,7 +159,8 @@ def checked(network: Network, images: FloatArray, tokens: int) -> FloatArray:
 
 
 def random_calibration(network: Network, seed: int) -> FloatArray:
-    """Images to calibrate with where there are none: smooth noise of unit deviation, `[8, channels, height, width]`."""
+    """Images to calibrate with where there are none, `[8, channels, height, width]`: smooth noise of unit deviation, of bytes
+    around the middle."""
     generator = np.random.default_rng(seed)
     channels, height, width = network.input.shape
     images = np.zeros((8, channels, height, width))
@@ -168,4 +169,6 @@ def random_calibration(network: Network, seed: int) -> FloatArray:
         rows, columns = -(-height // cell), -(-width // cell)
         coarse = generator.standard_normal((8, channels, rows, columns))
         images += np.repeat(np.repeat(coarse, cell, axis=2), cell, axis=3)[:, :, :height, :width]
+    if network.input.bytes:
+        images = np.clip(np.rint(127.5 + 32 * images), 0, 255) * 2
     return (images / 2).astype(np.float32)

@@ -20,6 +20,8 @@ def integer_input(
 ) -> IntegerInput:
     """The pixel grid of each image channel: the graph's, or the 8-bit lattice the images lie on, where they lie on one."""
     _, _, rows, columns = embed.weight.shape
+    if given is None and source.bytes:
+        given = Lattice(np.ones(1), np.zeros(1), 8, False)
     if given is not None:
         scale, offset = pixel_lattice(given, source.shape[0], precision)
         return IntegerInput(source.name, source.shape, (rows, columns), scale, offset)

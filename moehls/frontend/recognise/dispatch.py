@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.layout import Array, LayoutError, reshape
-from moehls.frontend.recognise.experts import sum_dims
+from moehls.frontend.recognise.experts import sum_dims, weigh_inputs
 from moehls.frontend.recognise.linear import as_affine
+from moehls.frontend.recognise.place import place_rows, rows_of_slots
 from moehls.frontend.recognise.rows import (
     gathered_rows,
     moved_rows,
@@ -52,6 +53,8 @@ def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if rows is None:
         return None
     found = gathered_rows(node, rows.layout, index)
+    if found is None and (of_slots := rows_of_slots(node, rows, index)) is not None:
+        return of_slots
     if found is None:
         raise LayoutError("rows are gathered along something else than the tokens")
     tokens, shape = found
@@ -60,8 +63,13 @@ def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 def same_rows(left: Dispatched, right: Dispatched) -> bool:
     """Whether both hold the rows of the same tokens in the same order."""
-    return left.tokens.source is right.tokens.source and all(
-        np.array_equal(a, b) for a, b in zip(left.tokens.samples, right.tokens.samples, strict=True)
+    pairs = [(left.tokens.samples, right.tokens.samples)]
+    if left.slots is not None and right.slots is not None:
+        pairs.append((left.slots.rows, right.slots.rows))
+    return (
+        left.tokens.source is right.tokens.source
+        and (left.slots is None) == (right.slots is None)
+        and all(np.array_equal(a, b) for own, other in pairs for a, b in zip(own, other, strict=True))
     )
 
 
@@ -76,7 +84,7 @@ def read_rowwise(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         raise LayoutError("a constant that differs from row to row meets the tokens of an expert")
     result = context.read(node, [value.rows if isinstance(value, Dispatched) else value for value in inputs])
     if isinstance(result, (Affine, Pointwise, Hidden, FeedForward)) and rows_dim(result.layout) is not None:
-        return Dispatched(result, rows[0].tokens)
+        return replace(rows[0], rows=result)
     return None
 
 
@@ -91,16 +99,37 @@ def _varies(node: ir.Node, place: int, value: Value, rows: Dispatched) -> bool:
 
 
 def read_weigh(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """The gate weight of each row."""
+    """The gate weight of each row: of an expert's output, or of the tokens that it reads (Llama 4)."""
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
         if not isinstance(value, Dispatched) or not isinstance(other, Routed) or isinstance(value.rows, Mixture):
             continue
         if other.source is not value.tokens.source or (weight := weights_of_rows(value, other)) is None:
             return None
+        if isinstance(value.rows, Affine) and not value.rows.bias.any():
+            rows = weigh_inputs(value.rows, Routed(other.source, _of_tokens(value, weight)))
+            return None if rows is None else replace(value, rows=rows)
         if value.weight is not None:
             weight = tuple(own * more for own, more in zip(value.weight, weight, strict=True))
         return replace(value, weight=weight)
     return None
+
+
+def _of_tokens(value: Dispatched, weight: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Weights of rows as tensors that multiply all tokens: zero for the tokens without a row.
+
+    Raises:
+        LayoutError: a token has several rows.
+    """
+    layout = value.rows.layout
+    shape = [size if dim == rows_dim(layout) else 1 for dim, size in enumerate(layout.shape)]
+    found: list[Array] = []
+    for tokens, share in zip(value.tokens.samples, weight, strict=True):
+        if len(set(tokens.tolist())) < len(tokens):
+            raise LayoutError("one expert reads a token several times, weighed differently")
+        column = np.zeros(layout.tokens, np.float32)
+        column[tokens] = share
+        found.append(column.reshape(shape))
+    return tuple(found)
 
 
 def read_shape(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -151,6 +180,8 @@ def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result
             "begin the sum with zeros (torch.zeros_like)",
         )
     reduction = attribute(node, "reduction", "none")
+    if rows.slots is not None:
+        return place_rows(node, total, index, rows)
     once = all(len(set(token.tolist())) == len(token) for token in rows.tokens.samples)
     if reduction != "add" and not (reduction == "none" and once):
         raise LayoutError("the outputs of an expert are put back otherwise than by adding")

@@ -33,6 +33,7 @@ from moehls.frontend.layout import (
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.values import (
     Affine,
+    Constant,
     ExpertTerm,
     FeedForward,
     Gathered,
@@ -65,6 +66,18 @@ def read_weigh(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
             return weigh_sum(value, other)
         if isinstance(value, Affine) and isinstance(other, Routed) and not value.bias.any():
             return weigh_inputs(value, other)
+    return None
+
+
+def read_where(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The output of an expert for the tokens that chose it, zeros for the others."""
+    mask, *sides = inputs
+    if not isinstance(mask, Routed):
+        return None
+    for place, (value, other) in enumerate(((sides[0], sides[1]), (sides[1], sides[0]))):
+        if isinstance(value, FeedForward) and isinstance(other, Constant) and not other.array.any():
+            samples = tuple((sample != bool(place)).astype(np.float32) for sample in mask.samples)
+            return weigh(value, replace(mask, samples=samples))
     return None
 
 
@@ -211,7 +224,7 @@ def _rows(layout: Layout, samples: list[Array]) -> Array:
 
 def as_mixture(value: Value) -> Mixture | None:
     """A mixture, or a weighed network that is one term of a sum, or one of several that routing picks from."""
-    if isinstance(value, FeedForward) and value.coefficient is not None:
+    if isinstance(value, FeedForward) and (value.coefficient is not None or value.weighing is not None):
         return sum_dims(value, [], False)
     return value if isinstance(value, Mixture) else None
 
@@ -331,6 +344,7 @@ def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 RULES: Rules = (
     ("Mul", read_weigh),
+    ("Where", read_where),
     ("Add", read_zero),
     ("Add", read_gathered_bias),
     ("Add", read_add),

@@ -29,7 +29,8 @@ from moehls.frontend.recognise.structure import chosen_indices
 from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
 
 _REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
-_MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Cast Concat Split Expand"
+_MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Concat Split Expand"
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
 def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -37,16 +38,11 @@ def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Re
     if not isinstance(image, Pixels) or not all(isinstance(value, Constant) for value in inputs[1:]):
         return None
     weight, *rest = (value.array for value in inputs[1:] if isinstance(value, Constant))
-    channels, height, width = image.image
-    shape = (1, channels, height, width)
-    if not np.array_equal(image.index, np.arange(prod(shape)).reshape(shape)):
-        raise UnsupportedError("the image is rearranged before the convolution", _REMEDY)
-    if not np.all(image.scale == image.scale.flat[0]) or image.offset.any():
-        raise UnsupportedError("the image is normalised inside the graph", "normalise the image before the model")
-    kernel = weight.shape[2:]
+    if image.index.ndim != 4 or weight.ndim != 4:
+        raise UnsupportedError(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
+    (_, channels, height, width), kernel = image.index.shape, weight.shape[2:]
     plain = (
-        weight.ndim == 4
-        and weight.shape[1] == channels
+        weight.shape[1] == channels
         and attribute(node, "group", 1) == 1
         and tuple(attribute(node, "strides", (1, 1))) == kernel
         and not any(attribute(node, "pads", ()))
@@ -59,10 +55,34 @@ def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Re
         raise UnsupportedError(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
     features, grid = weight.shape[0], (height // kernel[0], width // kernel[1])
     layout = Layout(((), axes_of(features, False), axes_of(grid[0], True), axes_of(grid[1], True)))
-    scaled = weight.astype(np.float32) * np.float32(image.scale.flat[0])
-    component = _features(layout, scaled.reshape(features, -1))
-    bias = _features(layout, rest[0].astype(np.float32)) if rest else np.zeros([1] * len(layout.axes), np.float32)
-    return _patches(layout, (channels, *kernel), component, bias)
+
+    def patches(array: Array) -> Array:
+        cut = array.reshape(channels, grid[0], kernel[0], grid[1], kernel[1])
+        return cut.transpose(1, 3, 0, 2, 4).reshape(prod(grid), -1)
+
+    cut = Pixels(patches(image.index), image.image, patches(image.scale), patches(image.offset))
+    patch, component, bias = _matrix_of_patches(cut, weight.reshape(features, -1).astype(np.float32))
+    bias = bias + rest[0].astype(np.float32) if rest else bias
+    return _patches(layout, patch, _features(layout, component), _features(layout, bias))
+
+
+def _matrix_of_patches(rows: Pixels, weight: Array) -> tuple[tuple[int, int, int], Array, Array]:
+    """The patch, the matrix `[features, pixels of a patch]` of the image's own pixels, and the bias that an offset makes.
+
+    Args:
+        rows: a patch a row.
+        weight: `[features, elements of a row]`
+
+    Raises:
+        UnsupportedError: the rows are not the image's patches, or are normalised differently.
+    """
+    patch, places = _patch_of(rows.index, rows.image)
+    scale, offset = rows.scale, rows.offset
+    if not (np.all(scale == scale[0]) and np.all(offset == offset[0])):
+        raise UnsupportedError("the image is normalised differently from patch to patch", _REMEDY)
+    ordered = np.zeros(weight.shape, np.float32)
+    ordered[:, places] = weight * scale[0]
+    return patch, ordered, (weight @ offset[0]).astype(np.float32)
 
 
 def _features(layout: Layout, array: Array) -> Array:
@@ -103,6 +123,16 @@ def read_move(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     ]
 
 
+def read_cast(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Bytes made real numbers, or real numbers of another width."""
+    kind = attribute(node, "to", None)
+    if not isinstance(inputs[0], Pixels):
+        return None
+    if kind not in _FLOATS:
+        raise UnsupportedError("the image is rounded to integers", "cast the image to float32 only")
+    return inputs[0]
+
+
 def read_normalisation(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Pixels scaled or shifted by constants."""
     image, table = inputs[0], table_of(inputs[1])
@@ -128,18 +158,15 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     inner = labels.right.index(labels.left[-1])
     weight = matrix.array.astype(np.float32)
     weight = weight.T if inner == 0 else weight
-    rows = image.index.reshape(-1, image.index.shape[-1])
-    patch, places = _patch_of(rows, image.image)
-    scale, offset = (array.reshape(rows.shape) for array in (image.scale, image.offset))
-    if not (np.all(scale == scale[0]) and np.all(offset == offset[0])):
-        raise UnsupportedError("the image is normalised differently from patch to patch", _REMEDY)
-    ordered = np.zeros((weight.shape[0], rows.shape[1]), np.float32)
-    ordered[:, places] = weight * scale[0]
+    wide = (-1, image.index.shape[-1])
+    rows = replace(
+        image, index=image.index.reshape(wide), scale=image.scale.reshape(wide), offset=image.offset.reshape(wide)
+    )
+    patch, ordered, bias = _matrix_of_patches(rows, weight)
     shape = [*image.index.shape[:-1], weight.shape[0]]
     dims = [axes_of(size, dim < len(shape) - 1) for dim, size in enumerate(shape)]
     layout = Layout(tuple(dims))
-    bias = weight @ offset[0]
-    result = _patches(layout, patch, _features(layout, ordered), _features(layout, bias.astype(np.float32)))
+    result = _patches(layout, patch, _features(layout, ordered), _features(layout, bias))
     if len(inputs) > 2:
         table = table_of(inputs[2])
         return None if table is None else add_rows(result, table)
@@ -309,6 +336,7 @@ def _prepend(value: Patches, constants: Array, dim: int) -> Patches:
 RULES: Rules = (
     ("Conv", read_convolution),
     (_MOVES, read_move),
+    ("Cast", read_cast),
     ("Add Sub Mul Div", read_normalisation),
     ("MatMul Gemm", read_product),
     ("MatMul Gemm", read_projection),

@@ -90,7 +90,7 @@ def moved_rows(context: Context, node: ir.Node, inputs: list[Value]) -> Dispatch
         try:
             (result,) = evaluate([own, *others])
         except UnsupportedError as error:
-            raise _squeezed(node, own.shape) or error from error
+            raise _squeezed(node, own.shape) or _baked_in(node, inputs[1:]) or error from error
         if not np.array_equal(result.reshape(-1), own.reshape(-1)):
             raise LayoutError("rows of an expert are repeated, left out or put in another order")
         shapes.append(result.shape)
@@ -114,6 +114,17 @@ def _squeezed(node: ir.Node, shape: tuple[int, ...]) -> UnsupportedError | None:
         f"it takes away a dimension of a tensor {list(shape)} that is not 1, which onnxruntime refuses too: PyTorch's "
         "`squeeze(dim)` does nothing there, and dynamo writes it all the same",
         "leave the squeeze out, or export with dynamo=False",
+    )
+
+
+def _baked_in(node: ir.Node, given: list[Value]) -> UnsupportedError | None:
+    if node.op_type != "Reshape" or not isinstance(given[0], Constant):
+        return None
+    return UnsupportedError(
+        "its shape holds the number of rows that an expert got of the example input, as TorchScript writes it where a mask chooses "
+        "rows",
+        "export with dynamo=True, add the rows with index_add, or run every expert on all tokens",
+        ends=True,
     )
 
 
@@ -148,14 +159,14 @@ def written_to_own(node: ir.Node, index: Routed, shape: tuple[int, ...], rows: D
     if features != rows.rows.layout.features or prod(shape) % rows.rows.layout.tokens:
         return False
     for sample, tokens in zip(index.samples, rows.tokens.samples, strict=True):
-        places = _places(node, sample, shape, rows_shape(rows.rows.layout, len(tokens)))
+        places = written_places(node, sample, shape, rows_shape(rows.rows.layout, len(tokens)))
         own = tokens[:, None] * features + np.arange(features)
         if places is None or not np.array_equal(places, own.reshape(-1)):
             return False
     return True
 
 
-def _places(node: ir.Node, index: Array, shape: tuple[int, ...], updates: tuple[int, ...]) -> Array | None:
+def written_places(node: ir.Node, index: Array, shape: tuple[int, ...], updates: tuple[int, ...]) -> Array | None:
     """Where each element of the updates is written in the flat tensor; None where the shapes do not fit."""
     if node.op_type == "ScatterElements":
         axis = attribute(node, "axis", 0) % len(shape)
