@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 DEMO   := build/digits
 COUNTED := build/digits-counted
 
-.PHONY: help setup demo test lint test-models bench bench-m3vit bench-resources lint-m3vit faults fuzz-onnx fuzz-rtl clean
+.PHONY: help setup demo test lint test-models bench bench-m3vit bench-resources rtl-forms lint-m3vit faults fuzz-onnx fuzz-rtl clean
 
 help:
 	@echo "make demo         compile, simulate, verify and report the committed digits model"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench        the figures of benchmarks/"
 	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan"
 	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
+	@echo "make rtl-forms    a frame in RTL of each of 14 forms of models, about 15 minutes"
 	@echo "make lint-m3vit   the RTL of M3ViT-tiny's machine: lint, intervals, paths"
 	@echo "make faults       100 breaks in generated C++ and 100 in RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
@@ -64,6 +65,9 @@ bench-resources: $(STAMP)
 bench-m3vit: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,rtl,models]'
 	$(BIN)/python -m benchmarks m3vit $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+rtl-forms: $(STAMP)
+	$(BIN)/python -m tests.tb.forms
 
 lint-m3vit: $(STAMP)
 	$(BIN)/python -m tests.rtl.large

@@ -36,6 +36,9 @@ FORMS: dict[str, Form] = {
     "plain": Form(experts="none"),
     "embed_reshape": Form(embed="conv_reshape", experts="none"),
     "embed_channels_last": Form(embed="conv_last", experts="none"),
+    "embed_normalised": Form(embed="conv_normalised", experts="none"),
+    "embed_reversed": Form(embed="conv_reversed", experts="none"),
+    "embed_bytes": Form(embed="conv_bytes", experts="none"),
     "embed_linear": Form(embed="linear", experts="none"),
     "embed_linear_channels_last": Form(embed="linear_channels_last", experts="none"),
     "no_class_token": Form(tokens="none", head="none", experts="none"),
@@ -78,6 +81,10 @@ FORMS: dict[str, Form] = {
     "experts_gather_flat": Form(experts="gather_flat"),
     "experts_gather_slots": Form(experts="gather_slots"),
     "experts_index_add": Form(experts="index_add"),
+    "experts_index_add_batch": Form(experts="index_add_batch"),
+    "experts_repeat": Form(experts="repeat"),
+    "experts_where": Form(experts="where"),
+    "gate_one_assign": Form(gate="one", experts="assign"),
     "experts_mask_assign": Form(experts="mask_assign"),
     "experts_sorted": Form(experts="sorted"),
     "experts_sorted_scatter": Form(experts="sorted_scatter"),
@@ -142,6 +149,9 @@ GATED: dict[str, GatedForm] = {
     "gate_selected": GatedForm(experts="index_add", gate="selected", factor=2.5),
     "gate_selected_groups": GatedForm(experts="loop", gate="selected_groups", factor=2.5, shared="sum"),
     "weighed_inputs": GatedForm(norm="rms_product", experts="dense", gate="inputs", shared="sum"),
+    "weighed_inputs_loop": GatedForm(norm="rms_product", experts="loop", gate="inputs"),
+    "weighed_inputs_gather": GatedForm(norm="rms_product", experts="gather", gate="inputs"),
+    "weighed_inputs_index_add": GatedForm(norm="rms_product", experts="index_add", gate="inputs"),
     "activations_two": GatedForm(experts="loop", activation="silu", mlp_activation="gelu", mlp="plain"),
     "activations_gelus": GatedForm(experts="loop", activation="gelu_tanh", mlp_activation="gelu"),
     "pre_norm": GatedForm(activation="quick", mlp="plain", pre_norm=True),
@@ -217,8 +227,15 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 """Fixtures made of other fixtures, as onnxruntime's tools do."""
 HALF: tuple[str, ...] = ("plain", "experts_loop", "timm_vit")
 """Forms also exported from float16 modules."""
-DYNAMO_ONLY = ("experts_sorted", "experts_condition", "transformers_dinov2_registers")
-"""TorchScript cannot export an index_add with repeated rows, nor torch.cond, nor a bicubic resize with antialiasing."""
+DYNAMO_ONLY = (
+    "experts_sorted",
+    "experts_repeat",
+    "gate_one_assign",
+    "experts_condition",
+    "transformers_dinov2_registers",
+)
+"""TorchScript cannot export an index_add with repeated rows, nor torch.cond, nor a bicubic resize with antialiasing; rows
+written by a mask get the example's number of rows."""
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
 DYNAMIC: tuple[str, ...] = ("plain", "experts_dense", "timm_vit", "transformers_vit", "tokens")
 """Forms also exported with a named batch dimension."""
@@ -229,6 +246,8 @@ def export_form(
 ) -> bytes:
     """One ONNX file of a `SmallVit` or a `GatedVit`."""
     inputs: tuple[Tensor, ...] = (torch.randn(1, CHANNELS, HEIGHT, IMAGE_WIDTH),)
+    if isinstance(form, Form) and form.embed == "conv_bytes":
+        inputs = (torch.zeros(1, HEIGHT, IMAGE_WIDTH, CHANNELS, dtype=torch.uint8),)
     if isinstance(form, GatedForm):
         return export_module(GatedVit(form).eval(), inputs, exporter, opset, dynamic, kind)
     if form.task in ("stacked", "some", "vector", "joined"):
@@ -247,7 +266,7 @@ def export_module(
     """One ONNX file of a module with random weights; its inputs are an image and perhaps a task."""
     initialise(model, 0)
     model = model.to(kind)
-    inputs = (inputs[0].to(kind), *inputs[1:])
+    inputs = (inputs[0].to(kind) if inputs[0].is_floating_point() else inputs[0], *inputs[1:])
     names = ["image", "task"][: len(inputs)]
     options: dict[str, Any] = {"opset_version": opset, "input_names": names}
     with warnings.catch_warnings(), torch.no_grad():

@@ -179,6 +179,17 @@ class GatedMixture(nn.Module):
     def _weighed_inputs(self, x: Tensor, logits: Tensor) -> Tensor:
         """Llama 4: every expert gets the tokens times their sigmoids, which are zero where it is not chosen."""
         best, index = torch.topk(logits, 1, dim=1)
+        weights = torch.sigmoid(best)
+        if self.form.experts == "index_add":
+            total = torch.zeros_like(x)
+            for e in range(EXPERTS):
+                token, slot = torch.where(index == e)
+                total = total.index_add(0, token, self._expert(x[token] * weights[token, slot, None], e))
+            return total
+        if self.form.experts == "loop":
+            return torch.stack([self._expert(x * ((index == e) * weights), e) for e in range(EXPERTS)]).sum(0)
+        if self.form.experts == "gather":
+            return self._gather(x * weights, torch.ones_like(weights), index)
         scores = torch.sigmoid(torch.full_like(logits, float("-inf")).scatter_(1, index, best).float())
         routed = x.repeat(EXPERTS, 1) * scores.transpose(0, 1).reshape(-1, 1)
         fused = torch.cat((self.w_gate, self.w_up), dim=1).transpose(1, 2)

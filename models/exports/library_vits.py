@@ -69,6 +69,55 @@ def transformers_vit(family: str, head: str, field: str, **options: Any) -> nn.M
     return Output(getattr(transformers, f"{family}{head}")(config), field)
 
 
+def swiglu() -> nn.Module:
+    """DINOv2-giant's blocks: gate and other branch of SwiGLU in one matrix."""
+    from timm.layers import SwiGLUPacked
+
+    return timm_vit(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU, init_values=1e-5)
+
+
+class Features(nn.Module):
+    """The normalised tokens after each block, as dense tasks read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = timm_vit()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = tuple(self.model.get_intermediate_layers(image, n=DEPTH, norm=True))  # type: ignore[operator]
+        return found
+
+
+def parallel() -> nn.Module:
+    """Attention and MLP of a block beside each other, on one norm (ViT-22B)."""
+    from timm.models.vision_transformer import ParallelScalingBlock
+
+    return timm_vit(block_fn=ParallelScalingBlock)
+
+
+class TorchVit(nn.Module):
+    """A block of `nn.MultiheadAttention` with the tokens as first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.position = (
+            nn.Conv2d(3, WIDTH, PATCH, PATCH),
+            nn.Parameter(torch.zeros((SIDE // PATCH) ** 2, 1, WIDTH)),
+        )
+        self.norm1, self.norm2, self.norm = (nn.LayerNorm(WIDTH) for _ in range(3))
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, dropout=0.1)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * WIDTH, WIDTH))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image).flatten(2).permute(2, 0, 1) + self.position
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x = x + self.mlp(self.norm2(x))
+        out: Tensor = self.head(self.norm(x).mean(0))
+        return out
+
+
 class TokenVit(nn.Module):
     """Encoder blocks on tokens that another network made, with or without a projection before them."""
 
@@ -135,6 +184,10 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_qk_norm": lambda: timm_vit(qk_norm=True),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
     "timm_clip": lambda: timm_vit(pre_norm=True, act_layer="quick_gelu"),
+    "timm_swiglu": swiglu,
+    "timm_features": Features,
+    "timm_parallel": parallel,
+    "torch_attention": TorchVit,
     "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),
     "transformers_vit": lambda: transformers_vit("ViT", "ForImageClassification", "logits"),
@@ -149,6 +202,12 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "transformers_deit_teacher": lambda: transformers_vit("DeiT", "ForImageClassificationWithTeacher", "logits"),
     "transformers_dinov2": lambda: transformers_vit("Dinov2", "Model", "last_hidden_state", mlp_ratio=2),
     "transformers_dinov2_classes": lambda: transformers_vit("Dinov2", "ForImageClassification", "logits", mlp_ratio=2),
+    "transformers_dinov2_swiglu": lambda: transformers_vit(
+        "Dinov2", "Model", "last_hidden_state", mlp_ratio=2, use_swiglu_ffn=True
+    ),
+    "transformers_siglip": lambda: transformers_vit(
+        "SiglipVision", "Model", "last_hidden_state", vision_use_head=False
+    ),
     "transformers_dinov2_registers": lambda: transformers_vit(
         "Dinov2WithRegisters", "Model", "last_hidden_state", mlp_ratio=2
     ),

@@ -55,7 +55,7 @@ class Gate(nn.Module):
             noisy = logits + torch.randn_like(logits) * (1.0 / EXPERTS) * 0.0
             gates, index = torch.topk(F.softmax(noisy, dim=-1), CHOSEN + 1, dim=-1)
             return gates[:, :CHOSEN], index[:, :CHOSEN]
-        gates, index = torch.topk(F.softmax(logits, dim=-1), CHOSEN, dim=-1)
+        gates, index = torch.topk(F.softmax(logits, dim=-1), 1 if self.form == "one" else CHOSEN, dim=-1)
         if self.form == "scaled":
             return gates * 2.5, index
         if self.form.startswith("pruned"):
@@ -202,6 +202,41 @@ class Experts(nn.Module):
             token, slot = torch.where(index == e)
             total = total.index_add(0, token, self._expert(x[token], e) * gates[token, slot].unsqueeze(-1))
         return total
+
+    def _index_add_batch(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """Mixtral in transformers 4: rows of a batch of one, cast back before they are added."""
+        total = torch.zeros_like(x)
+        mask = F.one_hot(index, EXPERTS).permute(2, 1, 0)
+        for e in range(EXPERTS):
+            slot, token = torch.where(mask[e])
+            rows = x[None, token].reshape(-1, WIDTH)
+            total = total.index_add(0, token, (self._expert(rows, e) * gates[token, slot, None]).to(x.dtype))
+        return total
+
+    def _repeat(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """DeepSeek-V2's code for training: every token once a slot, rows written expert by expert, then weighed."""
+        rows, flat = x.repeat_interleave(CHOSEN, dim=0), index.view(-1)
+        out = torch.empty_like(rows)
+        for e in range(EXPERTS):
+            out[flat == e] = self._expert(rows[flat == e], e)
+        return (out.view(*gates.shape, -1) * gates.unsqueeze(-1)).sum(1)
+
+    def _where(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for e in range(EXPERTS):
+            for slot in range(CHOSEN):
+                chosen = (index[:, slot] == e).unsqueeze(-1)
+                out = self._expert(x, e) * gates[:, slot : slot + 1]
+                total = total + torch.where(chosen, out, torch.zeros_like(x))
+        return total
+
+    def _assign(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
+        """Switch: the output of the only expert, times its probability."""
+        out = torch.zeros_like(x)
+        for e in range(EXPERTS):
+            mask = (index == e).any(-1)
+            out[mask] = self._expert(x[mask], e)
+        return out * gates
 
     def _mask_assign(self, x: Tensor, gates: Tensor, index: Tensor) -> Tensor:
         total = torch.zeros_like(x)

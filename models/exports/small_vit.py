@@ -30,13 +30,24 @@ from models.exports.soft import SoftMixture
 
 
 class Embed(nn.Module):
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, form: str) -> None:
         super().__init__()
         self.form = form
         self.conv = nn.Conv2d(CHANNELS, WIDTH, PATCH, stride=PATCH)
         self.linear = nn.Linear(CHANNELS * PATCH * PATCH, WIDTH)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456])[:, None, None])
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224])[:, None, None])
 
     def forward(self, image: Tensor) -> Tensor:
+        if self.form == "conv_bytes":  # an image as a decoder gives it: uint8 [1, height, width, channels]
+            image = image.permute(0, 3, 1, 2).float() / 255
+        if self.form in ("conv_bytes", "conv_normalised"):
+            image = (image - self.mean) / self.deviation
+        if self.form == "conv_reversed":  # BGR
+            image = image.flip(1)
         batch = image.shape[0]
         if self.form.startswith("conv"):
             grid: Tensor = self.conv(image)

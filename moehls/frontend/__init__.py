@@ -69,7 +69,7 @@ def read_network(
     if reading.network is None:
         raise refused(reading.refusals, path)
     summarise(reading.network)
-    check_network(reading.network, path, reading.routers, seed)
+    check_network(reading.network, path, reading, seed)
     return unrolled_tasks(reading.network)
 
 
@@ -121,7 +121,7 @@ def inspect_tasks(paths: Sequence[Path], settings: Mapping[str, str], seed: int 
     if len(networks) < len(paths):
         return Inspection(None, refusals, None, warnings)
     errors = [
-        check_network(network, path, reading.routers, seed)
+        check_network(network, path, reading, seed)
         for network, path, (reading, _) in zip(networks, paths, readings, strict=True)
     ]
     joint = _joined([unrolled_tasks(network) for network in networks], paths)

@@ -362,6 +362,11 @@ class Builder:
             self._materialised[id(value)] = known
         return known[1]
 
+    def known(self, value: Tokens) -> Affine | None:
+        """What a value was materialised to."""
+        known = self._materialised.get(id(value))
+        return None if known is None else known[1]
+
 
 def network_layers(value: FeedForward) -> dict[str, FloatArray]:
     """Weights and biases of a network that no router weighs, by the names that `Experts` has for them."""

@@ -3,12 +3,14 @@ network.
 
 For every task, random images run through both. The router logits of the graph are read out too: the network is run
 with the choices onnxruntime's logits give, so that a near-tie rounded the other way is no difference, and its own
-logits must agree with them, so that choices can differ at near-ties only.
+logits must agree with them, so that choices can differ at near-ties only. Sums of experts and of branches are compared on all
+tokens, as a head may read one token only, and images are drawn until every expert has been chosen, if that is soon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ import onnxruntime as ort
 from moehls.errors import MoehlsError
 from moehls.frontend.context import first_line
 from moehls.frontend.layout import Array
+from moehls.frontend.lower import Reading
 from moehls.frontend.oracle import oracle_graph
-from moehls.frontend.values import RouteSource
 from moehls.frontend.widen import load_widened
 from moehls.network.interpreter import Routing, choices, outputs, route_logits, run
 from moehls.network.operations import FloatArray, Network, NetworkInput, Route
@@ -28,6 +30,8 @@ BOUND = 3e-5
 """Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32
 evaluations of a 12-block model differ by about 1e-6; the tanh form in place of the exact GELU makes 1e-4 and more."""
 SAMPLES = 2
+MOST_SAMPLES = 8
+"""images of a task while some expert has not been chosen"""
 _TYPES: dict[str, type] = {
     f"tensor({kind.__name__})": kind
     for kind in (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
@@ -43,20 +47,25 @@ def relative_error(found: Array, expected: Array) -> float:
     return float(difference / max(float(np.linalg.norm(expected.astype(np.float64))), 1e-30))
 
 
-def check_network(network: Network, path: Path, routers: Mapping[str, RouteSource], seed: int) -> float:
+def check_network(network: Network, path: Path, reading: Reading, seed: int) -> float:
     """Compare for every task; returns the largest relative error.
 
     Raises:
         MoehlsError: onnxruntime cannot run the file, or an output or a router differs by more than `BOUND`.
     """
-    session, logits_names = _session(path, routers)
+    session, names = _session(path, reading)
     rng = np.random.default_rng(seed)
     worst = 0.0
     for task in range(network.tasks):
-        for _ in range(SAMPLES):
+        unseen = {(o.name, expert) for o in _routes(network) for expert in range(o.weight.shape[1])}
+        for number in range(MOST_SAMPLES):
+            if number >= SAMPLES and not unseen:
+                break
             image = _image(network.input, rng)
             expected = _run_onnx(session, network, image, task)
-            for what, error in _errors(network, image, task, expected, logits_names).items():
+            errors, chosen = _errors(network, image, task, expected, names)
+            unseen -= chosen
+            for what, error in errors.items():
                 if not error <= BOUND:
                     where = f"{what} of task {task}" if network.tasks > 1 else what
                     raise MoehlsError(
@@ -74,15 +83,31 @@ def _image(source: NetworkInput, rng: np.random.Generator) -> FloatArray:
     return (rng.integers(0, 256, shape) if source.bytes else rng.standard_normal(shape)).astype(np.float32)
 
 
-def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.InferenceSession, dict[str, str]]:
-    """A session that also returns router logits, and the name of each router's logits in the file."""
+@dataclass(frozen=True)
+class _Names:
+    """Names in the file, by those in the network."""
+
+    logits: Mapping[str, str]
+    """of routers"""
+    values: Mapping[str, str]
+
+
+def _routes(network: Network) -> list[Route]:
+    return [operation for operation in network.operations if isinstance(operation, Route)]
+
+
+def _session(path: Path, reading: Reading) -> tuple[ort.InferenceSession, _Names]:
+    """A session that also returns router logits and other values of the network."""
     try:
         model = load_widened(path)
         known = {output for node in model.graph.node for output in node.output}
-        names = {name: source.onnx_name for name, source in routers.items() if source.onnx_name in known}
+        logits = {name: source.onnx_name for name, source in reading.routers.items() if source.onnx_name in known}
         oracle_graph(model.graph)
+        written = {output for node in model.graph.node for output in node.output}
+        probes = {name: [own for own in tensors if own in written] for name, tensors in reading.probes.items()}
+        values = {name: tensors[0] for name, tensors in probes.items() if tensors}
         shown = {output.name for output in model.graph.output}
-        for name in sorted(set(names.values()) - shown):
+        for name in sorted({*logits.values(), *values.values()} - shown):
             model.graph.output.append(onnx.ValueInfoProto(name=name))
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -92,7 +117,7 @@ def _session(path: Path, routers: Mapping[str, RouteSource]) -> tuple[ort.Infere
         raise MoehlsError(
             f"{path}: onnxruntime cannot load the model ({first_line(error)}); export it again"
         ) from error
-    return session, names
+    return session, _Names(logits, values)
 
 
 def _task(kind: str, shape: list[int], task: int) -> Array:
@@ -125,13 +150,13 @@ def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray
 
 
 def _errors(
-    network: Network, image: FloatArray, task: int, expected: dict[str, Array], logits_names: dict[str, str]
-) -> dict[str, float]:
-    """Relative error of every output and of every router's logits."""
-    routes = {operation.name: operation for operation in network.operations if isinstance(operation, Route)}
+    network: Network, image: FloatArray, task: int, expected: dict[str, Array], names: _Names
+) -> tuple[dict[str, float], set[tuple[str, int]]]:
+    """Relative error of every output, of every router's logits and of every other value; and which experts were chosen."""
+    routes = {operation.name: operation for operation in _routes(network)}
     logits = {
         name: expected[onnx_name].reshape(1, -1, routes[name].weight.shape[1])
-        for name, onnx_name in logits_names.items()
+        for name, onnx_name in names.logits.items()
     }
     forced = {name: choices(routes[name], values, task) for name, values in logits.items()}
     with np.errstate(all="ignore"):  # an overflow shows as an infinite error
@@ -143,4 +168,11 @@ def _errors(
         errors[f"the logits of router {name}"] = relative_error(route_logits(routes[name], tokens, task), given)
     for name, found in outputs(network, values).items():
         errors[f"output {name!r}"] = relative_error(found, expected[name])
-    return errors
+    for name, tensor in names.values.items():
+        own, given = values[name], expected[tensor]
+        if isinstance(own, np.ndarray):
+            same = own.size == given.size
+            errors[f"the value {name}"] = relative_error(own, given.reshape(own.shape) if same else given)
+    routed = {name: value for name in routes if isinstance(value := values[name], Routing)}
+    chosen = {(name, int(expert)) for name, value in routed.items() for expert in np.unique(value.indices)}
+    return errors, chosen

@@ -281,12 +281,13 @@ def _by_inputs(term: ExpertTerm) -> ExpertTerm:
     if term.inputs is None:
         raise LayoutError("the inputs of some experts are weighed, of others the outputs")
     biases = [bias for bias in (term.first_bias, term.up_bias, term.second_bias) if bias is not None]
-    whole = (term.coefficient == 1).all() and not any(bias.any() for bias in biases)
-    if not whole and not np.array_equal(term.coefficient, (term.inputs != 0).astype(term.coefficient.dtype)):
+    kept = term.coefficient == 1
+    of_zero = any(bias.any() for bias in biases) and bool((kept & (term.inputs == 0)).any())
+    if of_zero or not (kept | (term.coefficient == 0)).all():
         raise LayoutError(
             "the inputs of an expert are weighed, and its outputs are not those of the chosen experts alone"
         )
-    return replace(term, coefficient=term.inputs)
+    return replace(term, coefficient=term.inputs * kept)
 
 
 def merged_terms(terms: tuple[ExpertTerm, ...]) -> tuple[ExpertTerm, ...]:

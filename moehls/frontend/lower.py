@@ -7,7 +7,7 @@ is read as if it were, so that all refusals are shown at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from math import prod
@@ -33,12 +33,14 @@ from moehls.frontend.values import (
     Affine,
     Base,
     Constant,
+    Mixture,
     Noise,
     Normalised,
     PerTask,
     Pixels,
     Routed,
     RouteSource,
+    Sum,
     Unknown,
     Value,
     shape_of,
@@ -78,6 +80,8 @@ class Reading:
     refusals: tuple[Refusal, ...]
     routers: Mapping[str, RouteSource]
     """what each Route of the network was recognised from"""
+    probes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """names in the graph of values of the network `[tokens, channels]`: sums of experts and of branches"""
 
 
 def read_graph(model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int) -> Reading:
@@ -135,7 +139,19 @@ class _Reader:
             task_input=self._inputs.task if self._context.tasks > 1 else None,
             lattices={name: own for name, own in self._context.builder.lattices.items() if name in written},
         )
-        return Reading(network, (), self._context.builder.routers)
+        return Reading(network, (), self._context.builder.routers, self._probes(written))
+
+    def _probes(self, written: set[str]) -> dict[str, tuple[str, ...]]:
+        """The values whose rows are those of a tensor of the graph."""
+        found: dict[str, tuple[str, ...]] = {}
+        for tensor, value in self._values.items():
+            known = self._context.builder.known(value) if isinstance(value, Mixture | Sum) else None
+            if known is None or known.base.name not in written:
+                continue
+            kinds = [axis.token for axis in known.layout.axes]
+            if all(left or not right for left, right in pairwise(kinds)):
+                found[known.base.name] = (*found.get(known.base.name, ()), tensor.name or "")
+        return found
 
     def _read_branch(self, graph: ir.Graph) -> list[Value]:
         self._read_weights(graph)

@@ -29,7 +29,7 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
-from tests.frontend.support import fixture
+from tests.frontend.support import fixture, names
 
 Change = Callable[[Any], Operation]
 
@@ -85,9 +85,9 @@ def test_a_planted_error_is_caught(wrong: str) -> None:
     found = reading("task_stacked-dynamo18")
     assert found.network is not None
     path = fixture("task_stacked-dynamo18")
-    check_network(found.network, path, found.routers, 0)
+    check_network(found.network, path, found, 0)
     with pytest.raises(MoehlsError, match="does not compute what the file does"):
-        check_network(planted(found.network, kind, change), path, found.routers, 0)
+        check_network(planted(found.network, kind, change), path, found, 0)
 
 
 GATED: dict[str, tuple[type, Change, int]] = {
@@ -107,9 +107,9 @@ def test_a_planted_error_in_gated_and_shared_experts_is_caught(wrong: str) -> No
     found = reading("shared_gated-dynamo20")
     assert found.network is not None
     path = fixture("shared_gated-dynamo20")
-    check_network(found.network, path, found.routers, 0)
+    check_network(found.network, path, found, 0)
     with pytest.raises(MoehlsError, match="does not compute what the file does"):
-        check_network(planted(found.network, kind, change, number), path, found.routers, 0)
+        check_network(planted(found.network, kind, change, number), path, found, 0)
 
 
 FORMS: dict[str, tuple[str, type, Change]] = {
@@ -132,6 +132,29 @@ FORMS: dict[str, tuple[str, type, Change]] = {
     "one activation for two": ("activations_gelus-dynamo20", Activation, lambda o: replace(o, form="tanh")),
     "stream before its norm": ("pre_norm-ts17", Add, lambda o: replace(o, left="embed0")),
     "mean with the class token": ("mean_then_norm-ts17", MeanTokens, lambda o: replace(o, start=0)),
+    "normalised queries over all channels": ("qk_norm-ts17", LayerNorm, lambda o: replace(o, epsilon=0.1)),
+    "keys without their norm": ("qk_norm_rms-ts17", Attention, lambda o: replace(o, key="linear1")),
+    "exact in place of quick GELU": ("activation_quick-ts17", Activation, lambda o: replace(o, form="exact")),
+    "ReLU in place of SiLU": ("activation_silu_written-ts17", Activation, lambda o: replace(o, form="relu")),
+    "SiLU in place of ReLU": ("activation_relu-dynamo20", Activation, lambda o: replace(o, form="silu")),
+    "exact in place of tanh GELU": ("gelu_tanh_written-ts17", Activation, lambda o: replace(o, form="exact")),
+    "gated MLP's branches swapped": ("gated_silu-ts17", Activation, lambda o: replace(o, input="linear1")),
+    "layer scale forgotten": ("timm_deit3-ts17", Linear, lambda o: replace(o, weight=o.weight * 1.001)),
+    "image not normalised": ("embed_normalised-ts17", Embed, lambda o: replace(o, bias=o.bias * 0)),
+    "colours in another order": ("embed_reversed-ts17", Embed, lambda o: replace(o, weight=o.weight[:, ::-1])),
+    "bytes of another colour": ("embed_bytes-ts17", Embed, lambda o: replace(o, weight=o.weight[:, ::-1])),
+    "features of another block": ("timm_features-ts17", SelectTokens, lambda o: replace(o, input="norm1")),
+    "mean of the other tokens": ("timm_mean_all-ts17", MeanTokens, lambda o: replace(o, stop=o.stop - 1)),
+    "a head of the other token": ("distilled-ts17", SelectTokens, lambda o: replace(o, start=1, stop=2)),
+    "tanh in place of ReLU in an operator": ("ort_optimised_tanh-ts17", Activation, lambda o: replace(o, form="exact")),
+    "exact GELU of a MoE operator": ("ort_moe-dynamo20", Experts, lambda o: replace(o, form="exact")),
+    "weights of an operator's experts": ("ort_moe-dynamo20", Experts, swap_experts),
+    "another constant of a task": ("task_joined-ts17", Route, lambda o: replace(o, bias=o.bias[::-1])),
+    "a quantised weight without its rounding": (
+        "qdq_plain-dynamo20",
+        Linear,
+        lambda o: replace(o, weight=o.weight * 1.002),
+    ),
 }
 
 
@@ -140,9 +163,32 @@ def test_a_planted_error_in_another_form_is_caught(wrong: str) -> None:
     name, kind, change = FORMS[wrong]
     found = reading(name)
     assert found.network is not None
-    check_network(found.network, fixture(name), found.routers, 0)
+    check_network(found.network, fixture(name), found, 0)
     with pytest.raises(MoehlsError, match="does not compute what the file does"):
-        check_network(planted(found.network, kind, change), fixture(name), found.routers, 0)
+        check_network(planted(found.network, kind, change), fixture(name), found, 0)
+
+
+STYLES = (
+    *(
+        name
+        for name in names()
+        if name.startswith("experts_") and "half" not in name and name.endswith(("ts17", "sorted-dynamo20"))
+    ),
+    "experts_condition-dynamo20",
+    "experts_repeat-dynamo20",
+    "gate_one_assign-dynamo20",
+    "weighed_inputs_gather-ts17",
+    "weighed_inputs_index_add-dynamo20",
+    "weighed_inputs_loop-ts17",
+)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_swapped_expert_is_caught_in_every_style(name: str) -> None:
+    found = reading(name)
+    assert found.network is not None
+    with pytest.raises(MoehlsError, match="does not compute what the file does"):
+        check_network(planted(found.network, Experts, swap_experts), fixture(name), found, 0)
 
 
 def test_a_near_tie_is_decided_as_onnxruntime_decides_it() -> None:
@@ -153,7 +199,7 @@ def test_a_near_tie_is_decided_as_onnxruntime_decides_it() -> None:
     def tie(route: Route) -> Route:
         return replace(route, bias=route.bias + np.float32(1e-6) * np.arange(4, dtype=np.float32))
 
-    check_network(planted(found.network, Route, tie), fixture("experts_loop-dynamo20"), found.routers, 0)
+    check_network(planted(found.network, Route, tie), fixture("experts_loop-dynamo20"), found, 0)
 
 
 def test_a_small_error_in_the_logits_is_caught_even_where_no_choice_changes() -> None:
@@ -161,7 +207,7 @@ def test_a_small_error_in_the_logits_is_caught_even_where_no_choice_changes() ->
     assert found.network is not None
     wrong = planted(found.network, Route, lambda o: replace(o, bias=o.bias + np.float32(1e-3)))
     with pytest.raises(MoehlsError, match="logits of router route0"):
-        check_network(wrong, fixture("experts_loop-dynamo20"), found.routers, 0)
+        check_network(wrong, fixture("experts_loop-dynamo20"), found, 0)
 
 
 def test_relative_error() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -37,6 +37,7 @@ from moehls.frontend.values import (
     Patches,
     PerTask,
     Pointwise,
+    RouteSource,
     Scores,
     Selector,
     Shared,
@@ -44,6 +45,7 @@ from moehls.frontend.values import (
     Sum,
     Tokens,
     Value,
+    Weighing,
     restructure,
     shape_of,
 )
@@ -304,10 +306,7 @@ def _join(parts: list[Affine], dim: int) -> Affine:
 def _stack(parts: list[FeedForward], dim: int) -> FeedForward:
     """Feed-forward networks of one input side by side, as stacked experts are."""
     first = parts[0]
-    if any(
-        (part.base, part.form, part.selector, part.coefficient) != (first.base, first.form, None, None)
-        for part in parts
-    ):
+    if any((part.base, part.form, part.selector) != (first.base, first.form, None) for part in parts):
         raise LayoutError("the outputs of different kinds of experts are concatenated")
     ups = [part.up for part in parts if part.up is not None]
     if len(ups) not in (0, len(parts)):
@@ -323,7 +322,31 @@ def _stack(parts: list[FeedForward], dim: int) -> FeedForward:
         _concatenate(layouts, [part.second_bias for part in parts], dim),
         up=_concatenate(layouts, ups, dim) if ups else None,
         up_bias=_concatenate(layouts, [p.up_bias for p in parts if p.up_bias is not None], dim) if ups else None,
+        coefficient=_routed(layouts, [part.coefficient for part in parts], dim),
+        source=_router([part.source for part in parts]),
+        weighing=_weighings(layouts, [part.weighing for part in parts], dim),
     )
+
+
+def _routed(layouts: list[Layout], parts: Sequence[tuple[Array, ...] | None], dim: int) -> tuple[Array, ...] | None:
+    """What routing gives networks side by side, on each sample; None where it gives none of them anything."""
+    given = [part for part in parts if part is not None]
+    if len(given) not in (0, len(parts)):
+        raise LayoutError("networks that routing weighs and others are concatenated")
+    return tuple(_concatenate(layouts, list(sample), dim) for sample in zip(*given, strict=True)) if given else None
+
+
+def _router(sources: Sequence[RouteSource | None]) -> RouteSource | None:
+    """The one router of networks side by side."""
+    if any(source is not sources[0] for source in sources):
+        raise LayoutError("networks that different routers weigh are concatenated")
+    return sources[0]
+
+
+def _weighings(layouts: list[Layout], parts: list[Weighing | None], dim: int) -> Weighing | None:
+    samples = _routed(layouts, [None if part is None else part.samples for part in parts], dim)
+    source = _router([None if part is None else part.source for part in parts])
+    return None if samples is None or source is None else Weighing(source, samples)
 
 
 RULES: Rules = (
