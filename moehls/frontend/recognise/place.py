@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from moehls.frontend.context import attribute
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError
-from moehls.frontend.recognise.rows import rows_dim, rows_shape, written_places
+from moehls.frontend.recognise.rows import rows_shape, written_places
 from moehls.frontend.recognise.sort import row_numbers
 from moehls.frontend.values import (
     Affine,
@@ -65,7 +65,7 @@ def place_rows(node: ir.Node, total: Value, index: Routed, rows: Dispatched) -> 
         own = numbers[:, None] * layout.features + np.arange(layout.features)
         if places is None or not np.array_equal(places, own.reshape(-1)):
             raise LayoutError("the outputs of an expert are added to other tokens than it got")
-    layout = Layout((layout.dims[rows_dim(layout) or 0], tuple(axis for axis in layout.axes if not axis.token)))
+    layout = Layout(tuple(tuple(axis for axis in layout.axes if axis.token == token) for token in (True, False)))
     count, parts = rows.slots.count, (*parts, replace(rows, rows=restructure(value, layout, lambda array: array)))
     kinds = [
         (p.rows.layout, p.rows.base, p.rows.form, p.rows.up is None) for p in parts if isinstance(p.rows, FeedForward)

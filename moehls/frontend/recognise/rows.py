@@ -121,8 +121,8 @@ def _baked_in(node: ir.Node, given: list[Value]) -> UnsupportedError | None:
     if node.op_type != "Reshape" or not isinstance(given[0], Constant):
         return None
     return UnsupportedError(
-        "its shape holds the number of rows that an expert got of the example input, as TorchScript writes it where a mask chooses "
-        "rows",
+        "its shape holds the number of rows that an expert got of the example input, as TorchScript writes it where a mask "
+        "chooses rows",
         "export with dynamo=True, add the rows with index_add, or run every expert on all tokens",
         ends=True,
     )
