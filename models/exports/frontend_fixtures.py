@@ -210,6 +210,8 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
         "gated_experts_dense-dynamo20",
         lambda model: quantised(model, symmetric=True, only_products=True),
     ),
+    "qdq_index_add-ts17": ("gated_experts_index_add-ts17", lambda model: quantised(model, symmetric=True)),
+    "qdq_index_add-dynamo20": ("experts_index_add-dynamo20", lambda model: quantised(model, symmetric=True)),
     "qdq_selected-ts17": ("gate_selected_groups-ts17", lambda model: quantised(model, symmetric=True)),
     "qdq_selected-dynamo20": ("gate_selected-dynamo20", lambda model: quantised(model, symmetric=True)),
     "qdq_asymmetric-ts17": ("plain-ts17", lambda model: quantised(model, symmetric=False)),

@@ -61,6 +61,24 @@ def distinct(sample: FloatArray) -> FloatArray:
     return np.round(sample * 6.0 / max(6.0, float(np.abs(sample).max())) * 256).astype(np.float32) / np.float32(256)
 
 
+def below_bias(samples: tuple[FloatArray, ...], bias: FloatArray, seed: int) -> tuple[FloatArray, ...]:
+    """More samples, where a bias `[experts]` of the sigmoids is negative: many sums of the two are negative too.
+
+    Experts that are left out by zeros in place of -∞ are then chosen before them.
+    """
+    negative = -bias[bias < 0].astype(np.float64)
+    if not negative.size:
+        return ()
+    share = float(negative.min()) / 4
+    level = np.log(share / (1 + share))
+    rng = np.random.default_rng(seed)
+    found: list[FloatArray] = []
+    for sample, portion in zip(samples, (0.5, 0.8, 0.95, 1.0) * 2, strict=False):
+        steps = rng.integers(0, 256, sample.shape) / 256
+        found.append(np.where(rng.random(sample.shape) < portion, level - steps, sample).astype(np.float32))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Gate:
     """How a router weighs and leaves out experts; the fields are those of `Route`."""

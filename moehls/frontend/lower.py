@@ -49,6 +49,7 @@ from moehls.network.interpreter import reads
 from moehls.network.operations import Experts, Network, NetworkInput, NetworkOutput, Operation, of_experts
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
+_QUANTISE = {"QuantizeLinear", "DequantizeLinear"}
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError, MemoryError)
 """What reading a node with the wrong inputs or shapes can raise."""
 
@@ -325,8 +326,12 @@ class _Reader:
 
 def _only_shape_is_read(node: ir.Node) -> bool:
     """Whether a node serves other nodes' shapes only, as a slice TorchScript writes before a scatter."""
-    users = [use.node.op_type for output in node.outputs for use in output.uses()]
-    return set(users) == {"Shape"} and not any(output.is_graph_output() for output in node.outputs)
+    users = [use.node for output in node.outputs for use in output.uses()]
+    return (
+        bool(users)
+        and all(user.op_type == "Shape" or (user.op_type in _QUANTISE and _only_shape_is_read(user)) for user in users)
+        and not any(output.is_graph_output() for output in node.outputs)
+    )
 
 
 def _noise(node: ir.Node, inputs: list[Value]) -> Result:

@@ -72,7 +72,16 @@ def test_every_operand_has_the_graphs_scale(name: str) -> None:
     np.testing.assert_array_equal(found.input.offset, 128)
 
 
-@pytest.mark.parametrize("name", ["qdq_experts-ts17", "qdq_gated_experts-ts17", "qdq_gated_experts-dynamo20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qdq_experts-ts17",
+        "qdq_gated_experts-ts17",
+        "qdq_gated_experts-dynamo20",
+        "qdq_index_add-ts17",
+        "qdq_index_add-dynamo20",
+    ],
+)
 def test_the_hidden_layers_of_experts_have_the_graphs_scales(name: str) -> None:
     network = read_network(fixture(name), {})
     (experts,) = (o for o in integer(network).operations if isinstance(o, IntegerExperts))

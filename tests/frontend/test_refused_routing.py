@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from moehls.frontend import read_network
-from moehls.network.operations import Experts
+from moehls.network.operations import Experts, Route
 from tests.frontend.support import edited, fixture, insert_after, nodes, refusals
 
 
@@ -98,14 +99,37 @@ def test_a_bias_on_the_sigmoids_that_also_weighs_is_refused(name: str, tmp_path:
     assert "not a top-2 gate" in refusal.reason
 
 
-def test_a_group_left_out_by_zeros_is_refused_where_ranks_are_negative(tmp_path: Path) -> None:
+def negative_bias(graph: onnx.GraphProto, bias: np.ndarray) -> None:
+    """The bias of the choice replaced."""
+    for tensor in graph.initializer:
+        if tensor.dims and tensor.dims[-1] == 9 and np.prod(tensor.dims) == 9:
+            given = bias.astype(np.float32).reshape(tuple(tensor.dims))
+            tensor.CopyFrom(numpy_helper.from_array(given, tensor.name))
+
+
+BIASES = {"much": 0.2 * np.sin(np.arange(9.0)) - 0.3, "little": -0.001 * np.arange(1.0, 10.0)}
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_group_left_out_by_zeros_is_refused_where_ranks_are_negative(tmp_path: Path, bias: str) -> None:
     """An expert of another group, at zero, would be chosen before one with a negative sum of sigmoid and bias."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        for tensor in graph.initializer:
-            if tensor.dims and tensor.dims[-1] == 9 and np.prod(tensor.dims) == 9:
-                negative = numpy_helper.to_array(tensor) - 0.5
-                tensor.CopyFrom(numpy_helper.from_array(negative.astype(np.float32), tensor.name))
-
+    edit = partial(negative_bias, bias=BIASES[bias])
     (refusal,) = refusals("gate_selected_groups-dynamo20", tmp_path, edit)
     assert "at -inf" in refusal.reason
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_group_left_out_by_infinity_may_have_negative_ranks(tmp_path: Path, bias: str) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        negative_bias(graph, BIASES[bias])
+        (where,) = nodes(graph, "Where")
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        place = next(i for i in (1, 2) if where.input[i] in constants)
+        graph.initializer.append(numpy_helper.from_array(np.float32(-np.inf), "outside"))
+        where.input[place] = "outside"
+
+    network = read_network(edited("gate_selected_groups-dynamo20", tmp_path, edit), {})
+    (route,) = (operation for operation in network.operations if isinstance(operation, Route))
+    assert (route.group, route.kept_groups, route.pairs) == (3, 2, True)
+    assert route.selection is not None
+    np.testing.assert_allclose(route.selection[0], BIASES[bias], atol=1e-7)

@@ -21,6 +21,7 @@ from moehls.frontend.layout import Array, Layout, LayoutError, align
 from moehls.frontend.values import (
     Affine,
     Constant,
+    Dispatched,
     Grid,
     Hidden,
     Normalised,
@@ -96,6 +97,11 @@ def _noted(context: Context, given: Quantised) -> Value:
         scale, zero = (array.reshape(-1).astype(np.float64) for array in (given.scale, given.zero))
         if scale.size == 1:
             context.builder.lattices[context.builder.image] = Lattice(scale, zero, bits, signed)
+    elif isinstance(value, Dispatched):
+        inner = value.rows
+        if isinstance(inner, (Hidden, Pointwise)) or (isinstance(inner, Affine) and not _is_whole(inner)):
+            noted = _noted(context, replace(given, value=inner))
+            return replace(value, rows=noted) if isinstance(noted, (Affine, Hidden, Pointwise)) else value
     elif isinstance(value, Normalised):
         grid = _grid(value.layout, given, bits, signed)
         channels = value.base.channels

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from moehls.frontend.activations import is_sigmoid
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.evaluate import NodeEvaluator
-from moehls.frontend.gates import distinct, sample_logits
+from moehls.frontend.gates import below_bias, distinct, sample_logits
 from moehls.frontend.layout import Array, LayoutError
 from moehls.frontend.recognise.structure import new_shape
 from moehls.frontend.values import Affine, Constant, Gathered, Pointwise, Routed, RouteSource, Unknown, Value
+from moehls.network.operations import FloatArray
 
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "ThresholdedRelu"}
 _PASSING = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"}
@@ -26,8 +27,10 @@ _LARGEST = 1 << 22
 """Elements a sampled tensor may have."""
 
 
-def source_of(context: Context, value: Affine, name: str, of_sigmoids: bool = False) -> RouteSource:
-    """The router whose logits `value` holds; `of_sigmoids` where their sigmoids rank the experts.
+def source_of(
+    context: Context, value: Affine, name: str, of_sigmoids: bool = False, bias: FloatArray | None = None
+) -> RouteSource:
+    """The router whose logits `value` holds; `of_sigmoids` where their sigmoids, perhaps with a bias, rank the experts.
 
     Raises:
         LayoutError: it is not one row of logits a token.
@@ -39,6 +42,8 @@ def source_of(context: Context, value: Affine, name: str, of_sigmoids: bool = Fa
         samples = sample_logits(value.layout.shape, context.seed + len(context.sources))
         if of_sigmoids:
             samples = tuple(map(distinct, samples))
+        if bias is not None:
+            samples += below_bias(samples, bias, context.seed + len(context.sources))
         known = (value, RouteSource(value, name, samples))
         context.sources[id(value)] = known
     return known[1]
@@ -90,8 +95,9 @@ def read_biased_scores(context: Context, node: ir.Node, inputs: list[Value]) -> 
         if bias.array.size != experts or bias.array.shape[-1:] != (experts,) or experts < 2:
             continue
         given = node.inputs[0 if scores is inputs[0] else 1]
-        source = source_of(context, scores.operand, _logits_name(given), of_sigmoids=True)
-        source.added.append(bias.array.reshape(-1).astype(np.float32))
+        added = bias.array.reshape(-1).astype(np.float32)
+        source = source_of(context, scores.operand, _logits_name(given), of_sigmoids=True, bias=added)
+        source.added.append(added)
         samples = tuple(_scores(scores, sample) for sample in source.samples)
         return sampled(context, node, [Routed(source, samples) if value is scores else value for value in inputs])
     return None
