@@ -44,13 +44,7 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
     for warning in found["warnings"]:
         console.print(f"[yellow]warning:[/yellow] {plain(warning)}", soft_wrap=True)
     if model is None:
-        console.print("not recognised", style="bold", soft_wrap=True)
-        table = _table("node", "op", "input shapes", "reason", "remedy")
-        for node in found["unsupported"]:
-            shapes = ", ".join("?" if shape is None else str(list(shape)) for shape in node["shapes"])
-            place = " in ".join(part for part in (node["name"], node["scope"]) if part)
-            table.add_row(*map(plain, (place, node["op"], shapes, node["reason"], node["remedy"])))
-        console.print(table)
+        _refusals(console, found["unsupported"])
         return
     console.print(plain(model["model"]), style="bold", soft_wrap=True)
     table = _table("", "")
@@ -69,6 +63,24 @@ def inspection(console: Console, found: Mapping[str, Any]) -> None:
         console.print(blocks)
     for text in found["unmapped"]:
         console.print(f"[red]no place on the accelerator:[/red] {plain(text)}", soft_wrap=True)
+
+
+def _refusals(console: Console, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """The nodes that were not recognised; those with one reason and one remedy together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        shapes = ", ".join("?" if shape is None else str(list(shape)) for shape in node["shapes"])
+        scope = f" in {node['scope']}" if node["scope"] else ""
+        groups.setdefault((node["reason"], node["remedy"]), []).append(
+            f"{node['op']} {node['name']}{scope} on {shapes}"
+        )
+    counts = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {len(groups)} reason{'s' * (len(groups) != 1)}"
+    console.print(f"not recognised: {counts}", style="bold", soft_wrap=True)
+    for (reason, remedy), places in groups.items():
+        console.print(f"[red]{plain(reason)}[/red]", soft_wrap=True)
+        for place in places:
+            console.print(f"  {plain(place)}", soft_wrap=True)
+        console.print(f"  [green]instead:[/green] {plain(remedy)}", soft_wrap=True)
 
 
 def compiled(console: Console, result: Compiled) -> None:

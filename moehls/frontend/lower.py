@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from moehls.errors import MoehlsError
+from moehls.frontend.activations import match_activation
 from moehls.frontend.builder import LARGEST, Builder, rows
 from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line, operator_of
 from moehls.frontend.evaluate import NodeEvaluator
@@ -38,6 +39,7 @@ from moehls.frontend.values import (
     Normalised,
     PerTask,
     Pixels,
+    Pointwise,
     Routed,
     RouteSource,
     Sum,
@@ -307,6 +309,13 @@ class _Reader:
         try:
             if isinstance(value, Unknown):
                 return None
+            if _of_logits(value):
+                made = output.producer()
+                raise UnsupportedError(
+                    f"the output is {made.op_type if made is not None else 'a function'} of a head's logits, which the machine "
+                    "gives as they are",
+                    "end the model at the head's logits, and compute the rest on the host",
+                )
             if not isinstance(value, TOKENS):
                 raise UnsupportedError(
                     f"the output is {describe(value)}, not a matrix of tokens", "end at the head's logits"
@@ -322,6 +331,11 @@ class _Reader:
             scope = scope_of(node) if node is not None else ""
             self._refusals.append(Refusal(output.name or "", "output", (shape_of(value),), scope, str(refusal), remedy))
             return None
+
+
+def _of_logits(value: Value) -> bool:
+    """Whether a softmax, a maximum or a function of each element was taken of a head that no experts follow."""
+    return isinstance(value, Routed) or (isinstance(value, Pointwise) and match_activation(value.function) is None)
 
 
 def _only_shape_is_read(node: ir.Node) -> bool:

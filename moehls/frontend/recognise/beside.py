@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, apply, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, apply, attribute
 from moehls.frontend.recognise.linear import add_table, table_of
 from moehls.frontend.values import Affine, Beside, Constant, Normalised, Sum, Value
 
@@ -23,6 +23,11 @@ def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         for value in inputs
         if isinstance(value, Affine | Normalised)
     ]
+    if parts and any(isinstance(value, Constant) for value in inputs) and len(parts) < len(inputs):
+        raise UnsupportedError(
+            "constant tokens are put beside tokens that have been normalised",
+            "join class and register tokens to the embedded patches, before the first normalisation",
+        )
     if len(inputs) < 2 or len(parts) < len(inputs):
         return None
     rank = len(parts[0].layout.shape)

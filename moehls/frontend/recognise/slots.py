@@ -55,7 +55,10 @@ def read_dispatch(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     rows = context.builder.materialise(tokens)
     own = [label for label in labels.right if label in labels.out and dims[label]]
     if len(own) != 1 or any(axis.token for axis in dims[own[0]]) or rows.layout.tokens != sizes[summed[0]]:
-        raise UnsupportedError("tokens are mixed by a product with routing in another way than into slots", _REMEDY)
+        raise UnsupportedError(
+            "tokens are mixed by weights that a softmax makes of them, neither as attention does nor into slots of experts",
+            f"pool by a class token or the tokens' mean in place of a query that is learned; of experts, {_REMEDY}",
+        )
     slots = [label for label in labels.out if label != own[0] and sizes.get(label, 1) != 1]
     order = [labels.left.index(label) for label in (summed[0], *slots)]
     rest = [i for i in range(len(labels.left)) if i not in order]
