@@ -165,3 +165,51 @@ def test_what_no_rule_reads_has_the_nearest_form_as_remedy(op: str, odd: str, ne
     refusal = refusals("three_matrices-dynamo20", tmp_path, edit)[0]
     assert refusal.name == "odd"
     assert near in refusal.remedy
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Tanh", "Sigmoid", "ArgMax"])
+def test_what_is_computed_of_a_heads_logits_is_the_hosts(op: str, tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        name = graph.output[0].name
+        graph.node.append(helper.make_node(op, [name], ["last"], name="last"))
+        graph.output[0].name = "last"
+        if op == "ArgMax":
+            graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        del graph.output[0].type.tensor_type.shape.dim[:]
+        graph.output[0].type.tensor_type.shape.dim.add().dim_param = "some"
+        graph.output[0].type.tensor_type.shape.dim.add().dim_param = "any"
+
+    (refusal,) = refusals("plain-dynamo20", tmp_path, edit)
+    assert refusal.op == "output"
+    assert f"{op} of a head's logits" in refusal.reason
+    assert "on the host" in refusal.remedy
+
+
+def test_a_class_token_behind_the_first_norm(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 8), np.float32), "late"))
+        norm = nodes(graph, "LayerNormalization")[0]
+        insert_after(graph, norm, helper.make_node("Concat", ["", "late"], [""], name="joined", axis=1))
+
+    refusal = refusals("plain-dynamo20", tmp_path, edit)[0]
+    assert refusal.name == "joined"
+    assert "before the first normalisation" in refusal.remedy
+
+
+def test_pooling_by_a_learned_query(tmp_path: Path) -> None:
+    """The class token's queries replaced by constants."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        rng = np.random.default_rng(0)
+        graph.initializer.append(
+            numpy_helper.from_array(rng.standard_normal((1, 2, 1, 4)).astype(np.float32), "learned")
+        )
+        softmax = nodes(graph, "Softmax")[0]
+        makers = {node.output[0]: node for node in graph.node}
+        product = makers[softmax.input[0]]
+        while product.op_type != "MatMul":
+            product = makers[product.input[0]]
+        product.input[0] = "learned"
+
+    found = refusals("plain-ts17", tmp_path, edit)
+    assert any("pool by a class token" in refusal.remedy for refusal in found)
