@@ -50,6 +50,11 @@ from moehls.network.operations import (
     of_experts,
 )
 
+
+class RoutingError(LayoutError):
+    """Experts are weighed otherwise than by a router's gate."""
+
+
 LARGEST = 1 << 28
 """Elements an array may have; more is a damaged or hostile file."""
 
@@ -337,7 +342,10 @@ class Builder:
             return self._base(self.activation(value))
         if isinstance(value, Shared):
             return self.shared(value)
-        matched = match_experts(value)
+        try:
+            matched = match_experts(value)
+        except LayoutError as error:
+            raise RoutingError(f"{error} (the router's logits are {value.source.onnx_name!r})") from error
         routing = self.route(value.source.logits, matched.gate)
         self.routers[routing] = value.source
         arrays, lattices = matched.arrays, matched.lattices

@@ -16,14 +16,16 @@ from moehls.frontend.values import Affine, Constant, RouteSource, Value
 class UnsupportedError(Exception):
     """A node that cannot be taken: why, and what would be (the nearest supported form, what to change at export).
 
-    `ends` where what the node writes are no tokens, so that nothing behind it is worth a refusal.
+    `ends` where what the node writes are no tokens, so that nothing behind it is worth a refusal; `instead` is what the rest of
+    the graph is read with, where that is known.
     """
 
-    def __init__(self, reason: str, remedy: str, ends: bool = False) -> None:
+    def __init__(self, reason: str, remedy: str, ends: bool = False, instead: Value | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
         self.ends = ends
+        self.instead = instead
 
 
 @dataclass

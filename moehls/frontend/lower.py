@@ -7,7 +7,7 @@ is read as if it were, so that all refusals are shown at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import prod
@@ -19,12 +19,12 @@ import onnx_ir as ir
 
 from moehls.errors import MoehlsError
 from moehls.frontend.activations import match_activation
-from moehls.frontend.builder import LARGEST, Builder, rows
+from moehls.frontend.builder import LARGEST, Builder, RoutingError, rows
 from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line, operator_of
 from moehls.frontend.evaluate import NodeEvaluator
-from moehls.frontend.layout import LayoutError, matrix_layout
+from moehls.frontend.layout import Layout, LayoutError, axes_of
 from moehls.frontend.load import Inputs
-from moehls.frontend.nearest import GENERAL, describe, nearest
+from moehls.frontend.nearest import GENERAL, ROUTING, describe, nearest
 from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
@@ -34,9 +34,12 @@ from moehls.frontend.values import (
     Affine,
     Base,
     Constant,
+    Dispatched,
+    Hidden,
     Mixture,
     Noise,
     Normalised,
+    Patches,
     PerTask,
     Pixels,
     Pointwise,
@@ -202,7 +205,11 @@ class _Reader:
                 self._refuse(node, inputs, refusal)
             ends = isinstance(refusal, UnsupportedError) and refusal.ends
             choice = node.op_type == "TopK" or ends  # nothing that reads it is tokens
+            instead = _instead(inputs, refusal)
+            if node.op_type == "LayerNormalization" and not self._channels:
+                self._begin(node)
             result = [Unknown() if choice else self._recover(output) for output in node.outputs]
+            result = result if instead is None else [instead, *result[1:]]
         values: list[Value] = list(result) if isinstance(result, Sequence) else [result]
         for output, value in zip(node.outputs, values, strict=False):
             self._values[output] = value
@@ -210,6 +217,8 @@ class _Reader:
                 self._tokens = max(self._tokens, value.layout.tokens)
             if isinstance(value, Normalised | Affine):
                 self._channels.add(value.base.channels)
+            if isinstance(value, Patches):
+                self._channels.add(value.layout.features)
         for output in node.outputs[len(values) :]:
             self._values[output] = Unknown()
 
@@ -273,19 +282,27 @@ class _Reader:
             }
 
     def _refuse(self, node: ir.Node, inputs: list[Value], refusal: UnsupportedError | LayoutError) -> None:
-        remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else nearest(inputs)
+        near = ROUTING if isinstance(refusal, RoutingError) else nearest(inputs)
+        remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else near
         shapes = tuple(shape_of(value) for value in inputs)
         self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
+
+    def _begin(self, node: ir.Node) -> None:
+        """Take what a first normalisation writes for the tokens, where the patch embedding could not be read."""
+        shape = self._inferred_shapes.get(node.outputs[0].name or "", ())
+        if len(shape) == 3 and shape[1] > 1:
+            self._tokens, self._channels = shape[1], {shape[2]}
 
     def _recover(self, output: ir.Value) -> Value:
         """A stand-in for the output of a refused node: plain tokens where the shape is that of tokens known, else unknown."""
         shape = self._inferred_shapes.get(output.name or "")
         if shape is None:
             return Unknown()
-        dims = [dim for dim, size in enumerate(shape) if size == self._tokens]
-        if len(dims) != 1 or prod(shape) > LARGEST:
+        spans = [(i, j) for i in range(len(shape)) for j in range(i + 1, len(shape) + 1)]
+        found = [span for span in spans if prod(shape[slice(*span)]) == self._tokens and min(shape[slice(*span)]) > 1]
+        if not found or prod(shape) > LARGEST:
             return Unknown(shape)
-        layout = matrix_layout(shape, dims[0])
+        layout = Layout(tuple(axes_of(size, found[0][0] <= dim < found[0][1]) for dim, size in enumerate(shape)))
         if layout.features not in self._channels:
             return Unknown(shape)
         return rows(Base(f"refused {output.name}", layout.tokens, layout.features, stand_in=True), layout)
@@ -333,6 +350,16 @@ class _Reader:
             return None
 
 
+def _instead(inputs: list[Value], refusal: UnsupportedError | LayoutError) -> Value | None:
+    """What the rest is read with: what the refusal knows, or some activation of rows whose number nobody knows."""
+    if isinstance(refusal, UnsupportedError) and refusal.instead is not None:
+        return refusal.instead
+    rows = inputs[0] if len(inputs) == 1 else None
+    if isinstance(rows, Dispatched) and isinstance(rows.rows, Affine):
+        return replace(rows, rows=Hidden(rows.rows, "exact"))
+    return None
+
+
 def _of_logits(value: Value) -> bool:
     """Whether a softmax, a maximum or a function of each element was taken of a head that no experts follow."""
     return isinstance(value, Routed) or (isinstance(value, Pointwise) and match_activation(value.function) is None)
@@ -354,7 +381,11 @@ def _noise(node: ir.Node, inputs: list[Value]) -> Result:
     constants = [value.array for value in inputs if isinstance(value, Constant)]
     if node.op_type == "Mul" and constants:
         return Noise(shape) if constants[0].any() else Constant(np.zeros(shape, np.float32))
-    raise UnsupportedError("random noise takes part in the result", "export in eval mode (model.eval())")
+    rest = [value for value in inputs if shape_of(value) == shape and not isinstance(value, Noise)]
+    instead = rest[0] if node.op_type == "Add" and rest else None
+    raise UnsupportedError(
+        "random noise takes part in the result", "export in eval mode (model.eval())", instead=instead
+    )
 
 
 def _is_stand_in(value: Value) -> bool:

@@ -24,16 +24,20 @@ from moehls.frontend.values import (
 )
 
 GENERAL = "see docs/frontend.md for the forms that are read"
+ROUTING = (
+    "route with a softmax or sigmoids and top-k, and sum the chosen experts' outputs times their gate weights: a loop over "
+    "all experts with a mask is read in any way of writing it"
+)
+_MLP = "an MLP is linear, GELU, SiLU or ReLU, linear; or down(activation(gate(x)) * up(x))"
 _NEAREST: tuple[tuple[tuple[type, ...], str], ...] = (
     ((Scores,), "attention is softmax(scale · q·kᵀ)·v, head by head: export plain multi-head attention"),
     (
         (Routed, Gathered, Dispatched, Permuted, Placed, Updated, Mixture),
-        "route with a softmax or sigmoids and top-k, and sum the chosen experts' outputs times their gate weights: a loop over "
-        "all experts with a mask is read in any way of writing it",
+        ROUTING,
     ),
     (
         (FeedForward, Hidden, Pointwise),
-        "an MLP is linear, GELU, SiLU or ReLU, linear; or down(activation(gate(x)) * up(x))",
+        _MLP,
     ),
     (
         (Pixels, Patches),
@@ -77,6 +81,8 @@ _KINDS: dict[str, str] = {
 
 def nearest(inputs: list[Value]) -> str:
     """What to write in place of a node that no form has."""
+    if any(isinstance(value, Dispatched) and isinstance(value.rows, (Affine, Pointwise, Hidden)) for value in inputs):
+        return f"{_MLP}, also of an expert on its own tokens; {GENERAL}"
     near = (text for kinds, text in _NEAREST if any(isinstance(value, kinds) for value in inputs))
     return f"{text}; {GENERAL}" if (text := next(near, "")) else GENERAL
 

@@ -185,6 +185,48 @@ def test_what_is_computed_of_a_heads_logits_is_the_hosts(op: str, tmp_path: Path
     assert "on the host" in refusal.remedy
 
 
+def test_all_dropouts_of_a_training_export_are_listed(tmp_path: Path) -> None:
+    """From the one on the embedded tokens on, although no norm has been read before it."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "ratio"))
+        graph.initializer.append(numpy_helper.from_array(np.array(True), "training"))
+        for number, node in enumerate([nodes(graph, "Add")[0], *nodes(graph, "LayerNormalization")]):
+            dropout = helper.make_node("Dropout", ["", "ratio", "training"], [""], name=f"drop{number}")
+            insert_after(graph, node, dropout)
+
+    found = refusals("plain-dynamo20", tmp_path, edit)
+    assert [refusal.name for refusal in found] == ["drop0", "drop1", "drop2", "drop3"]
+    assert {refusal.reason for refusal in found} == {"dropout is active"}
+
+
+def test_nodes_behind_a_patch_embedding_that_is_none_are_listed_too(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.node.insert(0, helper.make_node("Relu", ["image"], ["clipped"], name="clipped"))
+        nodes(graph, "Conv")[0].input[0] = "clipped"
+        for node in nodes(graph, "Softmax"):
+            node.op_type = "Hardmax"
+        activation(graph, "HardSwish")
+
+    found = refusals("plain-dynamo20", tmp_path, edit)
+    assert [refusal.op for refusal in found] == ["Relu", "Hardmax", "HardSwish"]
+
+
+def test_experts_with_another_activation_are_refused_and_so_is_their_gate(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        for node in nodes(graph, "Gelu")[1:]:
+            node.op_type = "HardSwish"
+            del node.attribute[:]
+        softmax = nodes(graph, "Softmax")[-1]
+        graph.initializer.append(numpy_helper.from_array(np.float32(1.01), "bend"))
+        insert_after(graph, softmax, helper.make_node("Pow", ["", "bend"], [""], name="bent"))
+
+    found = refusals("experts_index_add-dynamo20", tmp_path, edit)
+    assert [refusal.reason for refusal in found][:4] == ["an activation without a table"] * 4
+    assert "not a top-2 gate" in found[-1].reason
+    assert "route with a softmax" in found[-1].remedy
+
+
 def test_a_class_token_behind_the_first_norm(tmp_path: Path) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 8), np.float32), "late"))

@@ -41,7 +41,10 @@ from moehls.frontend.values import (
     shape_of,
 )
 
-_ROWWISE = "MatMul Gemm Add Sub Mul Div Pow Erf Tanh Sigmoid Gelu Relu Identity Dropout Cast"
+_ROWWISE = (
+    "MatMul Gemm Add Sub Mul Div Pow Erf Tanh Sigmoid Gelu Relu Identity Dropout Cast "
+    "HardSwish Elu Selu LeakyRelu Mish HardSigmoid"
+)
 
 
 def read_gather(context: Context, node: ir.Node, inputs: list[Value]) -> Result:

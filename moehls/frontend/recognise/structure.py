@@ -154,7 +154,7 @@ def read_tile(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 def read_pass(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Identity, inference-time Dropout, Cast of floats to float32."""
     if node.op_type == "Dropout" and len(inputs) > 2 and (not isinstance(inputs[2], Constant) or inputs[2].array.any()):
-        raise UnsupportedError("dropout is active", "export in eval mode (model.eval())")
+        raise UnsupportedError("dropout is active", "export in eval mode (model.eval())", instead=inputs[0])
     lazy = isinstance(inputs[0], (*TOKENS, Scores, Statistic))
     if node.op_type == "Cast" and not (lazy and attribute(node, "to", 0) == 1):
         return None
