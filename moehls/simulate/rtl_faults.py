@@ -39,12 +39,11 @@ _OPERATORS = {" + ": " - ", " - ": " + ", " & ": " | ", " | ": " & ", " < ": " >
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a break does: `seen` says what a check found, `check` which one did; `effect` whether anything at all changed."""
+    """What a break does: `seen` says what a check found first, `check` which one did."""
 
     fault: Fault
     seen: str | None
     check: int | None
-    effect: bool
 
 
 def sites(path: Path) -> Iterator[Fault]:
@@ -190,9 +189,8 @@ class Campaign:
                         number = numbers.get_nowait()
                     except queue.Empty:
                         break
-                    seen, check, effect = self._run(simulator, number + 1)
-                    found[number] = Verdict(self.faults[number], seen, check, effect)
-                if self._run(simulator, len(self.faults) + 1) != (None, None, False):
+                    found[number] = Verdict(self.faults[number], *self._run(simulator, number + 1))
+                if self._run(simulator, len(self.faults) + 1) != (None, None):
                     raise MoehlsError("the RTL without a fault is not as it was at first")
             finally:
                 simulator.close()
@@ -203,10 +201,9 @@ class Campaign:
                 done.result()
         return [found[number] for number in range(len(self.faults))]
 
-    def _run(self, simulator: RtlSimulator, fault: int) -> tuple[str | None, int | None, bool]:
-        """Run the checks with a fault until one goes red: what it said, which one it was, and whether anything changed."""
+    def _run(self, simulator: RtlSimulator, fault: int) -> tuple[str | None, int | None]:
+        """Run the checks with a fault until one goes red or takes other cycles: what it said, and which one it was."""
         simulator.bench.command("dram", "fault", fault)
-        effect = False
         try:
             for n, (check, good) in enumerate(zip(self.checks, self.good, strict=True)):
                 simulator.limit = _HANG * good.cycles
@@ -214,13 +211,14 @@ class Campaign:
                     found = check.rtl(simulator)
                 except IndexError:
                     found = Checked("a queue holds tokens that there are not", 0, ())
-                effect = effect or found != good
                 if found.difference is not None:
-                    return found.difference, n, True
+                    return found.difference, n
+                if found != good:
+                    return f"steps take other cycles: {found.cycles} in place of {good.cycles}", n
         finally:
             simulator.bench.command("dram", "fault", 0)
             simulator.bench.command("reset")
-        return None, None, effect
+        return None, None
 
     def _simulator(self) -> RtlSimulator:
         project, kernel, dram_bytes = self._made

@@ -35,9 +35,11 @@ _PROVE = "scleanup; lcorr; scorr; sat; pdr -T 60"
 _PROVED = re.compile(r"^(?:UNSATISFIABLE|Property proved)\b", re.MULTILINE)
 _DIFFERS = re.compile(r"was asserted in frame")
 _BOX = "box"
-_PRODUCT = re.compile(
-    r"^    assign (\w+) = (?:\$signed\()?([^()*;]+?)\)? \* (?:\$signed\()?([^()*;]+?)\)?;$", re.MULTILINE
+_PRODUCT = re.compile(r"^    assign (\w+) = (\$signed\()?([^()*;]+?)\)? \* (\$signed\()?([^()*;]+?)\)?;$", re.MULTILINE)
+_WIRE = re.compile(
+    r"^    (?:\(\*.*\*\) )?(?:(?:output|input)\s+)?(?:wire|logic) (?:\[(\d+):0\] )?(\w+)[;,]?$", re.MULTILINE
 )
+_OPERAND = re.compile(r"(\w+)(?:\[(\d+)(?::(\d+))?\])?")
 _TABLE = re.compile(r"^    logic \[(\d+):0\] (\w+) \[0:\d+\];\n", re.MULTILINE)
 _STEADY = 12
 """boxes up to which each gives the same in the next cycle where it is given the same; more make proofs slow"""
@@ -49,6 +51,7 @@ KINDS = {
     **dict.fromkeys(("form_passes", "copy_tokens"), Kind.GATHER),
     **dict.fromkeys(("fetch", "send"), Kind.STORE),
     **{"pool": Kind.POOL, "load": Kind.LOAD, "input_pixels": Kind.INPUT},
+    **dict.fromkeys(("feed", "multiply", "rescale", "activate", "write_tiles", "weights", "reciprocals"), Kind.LINEAR),
 }
 """processes that run in steps of one kind alone"""
 
@@ -59,16 +62,31 @@ def bounds(kind: Kind | None, shape: Shape) -> dict[str, tuple[int, int]]:
     rows = {"rows": (1, shape.token_parallel * max(shape.activation_depth, shape.residual_depth))}
     match kind:
         case Kind.NORM:
-            return lane | rows | {"n2": (1, shape.norm_depth), "channels": (1, shape.norm_depth * shape.block)}
-        case Kind.POOL | Kind.STORE:
-            return lane | rows
-        case Kind.INPUT | Kind.LOAD:
-            return rows
+            blocks = {"n2": (1, shape.norm_depth), "channels": (1, shape.norm_depth * shape.block)}
+            return lane | rows | blocks
+        case Kind.POOL:
+            return lane | rows | {"n2": (1, shape.norm_depth)}
+        case Kind.STORE:
+            return lane | rows | {"n2": (1, max(shape.activation_depth, shape.residual_depth, shape.raw_depth))}
+        case Kind.INPUT:
+            return rows | {"n2": (1, shape.activation_depth)}
+        case Kind.LOAD:
+            return rows | {"n2": (1, shape.residual_depth)}
         case Kind.ROUTE:
             experts = {"n0": (1, shape.max_experts), "n1": (1, shape.max_experts)}
             return experts | {"n2": (1, -(-shape.max_experts // shape.block)), "rows": (1, shape.max_tokens)}
         case Kind.GATHER:
-            return {"rows": (1, shape.max_tokens)}
+            return {"rows": (1, shape.max_tokens), "n2": (1, shape.activation_depth)}
+        case Kind.LINEAR:
+            return dict.fromkeys(("n0", "n1", "n2", "rows"), (1, 65535))
+    return {}
+
+
+def streams(module: str, shape: Shape) -> dict[str, tuple[int, int]]:
+    """Least and largest values of what comes from a process's streams, where numbers.md gives some: the largest value of a
+    softmax, which its sum holds, is at least half."""
+    if module == "enqueue" and not shape.sigmoids and not shape.thresholds:
+        return {"sums_data": (1 << 15, shape.max_experts * 65535)}
     return {}
 
 
@@ -127,7 +145,7 @@ def _netlist(text: Path, source: Path, shape: Shape) -> Netlist | None:
     head = head[head.index(f"module {name} (") :]
     ports = [(way, int(msb or 0) + 1, port) for way, msb, port in _PORT.findall(head[: head.index(");")])]
     around, graph, names = (text.with_suffix(end) for end in (".around.sv", ".aig", ".map"))
-    around.write_text(_around(name, ports, bounds(KINDS.get(name), shape)))
+    around.write_text(_around(name, ports, bounds(KINDS.get(name), shape), streams(name, shape)))
     others = sorted(
         path for path in source.parent.glob("*.sv") if path != source and path.stem in _called(text, source)
     )
@@ -154,7 +172,8 @@ def _boxed(text: str) -> str:
     boxes = [
         f"module product_{_BOX} (input wire [127:0] a, input wire [127:0] b, output wire [127:0] value);\nendmodule\n"
     ]
-    text = _PRODUCT.sub(rf"    product_{_BOX} \1_{_BOX} (.a(\2), .b(\3), .value(\1));", text)
+    widths = {name: int(msb or 0) + 1 for msb, name in _WIRE.findall(text)}
+    text = _PRODUCT.sub(lambda found: _product(found, widths), text)
     for bits, name in _TABLE.findall(text):
         filled = re.compile(rf"^    initial begin\n(?:        {name}\[.*\n)+    end\n", re.MULTILINE)
         read = re.compile(rf"^    assign (\w+) = {name}\[(.*)\];$", re.MULTILINE)
@@ -163,6 +182,39 @@ def _boxed(text: str) -> str:
             text = re.sub(rf"^    logic \[{bits}:0\] {name} \[.*\n", "", without, flags=re.MULTILINE)
             boxes.append(f"module {name}_{_BOX} (input wire [31:0] a, output wire [{bits}:0] value);\nendmodule\n")
     return "".join([*boxes, text])
+
+
+def _product(found: re.Match[str], widths: Mapping[str, int]) -> str:
+    """A box in the place of a product, which gives no more than a product of such operands can be."""
+    name, sign_a, a, sign_b, b = found.groups()
+    box = f"product_{_BOX} {name}_{_BOX} (.a({a}), .b({b}), .value"
+    ranges = [_range(text, sign is not None, widths) for text, sign in ((a, sign_a), (b, sign_b))]
+    width = widths.get(name, 0)
+    if ranges[0] is None or ranges[1] is None:
+        return f"    {box}({name}));"
+    ends = [x * y for x in ranges[0] for y in ranges[1]]
+    low, high = min(ends), max(ends)
+    if not (-(1 << (width - 1)) <= low and high < 1 << (width - (low < 0))):
+        return f"    {box}({name}));"
+    free = f"{name}_free"
+    if low < 0:
+        fits = f"($signed({free}) >= -{width}'sd{-low}) && ($signed({free}) <= {width}'sd{high})"
+    else:
+        fits = f"{free} <= {width}'d{high}"
+    return f"    wire [{width - 1}:0] {free}; {box}({free})); assign {name} = ({fits}) ? {free} : {width}'d0;"
+
+
+def _range(text: str, signed: bool, widths: Mapping[str, int]) -> tuple[int, int] | None:
+    """Least and largest value of an operand as the generated RTL writes them; None where its width is not known."""
+    unsigned = text.startswith("{1'h0, ")
+    parts = text.removeprefix("{1'h0, ").removesuffix("}").split(", ") if text.startswith("{") else [text]
+    bits = 0
+    for part in parts:
+        found = _OPERAND.fullmatch(part)
+        if found is None or found[1] not in widths:
+            return None
+        bits += widths[found[1]] if found[2] is None else int(found[2]) - int(found[3] or found[2]) + 1
+    return (0, (1 << bits) - 1) if unsigned or not signed else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 def _called(text: Path, source: Path) -> set[str]:
@@ -313,7 +365,12 @@ def _abc() -> Path:
     return Path(pyosys.__file__).parent / "yosys-abc"
 
 
-def _around(module: str, ports: list[tuple[str, int, str]], limits: Mapping[str, tuple[int, int]]) -> str:
+def _around(
+    module: str,
+    ports: list[tuple[str, int, str]],
+    limits: Mapping[str, tuple[int, int]],
+    values: Mapping[str, tuple[int, int]],
+) -> str:
     """The module as its neighbours use it: started while it does not run, with scalars that stand still while it does."""
     names = {name for _, _, name in ports}
     head = ["input wire clock", "input wire reset"]
@@ -331,6 +388,11 @@ def _around(module: str, ports: list[tuple[str, int, str]], limits: Mapping[str,
             wires.append(f"logic [{width - 1}:0] {name}_held;")
             wires.append(f"wire [{width - 1}:0] {used} = begins ? {legal} : {name}_held;")
             lines.append(f"always_ff @(posedge clock) {name}_held <= {used};")
+        elif name in values:
+            used = f"{name}_legal"
+            low, high = values[name]
+            fits = f"({name} >= {low}) && ({name} <= {high})"
+            wires.append(f"wire [{width - 1}:0] {used} = {fits} ? {name} : {width}'d{low};")
         pins.append(f".{name}({used})")
     if "start" in names:
         wires = ["logic running;", "wire begins = start & ~running & ~reset;", *wires]

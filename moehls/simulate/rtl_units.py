@@ -19,7 +19,7 @@ from moehls.plan.shape import Shape
 from moehls.project import Project
 from moehls.simulate.rtl import BUILD, generated_sources
 from moehls.simulate.rtl_bench import Bench, BenchResult, run_bench
-from moehls.simulate.unit_calls import Call, bench_settings, multiply_calls, weights_calls, widen_calls
+from moehls.simulate.unit_calls import Call, bench_settings, feed_calls, multiply_calls, weights_calls, widen_calls
 from moehls.simulate.unit_steps import (
     Recorded,
     Wanted,
@@ -55,6 +55,7 @@ STEPS: dict[str, tuple[str, Wanted]] = {
 """bench -> the unit and the steps of it"""
 CALLS: dict[str, tuple[str, Callable[[Shape, int], list[Call]], tuple[str, ...], str]] = {
     "MAC engine": ("multiply", multiply_calls, ("sums",), "h"),
+    "operands": ("feed", feed_calls, ("operands", "probability_sums"), "h"),
     "weight tiles": ("weights", weights_calls, ("tiles", "parameters"), "h"),
     "weight stream": ("widen", widen_calls, ("words",), "beats"),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moehls.integer.arithmetic import halved
 from moehls.plan.instruction import NO_SPLIT, Flag, Instruction, Kind, Mode, encode
 from moehls.plan.shape import Shape
 
@@ -138,6 +139,51 @@ def weights_calls(shape: Shape, seed: int) -> list[Call]:
         memory_order(shape, generator, (2, blocks, 3), Mode.CONTEXT, True),
         stream_order(shape, generator, (2, 3, 2)),
     ]
+
+
+def feed_calls(shape: Shape, seed: int) -> list[Call]:
+    """Calls of `feed`: signed, unsigned and both, and any probabilities behind rises of little and of much."""
+    generator = np.random.default_rng(seed)
+    most = max(1, shape.activation_depth // 2)
+    plain = [_fed(shape, generator, (2, 2, min(3, most)), flags, 2) for flags in (0, Flag.X_UNSIGNED)]
+    rows = [_fed(shape, generator, (2, n1, min(40, most)), Flag.X_UNSIGNED, None) for n1 in (1, 2, 1, 1, 1, 1)]
+    return [*plain, *rows, _fed(shape, generator, (1, 1, 1), 0, NO_SPLIT)]
+
+
+def _fed(
+    shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int], flags: int, split: int | None
+) -> Call:
+    """Words of a memory to operands; of a context, without `split`, halved by the rises of the words before."""
+    bits, block, tokens, depth = shape.precision.activation_bits, shape.block, shape.token_parallel, loops[2]
+    context = split is None
+    values = generator.integers(0, 1 << bits, (tokens, shape.activation_depth, block))
+    rises = generator.choice([0, 0, 0, 1, 1, 2, 3, 9, 20, 31], (tokens, shape.activation_depth))
+    memory = [[packed([*v, r], bits) for v, r in zip(*lane, strict=True)] for lane in zip(values, rises, strict=True)]
+    base, strides = (depth - 1, (depth, 0, -1)) if context else (0, (depth, 0, 1))
+    names = [_lane("operands", t, tokens) for t in range(tokens)]
+    streams: dict[str, Words] = {name: [] for name in (*names, "probability_sums")}
+    down, sums = np.zeros((tokens, 1), np.int64), np.zeros(tokens, np.int64)
+    for i0, i1, i2 in tile_loops(*loops):
+        address = base + i0 * strides[0] + i1 * strides[1] + i2 * strides[2]
+        if i2 == 0:
+            down, sums = np.zeros_like(down), np.zeros_like(sums)
+        own = halved(values[:, address], down)
+        sums = sums + own.sum(axis=1)
+        if context:
+            down = np.minimum(down + rises[:, address, None], 31)
+            if i1 == 0 and i2 == depth - 1:
+                width = bits + shape.max_tokens.bit_length()
+                streams["probability_sums"].append(packed(sums, width))
+        is_unsigned = bool(flags & Flag.X_UNSIGNED) or (split is not None and i2 >= split)
+        operands = own if is_unsigned else (own ^ 1 << bits - 1) - (1 << bits - 1)
+        for t in range(tokens):
+            streams[names[t]].append(packed(operands[t], bits + 1))
+    instruction = Instruction(
+        Kind.LINEAR, Mode.CONTEXT if context else Mode.RAW, flags=flags, n0=loops[0], n1=loops[1], n2=depth,
+        split=NO_SPLIT if split is None else split, x_base=base, x_s0=strides[0], x_s1=strides[1], x_s2=strides[2],
+    )  # fmt: skip
+    name = "context" if context else f"words, flags {flags}, split {split}"
+    return Call(f"{name} {loops}", encode(instruction), streams, {"x": memory})
 
 
 def widen_calls(shape: Shape, seed: int) -> list[Call]:

@@ -146,16 +146,23 @@ def step_beats(instruction: Instruction, shape: Shape) -> int:
 
 
 def state_of(memories: MemoryImages, shape: Shape) -> dict[str, np.ndarray]:
-    operand = shape.precision.activation_bits // 8
-    state: dict[str, np.ndarray] = {}
-    for number in range(4):
-        image = memories.activation(number)
-        state[f"m{number}"] = integers(image[:, :, :-1], operand, signed=False)
-        state[f"exponents of m{number}"] = image[:, :, -1].astype(np.int64)
-    state["residual"] = integers(memories.residual(), 2, signed=True)
-    state["raw"] = integers(memories.raw(), shape.precision.accumulator_bits // 8, signed=True)
-    state["queue"], state["count"] = memories.queue().astype(np.int64), memories.count()
-    return state
+    names = [*(f"{what}m{n}" for n in range(4) for what in ("", "exponents of ")), "residual", "raw", "queue", "count"]
+    return {name: memory_of(memories, shape, name) for name in names}
+
+
+def memory_of(memories: MemoryImages, shape: Shape, name: str) -> np.ndarray:
+    """One memory's values, or its exponents."""
+    if name.startswith("exponents"):
+        return memories.activation(int(name[-1]))[:, :, -1].astype(np.int64)
+    if name == "residual":
+        return integers(memories.residual(), 2, signed=True)
+    if name == "raw":
+        return integers(memories.raw(), shape.precision.accumulator_bits // 8, signed=True)
+    if name == "queue":
+        return memories.queue().astype(np.int64)
+    if name == "count":
+        return memories.count()
+    return integers(memories.activation(int(name[-1]))[:, :, :-1], shape.precision.activation_bits // 8, signed=False)
 
 
 def _start_from(machine: Machine, state: dict[str, np.ndarray]) -> None:

@@ -94,6 +94,14 @@ def test_reciprocal(s: int) -> None:
     assert abs(Fraction(r * s, 2 ** (16 + length)) - 1) <= Fraction(22, 10**6)
 
 
+def test_no_reciprocal_and_no_gate_needs_its_limit() -> None:
+    """Of every normalised sum, and of every value that is the whole of its sum: less of it gives less."""
+    assert reciprocal(np.arange(1 << 17, 1 << 18))[0].max() < 2**17 - 1
+    sums = np.arange(1, 1 << 16)
+    r, length = reciprocal(sums)
+    assert rs(sums * r, length + 1).max() == 1 << 15
+
+
 def rsqrt_by_the_page(v: int) -> tuple[int, int]:
     length = v.bit_length()
     e = length + length % 2

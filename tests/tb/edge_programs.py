@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from typing import Any
 
+import numpy as np
+
+from moehls.integer.operations import IntArray
 from moehls.plan.instruction import Binding, Flag, Instruction, Kind, Mode
 from moehls.plan.payload import Parameters
 from tests.csim.bench import Bench, BenchStep
@@ -22,33 +27,44 @@ _BIAS = range(24, 31)
 """bits of biases beside which sums of products are small"""
 _MULTIPLIER_BITS = 16
 _SHIFT_BITS = 6
-_OUT = 90
-"""where words are that nobody looks at in the end"""
+_PLACED, _OUT, _RESULTS = 80, 90, 40
+"""addresses of operands of chosen values, of words between two steps, and of contexts"""
 
 
-def edged(bench: Bench, step: BenchStep, width: int) -> BenchStep:
-    """`step` with parameters whose results are about the limits of `width` bits, seen by one level of the shift alone."""
+@cache
+def edges(width: int, multiplier_bits: int) -> tuple[tuple[int, bool, int, tuple[tuple[int, int, int], ...]], ...]:
+    """Levels of a shift, whether the result is within the limits of `width` bits there, its sign, and parameters (bias,
+    multiplier and shift, the first two as powers of two) with which that level alone tells."""
+    found = []
+    for level, within in product(range(_SHIFT_BITS), (True, False)):
+        shifts = range((1 << level) - 1, 1 << _SHIFT_BITS, 2 << level)  # the level stays, all below it shift
+        result = width - 2 if within else width - 1 + (1 << level)
+        choices = tuple(
+            (bias, shift + result - bias, shift)
+            for bias in _BIAS
+            for shift in shifts
+            if 0 <= shift + result - bias < multiplier_bits
+        )
+        found += [(level, within, sign, choices) for sign in (1, -1) if choices]
+    return tuple(found)
+
+
+def edged(bench: Bench, step: BenchStep, width: int, turn: int, multiplier_bits: int = _MULTIPLIER_BITS) -> BenchStep:
+    """`step` with parameters whose results are about the limits of `width` bits, seen by one level of the shift alone.
+
+    The channels of each lane of the epilogue take every level, side and sign in turn, on from step to step (`turn`).
+    """
     payload: Any = step.payload
     parameters: Parameters = payload if isinstance(payload, Parameters) else payload.parameters
     assert parameters.multiplier is not None and parameters.shift is not None
-    for channel in range(parameters.bias.size):
-        choices: list[tuple[int, int, int, bool]] = []
-        while not choices:
-            level, within = some(bench, 0, _SHIFT_BITS - 1), bool(some(bench, 0, 1))
-            least = (1 << level) - 1  # the level stays, all below it shift
-            shifts = range(least, 1 << _SHIFT_BITS, 2 << level)
-            result = width - 2 if within else width - 1 + (1 << level)
-            choices = [
-                (bias, shift + result - bias, shift, within)
-                for bias in _BIAS
-                for shift in shifts
-                if 0 <= shift + result - bias < _MULTIPLIER_BITS
-            ]
-        bias, multiplier, shift, within = choices[some(bench, 0, len(choices) - 1)]
+    size, lanes, kinds = parameters.bias.size, bench.shape.epilogue_lanes, edges(width, multiplier_bits)
+    for channel in range(size):
+        own = turn * (size // lanes) + channel // lanes + 5 * (channel % lanes)
+        _, within, sign, choices = kinds[own % len(kinds)]
+        bias, multiplier, shift = choices[some(bench, 0, len(choices) - 1)]
         # within: anywhere between the last two powers of two; beyond: about the power of two
         beside = some(bench, 0, (1 << bias) - 1) if within else some(bench, -(1 << 16), 1 << 14)
-        value = min((1 << bias) + beside, (1 << _BIAS[-1]) - 1)
-        parameters.bias[channel] = value if some(bench, 0, 1) else -value
+        parameters.bias[channel] = sign * min((1 << bias) + beside, (1 << _BIAS[-1]) - 1)
         parameters.multiplier[channel], parameters.shift[channel] = 1 << multiplier, shift
     return step
 
@@ -64,14 +80,8 @@ def fine(bench: Bench, step: BenchStep) -> BenchStep:
 
 
 def _prepared(bench: Bench) -> Iterator[BenchStep]:
-    """Operands and a residual; queries, keys and values that differ from row to row, so that scores rise."""
+    """Operands and a residual."""
     yield from filled(bench, _ROWS, _BLOCKS)
-    for binding in (Binding.CONTEXT, Binding.QUERY_VALUE, Binding.KEY):
-        linear = _linear(Mode.REQUANTISE, _ROWS // bench.shape.token_parallel, binding=binding, n2=_BLOCKS)
-        step = bench.linear(linear, (20, 25))
-        payload: Any = step.payload
-        payload.parameters.bias[:] >>= 6
-        yield step
 
 
 def _linear(mode: int, groups: int, **fields: Any) -> Instruction:
@@ -81,19 +91,21 @@ def _linear(mode: int, groups: int, **fields: Any) -> Instruction:
 
 
 def saturations(bench: Bench, number: int) -> Iterator[BenchStep]:
-    """Results of every mode about their limits: of products, of attention, of experts before their gates."""
-    shape = bench.shape
+    """Results of every mode about their limits: of products, of attention, of norms, of experts before their gates."""
+    shape, turn = bench.shape, number // _KINDS
     wide = shape.precision.requantised_bits
     groups = -(-_ROWS // shape.token_parallel)
     yield from _prepared(bench)
     for n, mode in enumerate((Mode.REQUANTISE, Mode.GELU, *([Mode.GATED] if shape.gated else []))):
         own = _linear(mode, groups, y_base=n * groups * _BLOCKS, shift=some(bench, 14, 26), w_s0=1, w_s1=_BLOCKS)
-        yield edged(bench, bench.linear(own), wide)
+        yield edged(bench, bench.linear(own), wide, turn)
     for n in range(6):
-        yield from _context(bench, n, shape.precision.activation_bits + 1)
-    if number % 2:
-        yield edged(bench, bench.linear(_linear(Mode.RESIDUAL, groups)), wide)
-        return
+        yield from _context(bench, n, (shape.precision.activation_bits + 1, 6 * turn + n))
+    norm = Instruction(Kind.NORM, flags=Flag.PLANES, n2=_BLOCKS, channels=_BLOCKS * shape.block, rows=4, y_base=_OUT)
+    step = bench.norm(norm)
+    yield edged(bench, step, shape.precision.fine_bits, turn, 1)
+    for n in range(2):
+        yield edged(bench, bench.linear(_linear(Mode.RESIDUAL, groups)), wide, 2 * turn + n)
     count = shape.max_experts
     logits = -(-count // shape.block)
     yield hardened(bench, bench.linear(_linear(Mode.RAW, groups, n0=logits, y_s1=logits)), 16)
@@ -101,7 +113,8 @@ def saturations(bench: Bench, number: int) -> Iterator[BenchStep]:
     for expert in range(count):
         yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=1, y_base=_OUT))
         scatter = _linear(Mode.SCATTER, groups, expert=expert, x_base=_OUT, x_s1=1, binding=Binding.SCORES)
-        yield edged(bench, bench.linear(replace(scatter, y_s0=0, y_s1=0)), wide)
+        step = bench.linear(replace(scatter, y_s0=0, y_s1=0))
+        yield edged(bench, step, wide, count * turn + expert)
 
 
 def activations(bench: Bench, _number: int) -> Iterator[BenchStep]:
@@ -129,28 +142,125 @@ def probabilities(bench: Bench, _number: int) -> Iterator[BenchStep]:
         yield from _context(bench, n, None)
 
 
-def _context(bench: Bench, number: int, width: int | None) -> Iterator[BenchStep]:
-    """The context of some groups of any words and of two of scores, which are read first; the results of each number stay."""
-    lanes, queries, scored = bench.shape.token_parallel, 2, 2
-    groups = _ROWS // lanes
-    yield bench.input(Instruction(Kind.INPUT, n2=groups, rows=queries * lanes, y_base=_OUT))
+def _context(bench: Bench, number: int, edge: tuple[int, int] | None) -> Iterator[BenchStep]:
+    """The context of some groups of any words and of two of scores, which are read first; the results of each number stay.
+
+    The maximum of query r rises by any of 0 … 9 octaves, or by many, between the two groups of scores: all queries have
+    another number in another channel, and the keys of a group the exponents, or some less.
+    """
+    lanes, scored = bench.shape.token_parallel, 2
+    groups, rows = _ROWS // lanes, 2 * lanes
+    queries = np.zeros((rows, bench.shape.block), np.int64)
+    queries[np.arange(rows), np.arange(rows) % bench.shape.block] = 1
+    highest = bench.rng.permutation(np.arange(bench.shape.block)) + some(bench, 0, 2)
+    highest[some(bench, 0, bench.shape.block - 1)] = some(bench, 0, 60)
+    keys = np.concatenate([np.zeros_like(highest[None]), highest[None]]).repeat(lanes, 0)
+    keys -= bench.rng.integers(0, 8, keys.shape) * (np.arange(len(keys)) % lanes != some(bench, 0, lanes - 1))[:, None]
+    yield from placed(bench, queries, Binding.QUERY_VALUE)
+    yield from placed(bench, keys, Binding.KEY)
+    yield bench.input(Instruction(Kind.INPUT, n2=groups, rows=rows, y_base=_OUT))
     yield BenchStep(
         Instruction(
-            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=queries, n1=scored, n2=1, rows=scored * lanes,
-            x_s0=_BLOCKS, x_s2=1, w_base=_BLOCKS * some(bench, 0, 2), w_s1=_BLOCKS, w_s2=1, y_base=_OUT + groups - scored,
-            y_s0=groups, y_s1=1, multiplier=some(bench, 1 << 14, 65535), shift=some(bench, 19, 24),
+            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=2, n1=scored, n2=1, rows=scored * lanes,
+            x_base=_PLACED, x_s0=1, x_s2=1, w_base=_PLACED, w_s1=1, w_s2=1, y_base=_OUT + groups - scored, y_s0=groups,
+            y_s1=1, multiplier=(1 << 15) + some(bench, 0, 1 << 12), shift=15 - bench.shape.precision.score_fraction,
         )
     )  # fmt: skip
+    yield _weighed(bench, groups, number, edge)
+
+
+def _weighed(bench: Bench, groups: int, number: int, edge: tuple[int, int] | None) -> BenchStep:
+    """The context of probabilities at `_OUT`, of two groups of queries."""
     context = Instruction(
-        Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=queries, n1=_BLOCKS,
-        n2=groups, rows=_ROWS, x_base=_OUT + groups - 1, x_s0=groups, x_s2=-1, w_base=(groups - 1) * _BLOCKS, w_s1=1,
-        w_s2=-_BLOCKS, y_base=groups * _BLOCKS + queries * _BLOCKS * number,
-        y_s0=_BLOCKS, y_s1=1,
+        Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=2, n1=_BLOCKS,
+        n2=groups, rows=groups * bench.shape.token_parallel, x_base=_OUT + groups - 1, x_s0=groups, x_s2=-1,
+        w_base=(groups - 1) * _BLOCKS, w_s1=1, w_s2=-_BLOCKS, y_base=_RESULTS + 2 * _BLOCKS * (number % 6), y_s0=_BLOCKS,
+        y_s1=1,
     )  # fmt: skip
     step = bench.context(context)
-    yield fine(bench, step) if width is None else edged(bench, step, width)
+    return fine(bench, step) if edge is None else edged(bench, step, *edge)
+
+
+def placed(bench: Bench, values: IntArray, binding: Binding) -> Iterator[BenchStep]:
+    """Operands `[rows, B]` to the memory that `binding` writes, at `_PLACED`, exactly."""
+    rows, block = values.shape
+    operand = block * bench.shape.precision.activation_bits // 8
+    read = bench.input(Instruction(Kind.INPUT, n2=1, rows=rows, y_base=_PLACED))
+    bench.pixels[-1][:, :operand] = values.astype(f"<i{operand // block}").view(np.uint8).reshape(rows, operand)
+    yield read
+    groups = -(-rows // bench.shape.token_parallel)
+    copy = Instruction(
+        Kind.LINEAR, Mode.REQUANTISE, n0=1, n1=groups, n2=1, rows=rows, x_base=_PLACED, x_s1=1, y_base=_PLACED, y_s1=1
+    )
+    for own in (Binding.CONTEXT, binding):
+        step = bench.linear(replace(copy, binding=own))
+        payload: Any = step.payload
+        payload.weight[:] = 64 * np.eye(block, dtype=np.int64)
+        payload.parameters.bias[:], payload.parameters.multiplier[:], payload.parameters.shift[:] = 0, 1 << 15, 21
+        yield step
+
+
+def rises(bench: Bench, _number: int) -> Iterator[BenchStep]:
+    """Attention whose running maximum rises by little and by much, often and seldom, up to saturated scores of both signs."""
+    yield from _prepared(bench)
+    lanes, block = bench.shape.token_parallel, bench.shape.block
+    groups = _ROWS // lanes
+    for n in range(8):
+        queries, keys = np.zeros((2 * lanes, block), np.int64), np.zeros((_ROWS, block), np.int64)
+        queries[:, 0] = bench.rng.choice([-127, -9, -1, 0, 1, 2, 5, 17, 60, 127], 2 * lanes)
+        queries[:, 1] = bench.rng.integers(-1, 2, 2 * lanes)
+        walk = np.cumsum(bench.rng.choice([-12, 0, 0, 1, 1, 2, 4, 9, 15, 20], groups)) - some(bench, 0, 90)
+        shift = some(bench, 5, 15)
+        if n % 4 == 3:  # from the least score to the largest
+            walk, shift = np.sort(bench.rng.choice([-127, 127], groups)), 5
+            walk[[0, -1]] = -127, 127
+            queries[:, 0] = 127
+        keys[:, 0] = (walk.repeat(lanes) - bench.rng.integers(0, 6, _ROWS)).clip(-128, 127)
+        keys[:, 1] = bench.rng.integers(-128, 128, _ROWS)
+        yield from placed(bench, queries, Binding.QUERY_VALUE)
+        yield from placed(bench, keys, Binding.KEY)
+        scores = Instruction(
+            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=2, n1=groups, n2=1,
+            rows=_ROWS - some(bench, 0, lanes - 1), x_base=_PLACED, x_s0=1, x_s2=1, w_base=_PLACED, w_s1=1, w_s2=1,
+            y_base=_OUT, y_s0=groups, y_s1=1, multiplier=some(bench, 1 << 15, 65535), shift=shift,
+        )  # fmt: skip
+        yield BenchStep(scores)
+        yield _weighed(bench, groups, n, None)
+
+
+def logits(bench: Bench, _number: int) -> Iterator[BenchStep]:
+    """Routers of logits that lie close together, about the saturation of base-2 logits, and about the least of all."""
+    shape = bench.shape
+    groups, most = _ROWS // shape.token_parallel, shape.max_experts
+    blocks = -(-most // shape.block)
+    yield from _prepared(bench)
+    for n in range(12):
+        step = bench.linear(_linear(Mode.RAW, groups, n0=blocks, y_s1=blocks))
+        payload: Any = step.payload
+        bits, size = some(bench, 22, 30), payload.parameters.bias.size
+        apart = bench.rng.integers(-1 << 14, 1 << 14, size) << some(bench, 0, max(0, bits - 18))
+        bias = ((1 << bits) + some(bench, 0, (1 << bits) - 1) // 2 + apart) * bench.rng.choice(
+            [-1, 1, n % 2 * 2 - 1], size
+        )
+        shift = bits + 15 - shape.precision.logit_bits + some(bench, 0, 3)
+        if n % 4 == 3:  # as little as a logit can be: nothing stands in for an expert that there is not
+            payload.weight[:], bias, shift = (
+                payload.weight.clip(-1, 1),
+                1 - (1 << 31) + (12 << 10) + abs(apart % 1024),
+                14,
+            )
+        payload.parameters.bias[:] = bias
+        yield step
+        count = size - some(bench, 0, size - 1) if n % 4 == 3 else most
+        route = Instruction(Kind.ROUTE, n0=min(count, most), n1=some(bench, 1, min(count, most)), n2=blocks, rows=_ROWS)
+        flags = int(bench.rng.choice([0, Flag.CHOSEN]))
+        yield BenchStep(replace(route, flags=flags, multiplier=some(bench, 1 << 14, 65535), shift=shift))
 
 
 def edge_programs() -> list[Program]:
     """One seed each."""
-    return [*[saturations, activations, probabilities] * 6]
+    return [saturations, activations, probabilities, rises, logits] * 6
+
+
+_KINDS = 5
+"""kinds of programs in turn"""

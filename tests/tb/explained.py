@@ -1,13 +1,16 @@
 """Breaks that no verification can see, for a reason that no tool here proves: what they change, nobody looks at.
 
-A break is known by what it makes of a line of the C++, in the RTL by its file, its kind and what the line gives. Everything
-else that is not seen is a survivor.
+A break is known by what it makes of a line of the C++, in the RTL by its file, its kind, what the line gives and what becomes of
+its expression; some reasons hold for some shapes only. Everything else that is not seen is a survivor.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from moehls.plan.shape import Shape
 from moehls.simulate.faults import Fault
 
 _REASONS: dict[tuple[str, str, str], str] = {
@@ -44,56 +47,99 @@ _REASONS: dict[tuple[str, str, str], str] = {
 }
 """(file, part of the good line, part of the broken one) -> why nothing can show it"""
 
-_RTL_REASONS: dict[tuple[str, str, str], str] = {
-    (
-        "copy_tokens.sv",
-        "width",
-        r"to_\d+_write_data",
-    ): "the top bit of a gathered token's exponent, and nobody reads the exponents of M1",
-    (
-        "exponentials.sv",
-        "width",
-        r"nest_i2_next_2",
-    ): "a counter of groups of experts, which are fewer than 8 bits count",
-    (
-        "fetch.sv",
-        "condition",
-        r"steps",
-    ): "what is there a cycle later than without the break is read two cycles later, as a bubble follows the first token",
-    (
-        "moments.sv",
-        "condition",
-        r"rows_left",
-    ): "it tells how far the place moves behind the last row, where no row is read",
-    (
-        "multiply.sv",
-        "condition",
-        r"nest_end\d|split",
-    ): "what is there a cycle later than without the break is read when the first operands have come, several cycles later",
-    (
-        "normalise.sv",
-        "index",
-        r"above_\d+_is_(0|limit)",
-    ): "a value normalised over D channels lies below sqrt(D), and the limit a bit too low is that of 4096 channels",
-    (
-        "normalise.sv",
-        "width",
-        r"plane_offset",
-    ): "the place of a word among the two planes of a token, of at most norm_depth words each: 8 bits are for more than 64",
-}
-"""(file, kind, what the line gives) -> why nothing can show it"""
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a break of one line of the RTL shows nowhere.
+
+    Attributes:
+        file: the process.
+        kind: of the break.
+        target: what the line gives, as a pattern.
+        good: the line's expression, as a pattern.
+        broken: what becomes of it, as a pattern.
+        why: the reason.
+        holds: whether it holds for a shape.
+    """
+
+    file: str
+    kind: str
+    target: str
+    good: str
+    broken: str
+    why: str
+    holds: Callable[[Shape], bool] = lambda _: True
+
+    def explains(self, fault: Fault, shape: Shape) -> bool:
+        """Whether the break is this one."""
+        texts = ((self.target, fault.target), (self.good, fault.good), (self.broken, fault.broken))
+        same = (self.file, self.kind) == (fault.file, fault.kind)
+        return same and all(re.fullmatch(pattern, text) for pattern, text in texts) and self.holds(shape)
 
 
-def explained(fault: Fault) -> str | None:
-    """Why a break cannot be seen, where that is known."""
+_FIRST = r"\(advance_0 & \(step_0 == 1'd0\)\)"
+_RTL_REASONS = (
+    Reason(
+        *("copy_tokens.sv", "width", r"to_\d+_write_data", r"level_\d+_\d+_\d+", r"cut\(level_\d+_\d+_\d+\)"),
+        "the top bit of a gathered token's exponent, and nobody reads the exponents of M1",
+    ),
+    Reason(
+        *("fetch.sv", "condition", "steps", _FIRST, rf"~\({_FIRST}\)"),
+        "what is there a cycle later than without the break is read two cycles later, as a bubble follows the first token",
+    ),
+    Reason(
+        *("multiply.sv", "condition", r"nest_end\d|split", _FIRST, rf"~\({_FIRST}\)"),
+        "what is there a cycle later than without the break is read when the first operands have come, several cycles later",
+    ),
+    Reason(
+        *("normalise.sv", "index", r"above_\d+_is_(0|limit)", r"above_\d+\[39:19\] == 21'h(0|1fffff)"),
+        *(r"above_\d+\[38:18\] == 21'h(0|1fffff)",),
+        "a value normalised over D channels lies below sqrt(D), and the limit a bit too low is that of 4096 channels",
+        lambda shape: shape.norm_depth * shape.block < 4096,
+    ),
+    Reason(
+        *("normalise.sv", "width", "plane_offset", r"nest_i1\[7:0\] \+ plane_offset_mux", r"cut\(.*\)"),
+        "the place of a word among the two planes of a token, of at most norm_depth words each: 8 bits are for more than 64",
+        lambda shape: shape.norm_depth <= 64,
+    ),
+    Reason(
+        *("enqueue.sv", "constant", "queue_value_add_above_limit", r"37'h8000 < queue_value_add"),
+        *("37'h48000 < queue_value_add",),
+        "no gate is above its limit (tests/integer/test_arithmetic.py goes through all sums)",
+    ),
+    Reason(
+        *("enqueue.sv", "width", "queue_value_add_above_limit", r"37'h8000 < queue_value_add", r"cut\(.*\)"),
+        "no gate is above its limit (tests/integer/test_arithmetic.py goes through all sums)",
+    ),
+    Reason(
+        *("activate.sv", "index", r"above_\d_\d_is_0", r"product_\d_\d_\d\[48:39\] == 10'h0"),
+        *(r"product_\d_\d_\d\[47:38\] == 10'h0",),
+        "2^38 and more, shifted by fewer than 32, are beyond a signed operand all the same, and no activation is so large",
+    ),
+    Reason(
+        *("activate.sv", "index", r"above_\d_\d_is_0_2", r"above_\d_\d_s6\[40:24\] == 17'h0"),
+        *(r"above_\d_\d_s6\[39:23\] == 17'h0",),
+        "2^23 and more, shifted by fewer than 16, are beyond any operand all the same; the level before looks at the sign",
+    ),
+    Reason(
+        *("rescale.sv", "constant", r"slice_least_\d+", r"slice_least_\d+_and \? .* : 13'hfff"),
+        *(r"slice_least_\d+_and \? .* : 13'hfbf",),
+        "both are more than the exponent of any score, of which one is always there in a row's first tile",
+    ),
+    Reason(
+        *("activate.sv", "operator", r"results_\d+_wanted", r"\(valid_0 & \(step_0 == 1'd1\)\)"),
+        *(r"\(valid_0 & \(step_0 != 1'd1\)\)",),
+        "whether there is room for the results of one lane is whether there is room for those of the others",
+        lambda shape: shape.token_parallel > 1,
+    ),
+)
+
+
+def explained(fault: Fault, shape: Shape) -> str | None:
+    """Why a break of an accelerator of this shape cannot be seen, where that is known."""
     found = (
         reason
         for (file, good, broken), reason in _REASONS.items()
         if file == fault.file and good in fault.good and broken in fault.broken
     )
-    in_rtl = (
-        reason
-        for (file, kind, target), reason in _RTL_REASONS.items()
-        if (file, kind) == (fault.file, fault.kind) and re.fullmatch(target, fault.target)
-    )
-    return next(found, None) or next(in_rtl, None)
+    return next(found, None) or next((r.why for r in _RTL_REASONS if r.explains(fault, shape)), None)

@@ -67,15 +67,29 @@ def _length(values: IntArray) -> IntArray:
 
 
 def filled(bench: Bench, rows: int, blocks: int) -> list[BenchStep]:
-    """Operands in M3, M0, M1 and M2, and a residual, of every magnitude and in every lane."""
+    """Operands in M3, M0, M1 and M2 that differ from row to row, some of them saturated, and a residual; in every lane."""
     groups = -(-rows // bench.shape.token_parallel)
     rows = groups * bench.shape.token_parallel
     strides = {"n0": blocks, "n1": groups, "n2": blocks, "x_s1": blocks, "x_s2": 1, "y_s0": 1, "y_s1": blocks}
+    bindings = (Binding.CONTEXT, Binding.QUERY_VALUE, Binding.KEY)
     wide = [
-        bench.linear(Instruction(Kind.LINEAR, Mode.REQUANTISE, binding, rows=rows, **strides), (11, 17))
-        for binding in (Binding.CONTEXT, Binding.QUERY_VALUE, Binding.KEY)
+        varied(bench, bench.linear(Instruction(Kind.LINEAR, Mode.REQUANTISE, binding, rows=rows, **strides)))
+        for binding in bindings
     ]
     return [bench.input(Instruction(Kind.INPUT, n2=blocks, rows=rows)), loaded(bench, rows, blocks), *wide]
+
+
+def varied(bench: Bench, step: BenchStep) -> BenchStep:
+    """`step` with parameters whose operands show the sums of products: of 3 bits to a few more than fit, a channel."""
+    payload: Any = step.payload
+    parameters: Parameters = payload.parameters
+    precision, size = bench.shape.precision, parameters.bias.size
+    inputs = payload.weight.shape[1]
+    bits = precision.activation_bits + precision.weight_bits - 4 + (inputs.bit_length() // 2)  # of most sums
+    parameters.bias[:] = bench.rng.integers(-1 << (bits - 1), 1 << (bits - 1), size)
+    parameters.multiplier[:] = bench.rng.integers(1 << 15, 1 << 16, size)  # type: ignore[index]
+    parameters.shift[:] = bits + 16 - bench.rng.integers(3, precision.activation_bits + 2, size)  # type: ignore[index]
+    return step
 
 
 def loaded(bench: Bench, rows: int, blocks: int) -> BenchStep:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moehls.plan.shape import Shape
 from moehls.project import Project
 from moehls.simulate import cpp_faults
 from moehls.simulate.csim import Library
@@ -157,7 +158,7 @@ def run_cpp(projects: Sequence[Project], number: int, seed: int, images: int = 2
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         same = pool.map(lambda fault: cpp_faults.same_code(first, fault), unseen)
     proofs = {fault: SAME_CODE for fault, equal in zip(unseen, same, strict=True) if equal}
-    return sorted_out(seen, unseen, proofs, "")
+    return sorted_out(first.plan.shape, seen, unseen, proofs, "")
 
 
 def run_rtl(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:
@@ -167,10 +168,8 @@ def run_rtl(projects: Sequence[Project], number: int, seed: int, images: int = 2
     size = max(ROOM, *(layout_of(project).size for project in projects))
     faults = choose(list(sources.values()), number, seed)
     verdicts = Campaign(first, faults, verification(projects, images, seed), size).verdicts()
-    # a check that finds no wrong value, yet is not as without the break, took other cycles
-    found = [(v.fault, v.seen or ("cycles" if v.effect else None)) for v in verdicts]
-    seen = grouped((sort_of(said), fault) for fault, said in found if said is not None)
-    unseen = [fault for fault, said in found if said is None]
+    seen = grouped((sort_of(v.seen), v.fault) for v in verdicts if v.seen is not None)
+    unseen = [v.fault for v in verdicts if v.seen is None]
 
     def proof(fault: Fault) -> str:
         source = sources[fault.file]
@@ -178,17 +177,18 @@ def run_rtl(projects: Sequence[Project], number: int, seed: int, images: int = 2
         return compared(source, broken_text(source, fault), first.plan.shape, folder).value
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sorted_out(seen, unseen, dict(zip(unseen, pool.map(proof, unseen), strict=True)), Proof.UNKNOWN.value)
+        proofs = dict(zip(unseen, pool.map(proof, unseen), strict=True))
+    return sorted_out(first.plan.shape, seen, unseen, proofs, Proof.UNKNOWN.value)
 
 
 def sorted_out(
-    seen: dict[str, list[Fault]], unseen: Sequence[Fault], proofs: dict[Fault, str], unproved: str
+    shape: Shape, seen: dict[str, list[Fault]], unseen: Sequence[Fault], proofs: dict[Fault, str], unproved: str
 ) -> Result:
     """What was not seen: proved to change nothing, known to with a reason, or neither."""
     none: list[tuple[str, Fault]] = []
     survivors: list[tuple[str, Fault]] = []
     for fault in unseen:
-        proof, reason = proofs.get(fault, unproved), explained(fault)
+        proof, reason = proofs.get(fault, unproved), explained(fault, shape)
         if proof in (SAME_CODE, Proof.EQUAL.value):
             none.append((proof, fault))
         elif reason is not None:

@@ -8,32 +8,70 @@ memories, shows which.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moehls.integer.operations import IntArray
+from moehls.plan.check import ENGINE
 from moehls.plan.instruction import NO_SPLIT, Binding, Flag, Instruction, Kind, Mode, Source
 from moehls.plan.layout import CHUNK_BYTES, port_chunks
 from moehls.plan.shape import Shape
 from moehls.simulate.csim import Library, Memories
 from moehls.simulate.faults import Checked
 from moehls.simulate.rtl import Images, RtlSimulator, peeked
-from tests.csim.bench import Bench, BenchStep, model_state, state_of, step_beats, stream_of
+from moehls.simulate.simulator import MemoryImages
+from tests.csim.bench import Bench, BenchStep, memory_of, model_state, step_beats, stream_of
 from tests.plan.machine import Machine
 from tests.tb.edge_programs import edge_programs
-from tests.tb.extreme_programs import extreme_programs
+from tests.tb.extreme_programs import extreme_programs, filled
 from tests.tb.short_programs import short_programs
 
 _PAGE = 4096
 _UNREAD = ("exponents of m0", "exponents of m1", "exponents of m2")
 """the RTL keeps no bits that nobody reads"""
-_MEMORIES = ("m0", "m1", "m2", "m3", "residual", "raw", "queue", "count")
+_STATE = (*(f"{what}m{n}" for n in range(4) for what in ("", "exponents of ")), "residual", "raw", "queue", "count")
+_TYPES: dict[str, type[np.generic]] = {"residual": np.int16, "raw": np.int64, "queue": np.int64, "count": np.int64}
+"""types that hold a memory's values; all others fit 16 bits"""
+_SPECIAL = {Mode.RESIDUAL: "residual", Mode.WIDE: "residual", Mode.SCATTER: "residual", Mode.RAW: "raw"}
+
+
+def written(instruction: Instruction) -> tuple[str, ...]:
+    """The memories that a step writes, with the exponents that somebody reads."""
+    mode = instruction.mode
+    match instruction.kind:
+        case Kind.INPUT:
+            return ("m3", "exponents of m3")
+        case Kind.LOAD:
+            return ("residual",)
+        case Kind.NORM:
+            return (f"m{mode}", *(("m2",) if instruction.flags & Flag.PLANES else ()))
+        case Kind.POOL:
+            return ("residual",) if mode == Source.RESIDUAL else ("m0",)
+        case Kind.ROUTE:
+            return ("queue", "count")
+        case Kind.GATHER:
+            return ("m1",)
+        case Kind.LINEAR:
+            name = _SPECIAL[Mode(mode)] if mode in _SPECIAL else ENGINE[Binding(instruction.binding)][2]
+            return (name, "exponents of m3") if name == "m3" else (name,)
+    return ()
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a step leaves in a memory, and which words of it the program has written."""
+
+    step: int
+    memory: str
+    values: IntArray
+    known: npt.NDArray[np.bool_]
 
 
 class StepProgram:
-    """A program, its input, and what must be in the results and memories after it."""
+    """A program, its input, and what must be in the results and, after every step, in the memories."""
 
     def __init__(self, bench: Bench, steps: list[BenchStep], form: Any) -> None:
         self.shape = bench.shape
@@ -41,40 +79,57 @@ class StepProgram:
         self.stream = stream_of(self.program, self.shape)
         self.pixels = np.concatenate([part.ravel() for part in bench.pixels]) if bench.pixels else np.zeros(0, np.uint8)
         self.beats = sum(step_beats(step.instruction, self.shape) for step in steps)
-        machines = [Machine(self.shape, form), _opposite(Machine(self.shape, form))]
-        self.results, same = (machine.run(self.stream, self.pixels.tobytes(), 0) for machine in machines)
+        last = len(steps) - 1
+        every = [name for name in _STATE if name not in _UNREAD]
+        places = [every if n == last else list(written(step.instruction)) for n, step in enumerate(steps)]
+        self.results, values = self._run(_extreme(Machine(self.shape, form)), places)
+        same, others = self._run(_opposite(_extreme(Machine(self.shape, form))), places)
         assert self.results == same, "a program sends what it never wrote"
-        self.after, other = (model_state(machine) for machine in machines)
-        self.known = {name: value == other[name] for name, value in self.after.items() if name not in _UNREAD}
-        self.known["count"][:] &= np.arange(self.shape.max_experts) < self._experts()
+        where = [(step, name) for step, names in enumerate(places) for name in names]
+        self.left = [
+            Left(step, name, value, self._known(step, name, value == other))
+            for (step, name), value, other in zip(where, values, others, strict=True)
+        ]
 
-    def _experts(self) -> int:
-        """Experts of the last router: it leaves the counts of the others."""
-        return next((s.instruction.n0 for s in self.program[::-1] if s.instruction.kind == Kind.ROUTE), 0)
+    def _run(self, machine: Machine, places: list[list[str]]) -> tuple[bytes, list[IntArray]]:
+        """The results, and the memories at the places."""
+        kept: list[IntArray] = []
 
-    def difference(self, results: bytes, state: dict[str, IntArray]) -> str | None:
-        """Where results or memories differ from the model's."""
-        if results != self.results:
-            return "the results differ"
-        wrong = (name for name, known in self.known.items() if (known & (state[name] != self.after[name])).any())
-        name = next(wrong, None)
-        return None if name is None else f"memory {name} differs"
+        def keep(step: int, after: Machine) -> None:
+            state = model_state(after)
+            kept.extend(state[name].astype(_TYPES.get(name, np.uint16)) for name in places[step])
+
+        return machine.run(self.stream, self.pixels.tobytes(), 0, keep), kept
+
+    def _known(self, step: int, name: str, same: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Words that the program has written: they do not depend on what was there before."""
+        if name == "count":  # a router leaves the counts of the experts that it has not
+            routes = [s.instruction.n0 for s in self.program[: step + 1] if s.instruction.kind == Kind.ROUTE]
+            same &= np.arange(self.shape.max_experts) < (routes[-1] if routes else 0)
+        return same
+
+    def wrong(self, left: Left, memories: MemoryImages) -> str | None:
+        """Where a memory differs from the model's."""
+        found = memory_of(memories, self.shape, left.memory)
+        if not (left.known & (found != left.values)).any():
+            return None
+        return f"step {left.step} ({self.program[left.step].instruction.kind.name}): memory {left.memory} differs"
 
     def csim(self, library: Library) -> str | None:
         """Run it on the C simulation."""
-        found: dict[str, IntArray] = {}
+        wrong: list[str] = []
 
         def on_step(index: int, _ran: bool, memories: Memories) -> None:
-            if index == len(self.program) - 1:
-                found.update(state_of(memories, self.shape))
+            found = (self.wrong(left, memories) for left in self.left if left.step == index)
+            wrong.extend(difference for difference in found if difference is not None)
 
         library.load(port_chunks(self.stream, self.shape.ports))
         results = library.run(self.pixels, self.beats, 0, on_step)
-        return self.difference(results.tobytes(), found)
+        return wrong[0] if wrong else None if results.tobytes() == self.results else "the results differ"
 
     def rtl(self, simulator: RtlSimulator) -> Checked:
         """Run it on the RTL."""
-        bench, last = simulator.bench, len(self.program) - 2
+        bench = simulator.bench
         chunks = port_chunks(self.stream, self.shape.ports)
         parts = [*chunks, self.pixels, np.full(max(1, self.beats) * CHUNK_BYTES, 0xA5, np.uint8)]
         starts = np.cumsum([0, *(-(-max(1, part.size) // _PAGE) * _PAGE for part in parts)]).tolist()
@@ -86,13 +141,27 @@ class StepProgram:
         values |= {"input_beats": len(self.pixels) // CHUNK_BYTES, "output_beats": self.beats}
         for name, value in values.items():
             bench.write(simulator.registers[name]["offset"], value, simulator.registers[name]["bits"])
-        for memory in _MEMORIES:
-            bench.command("peek", last, memory, peeked(bench, last, memory))
+        places = {(left.step, left.memory.split()[-1]) for left in self.left}
+        places |= {(step, "count") for step, memory in places if memory == "queue"}
+        for step, memory in sorted(places):
+            bench.command("peek", step, memory, peeked(bench, step, memory))
         run = bench.start(simulator.limit)
         if not run.done:
             return Checked("the kernel hangs", run.cycles, run.steps)
+        if len(run.steps) != len(self.program):
+            return Checked(f"{len(run.steps)} steps run in place of {len(self.program)}", run.cycles, run.steps)
+        wrong = (self.wrong(left, Images(simulator, left.step)) for left in self.left)
+        difference = next((found for found in wrong if found is not None), None)
         results = bench.dump(starts[-2], self.beats * CHUNK_BYTES).tobytes() if self.beats else b""
-        return Checked(self.difference(results, state_of(Images(simulator, last), self.shape)), run.cycles, run.steps)
+        if difference is None and results != self.results:
+            difference = "the results differ"
+        return Checked(difference, run.cycles, run.steps)
+
+
+def _extreme(machine: Machine) -> Machine:
+    """The machine with residuals at their limits: a sum that saturates from both saturates from all between them."""
+    machine.residual = np.where(machine.residual < 0, -(1 << 15), (1 << 15) - 1)
+    return machine
 
 
 def _opposite(machine: Machine) -> Machine:
@@ -116,21 +185,6 @@ def step_programs(shape: Shape, form: Any, seed: int) -> list[StepProgram]:
 
 def _some(bench: Bench, low: int, high: int) -> int:
     return int(bench.rng.integers(low, high + 1))
-
-
-def _filled(bench: Bench, rows: int, blocks: int) -> list[BenchStep]:
-    """Operands in M3, M0, M1 and M2, and a residual, in every lane."""
-    groups = -(-rows // bench.shape.token_parallel)
-    rows = groups * bench.shape.token_parallel
-    strides = {"n0": blocks, "n1": groups, "n2": blocks, "x_s1": blocks, "x_s2": 1, "y_s0": 1, "y_s1": blocks}
-    return [
-        bench.input(Instruction(Kind.INPUT, n0=min(1, rows - 1), n2=blocks, rows=rows)),
-        bench.load(Instruction(Kind.LOAD, n2=blocks, rows=rows)),
-        *(
-            bench.linear(Instruction(Kind.LINEAR, Mode.REQUANTISE, binding, rows=rows, **strides))
-            for binding in (Binding.CONTEXT, Binding.QUERY_VALUE, Binding.KEY)
-        ),
-    ]
 
 
 def _norms(bench: Bench, _number: int) -> Iterator[BenchStep]:
@@ -157,7 +211,7 @@ def _norms(bench: Bench, _number: int) -> Iterator[BenchStep]:
 def _products(bench: Bench, number: int) -> Iterator[BenchStep]:
     shape = bench.shape
     rows, inputs, outputs = _some(bench, 5, 12), 2 * _some(bench, 1, 2), _some(bench, 2, 4)
-    yield from _filled(bench, rows, max(inputs, outputs))
+    yield from filled(bench, rows, max(inputs, outputs))
     mode = (Mode.REQUANTISE, Mode.GELU, Mode.RESIDUAL, Mode.RAW)[number % 4]
     planes = mode == Mode.RAW and shape.precision.activation_bits == 8
     linear = Instruction(
@@ -175,7 +229,7 @@ def _attention(bench: Bench, number: int) -> Iterator[BenchStep]:
     shape = bench.shape
     queries, keys, blocks = _some(bench, 5, 12), _some(bench, 9, 12), _some(bench, 1, 2)
     query_groups, key_groups = (-(-n // shape.token_parallel) for n in (queries, keys))
-    yield from _filled(bench, max(queries, keys), blocks)
+    yield from filled(bench, max(queries, keys), blocks)
     yield BenchStep(
         Instruction(
             Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY, n0=query_groups, n1=key_groups, n2=blocks, rows=keys,
@@ -206,7 +260,7 @@ def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
     payload: Any = gate.payload
     payload.weight[1::2] = payload.weight[::2]
     payload.parameters.bias[:] = 0
-    yield from _filled(bench, tokens, blocks)
+    yield from filled(bench, tokens, blocks)
     yield gate
     yield BenchStep(
         Instruction(
@@ -226,7 +280,7 @@ def _experts(bench: Bench, number: int) -> Iterator[BenchStep]:
 def _long(bench: Bench, _number: int) -> Iterator[BenchStep]:
     """Steps of more than 512 iterations of every loop, and addresses of more than 8 bits."""
     shape = bench.shape
-    tokens, blocks, experts = 130, 4, 4
+    tokens, blocks, experts = 132, 4, 4
     groups = -(-tokens // shape.token_parallel)
     yield bench.input(Instruction(Kind.INPUT, n2=blocks, rows=groups * shape.token_parallel))
     yield bench.load(Instruction(Kind.LOAD, n2=blocks, rows=groups * shape.token_parallel))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from moehls.integer.tables import exp2_table
 from moehls.plan.instruction import NO_EXPERT, Instruction
 from moehls.plan.shape import Shape
 from moehls.project import Project
-from moehls.simulate.rtl_proofs import Proof, bounds, compared
+from moehls.simulate.rtl_proofs import Proof, bounds, compared, streams
 from tests.tb.faults import LEAST, SMALL, run_cpp
 from tests.tb.projects import write_family
 from tests.tb.step_programs import roomy, step_programs
@@ -67,6 +68,14 @@ def test_steps_hold_what_the_proofs_assume(projects: list[Project]) -> None:
     steps = [step.instruction for program in programs for step in program.program]
     steps += [step.instruction for project in projects for step in project.program.steps]
     assert not [step for step in steps if not legal(step, shape)]
+
+
+def test_sums_of_a_softmax_hold_what_the_proofs_assume(projects: list[Project]) -> None:
+    """The largest value of a token, which its sum holds, is shifted by nothing."""
+    shape = projects[0].plan.shape
+    table, (least, most) = exp2_table(shape.precision.logit_fraction, 65535), streams("enqueue", shape)["sums_data"]
+    assert table.min() >= least
+    assert table.max() * shape.max_experts <= most
 
 
 def test_proofs_tell_equal_processes_from_others(projects: list[Project], tmp_path: Path) -> None:
