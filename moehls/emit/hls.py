@@ -19,6 +19,7 @@ import jinja2
 
 from moehls.emit.tables import delta_starts, tables_of
 from moehls.errors import MoehlsError
+from moehls.integer.operations import HIDDEN
 from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import (
     ANY_TASK,
@@ -34,7 +35,7 @@ from moehls.plan.instruction import (
     Source,
     Target,
 )
-from moehls.plan.shape import Shape
+from moehls.plan.shape import BIAS_BITS, Shape
 from moehls.resources import resource
 
 KERNEL_NAME = "moehls_kernel"
@@ -111,6 +112,9 @@ def _context(shape: Shape, activations: tuple[ActivationForm, ...]) -> dict[str,
         "norm_tokens": shape.norm_tokens,
         "route_experts": shape.route_experts,
         "gather_tokens": shape.gather_tokens,
+        "bias_words": shape.bias_words,
+        "bias_bits": BIAS_BITS,
+        "hidden": HIDDEN,
         "kernel_name": KERNEL_NAME,
         "enumerations": [
             (name, [(m.name, m.value) for m in members if prefetches or m is not Kind.SECTION])

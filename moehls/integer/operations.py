@@ -18,6 +18,8 @@ from moehls.network.operations import ActivationForm, GateNormalisation, Priorit
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 RealArray = npt.NDArray[np.float64]
+HIDDEN = -(1 << 15)
+"""entry of a score bias"""
 TensorKind = Literal["residual", "fine", "operand", "raw", "routing"]
 
 
@@ -153,6 +155,16 @@ class IntegerLinear:
 
 
 @dataclass(frozen=True)
+class ScoreBias:
+    """What is added to the sums of scores: `entries · 2^shift`; an entry of `HIDDEN` hides the key from the query."""
+
+    entries: npt.NDArray[np.int16]
+    """[heads, queries, keys]"""
+    shift: IntArray
+    """[heads], 0 … 31"""
+
+
+@dataclass(frozen=True)
 class IntegerAttention:
     name: str
     query: str
@@ -165,6 +177,7 @@ class IntegerAttention:
     score_shift: IntArray
     """[heads]"""
     scaling: Scaling
+    bias: ScoreBias | None = None
 
 
 @dataclass(frozen=True)

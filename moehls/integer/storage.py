@@ -30,6 +30,7 @@ _CLASSES = (
     operations.Raw,
     operations.Requantise,
     operations.Scaling,
+    operations.ScoreBias,
     operations.Widen,
     Precision,
 )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
+    HIDDEN,
     AddResidual,
     GatedRequantise,
     GeluRequantise,
@@ -30,6 +31,7 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
+    ScoreBias,
     TensorKind,
     Widen,
 )
@@ -39,6 +41,7 @@ from moehls.network.operations import ActivationForm
 SELECTION_BITS = 23
 """of a selection bias, signed"""
 _MAXIMUM_SHIFT = 63
+_MAXIMUM_BIAS_SHIFT = 31
 _EPSILON_BITS = 48
 _MAXIMUM_WIDTH = 1 << 15
 
@@ -211,11 +214,22 @@ class _Walk:
         self.check_integers(name, "score_shift", operation.score_shift, heads, 0, _MAXIMUM_SHIFT)
         self.check_scaling(name, operation.scaling, (q.columns,))
         signed, unsigned = 1 << (p.activation_bits - 1), (1 << p.activation_bits) - 1
-        self.check_bound(name, "scores", q.columns // operation.heads * signed * signed)
+        product = q.columns // operation.heads * signed * signed
+        self.check_bound(name, "scores", product)
+        if operation.bias is not None:
+            self.check_score_bias(name, operation.bias, (operation.heads, q.rows, k.rows), product)
         self.check_bound(name, "context", k.rows * unsigned * signed)
         bias = int(np.abs(operation.scaling.bias).max())
         self.check_bound(name, "context with bias", (1 << (p.requantised_bits - 1)) + bias)
         self.define(name, operation.output, _Value("operand", q.rows, q.columns))
+
+    def check_score_bias(self, name: str, bias: ScoreBias, shape: tuple[int, int, int], product: int) -> None:
+        if bias.entries.dtype != np.int16 or bias.entries.shape != shape:
+            self.fail(name, f"bias is {bias.entries.dtype}{list(bias.entries.shape)}, must be int16{list(shape)}")
+        self.check_integers(name, "bias shift", bias.shift, (shape[0],), 0, _MAXIMUM_BIAS_SHIFT)
+        entries = bias.entries.astype(np.int64)
+        largest = np.abs(np.where(entries == HIDDEN, 0, entries)).max(axis=(1, 2)) << bias.shift
+        self.check_bound(name, "scores with bias", product + int(largest.max()))
 
     def check_route(self, operation: IntegerRoute) -> None:
         name, p, tasks = operation.name, self.precision, self.network.tasks

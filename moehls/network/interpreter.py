@@ -301,6 +301,8 @@ def _attention(operation: Attention, query: FloatArray, key: FloatArray, value: 
         return x.reshape(*x.shape[:2], operation.heads, -1).transpose(0, 2, 1, 3)
 
     scores = heads(query) @ heads(key).transpose(0, 1, 3, 2) * np.float32(operation.scale)
+    if operation.bias is not None:
+        scores = scores + operation.bias
     context = softmax(scores) @ heads(value)
     return context.transpose(0, 2, 1, 3).reshape(*query.shape[:2], -1)
 

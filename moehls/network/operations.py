@@ -114,7 +114,10 @@ class Add:
 
 @dataclass(frozen=True)
 class Attention:
-    """Multi-head attention: `softmax(scale · q kᵀ) v`, heads side by side in the channels."""
+    """Multi-head attention: `softmax(scale · q kᵀ + bias) v`, heads side by side in the channels.
+
+    A bias of -inf hides a key from a query; every query sees one key at least.
+    """
 
     name: str
     query: str
@@ -123,6 +126,8 @@ class Attention:
     output: str
     heads: int
     scale: float
+    bias: FloatArray | None = None
+    """[heads, queries, keys], or one for all heads [1, queries, keys]"""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moehls.integer.operations import HIDDEN
 from moehls.integer.precision import Precision
 from moehls.plan.instruction import NO_SPLIT, Flag, Instruction, Kind, Mode
-from moehls.plan.payload import Matrix, Parameters
+from moehls.plan.payload import Biases, Matrix, Parameters
 from moehls.plan.steps import Step
 
 _RAW_SHIFT = 16
@@ -22,7 +23,10 @@ _RAW_SHIFT = 16
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bits of a sum with its bias (`scaled`) and of what is multiplied again (`second`); smallest and largest shifts of both."""
+    """Bits of a sum with its bias (`scaled`) and of what is multiplied again (`second`); smallest and largest shifts of both.
+
+    The bias shifts are those of the biases of scores.
+    """
 
     scaled_bits: int
     shift_low: int
@@ -30,6 +34,8 @@ class Bounds:
     second_bits: int
     second_shift_low: int
     second_shift_high: int
+    bias_shift_low: int
+    bias_shift_high: int
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,17 @@ def epilogue_bounds(steps: Iterable[Step], block: int, precision: Precision) -> 
     engine = [s for s in steps if s.instruction.kind == Kind.LINEAR and s.instruction.mode != Mode.RAW]
     first = _union(_first(s, block, precision) for s in engine)
     second = _union(r for s in engine for r in _second(s, precision))
+    biases = [s.instruction.offset for s in engine if isinstance(s.payload, Biases)] or [0]
     return Bounds(
         max(_bits(first.magnitude), precision.requantised_bits), min(first.low, _RAW_SHIFT), first.high,
-        _bits(second.magnitude), second.low, second.high,
+        _bits(second.magnitude), second.low, second.high, min(biases), max(biases),
     )  # fmt: skip
 
 
 def _first(step: Step, block: int, p: Precision) -> _Range:
     i, operand = step.instruction, 1 << (p.activation_bits - 1)
     if i.mode == Mode.SOFTMAX:
-        return _Range(i.n2 * block * operand * operand, i.shift, i.shift)
+        return _Range(i.n2 * block * operand * operand + _largest_bias(step), i.shift, i.shift)
     unsigned = (1 << p.activation_bits) - 1
     if i.mode == Mode.CONTEXT:  # the largest key's probability is at least half of the largest there is
         offset = 16 - p.context_fraction
@@ -66,6 +73,14 @@ def _first(step: Step, block: int, p: Precision) -> _Range:
     largest = unsigned if i.flags & Flag.X_UNSIGNED else operand
     sums = np.abs(step.payload.weight.astype(np.int64)).sum(axis=1) * largest
     return _of_channels(step.payload.parameters, int((sums + np.abs(step.payload.parameters.bias)).max()))
+
+
+def _largest_bias(step: Step) -> int:
+    """Of a SOFTMAX step, in units of its sums; the sum of a hidden key is not used."""
+    if not isinstance(step.payload, Biases):
+        return 0
+    entries = step.payload.entries.astype(np.int64)
+    return int(np.abs(np.where(entries == HIDDEN, 0, entries)).max()) << step.instruction.offset
 
 
 def _second(step: Step, p: Precision) -> Iterator[_Range]:

@@ -34,7 +34,7 @@ from moehls.plan.instruction import (
     Source,
     Target,
 )
-from moehls.plan.payload import Matrix, Parameters, Payload
+from moehls.plan.payload import Biases, Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, OutputPlace, Place, Requirements, Stage, Step
 from moehls.plan.uses import attention_roles, factors, heads_of_norms, last_uses
@@ -120,6 +120,9 @@ class Builder:
             sides=any(i.kind == Kind.LOAD and i.y_base for i in instructions),
             norm_targets=any(i.mode != Target.M0 for i in norms),
             wide=any(i.kind == Kind.LINEAR and i.mode == Mode.WIDE for i in instructions),
+            biased=any(isinstance(step.payload, Biases) for step in self.steps),
+            bias_shift_low=bounds.bias_shift_low,
+            bias_shift_high=bounds.bias_shift_high,
             scaled_bits=bounds.scaled_bits,
             shift_low=bounds.shift_low,
             shift_high=bounds.shift_high,

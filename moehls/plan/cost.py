@@ -252,8 +252,10 @@ def _linear(i: Instruction, shape: Shape, queue: Occupancy) -> tuple[float, Boun
 def _attention(i: Instruction, shape: Shape) -> tuple[float, Bound]:
     """Memory order. A tile of scores waits for its maximum, a row of context tiles for the reciprocals of its sums."""
     tiles, slices = i.n0 * i.n1, shape.slices
-    blocks = i.n1 if i.flags & Flag.PARAMETERS else 0
-    times: dict[Bound, float] = {"multiply": blocks + _RESTART + tiles * i.n2 + slices}
+    parameters = bool(i.flags & Flag.PARAMETERS)
+    blocks = i.n1 if parameters and i.mode == Mode.CONTEXT else 0
+    each = max(i.n2, shape.bias_words) if parameters and i.mode == Mode.SOFTMAX else i.n2
+    times: dict[Bound, float] = {"multiply": blocks + _RESTART + tiles * each + slices}
     if i.mode == Mode.CONTEXT:
         first = i.n2 + shape.token_parallel + _RECIPROCAL - _multiply(shape) + _RECIPROCALS
         times["epilogue"] = first + max(tiles * slices, (i.n0 - 1) * shape.token_parallel + i.n1 * slices)

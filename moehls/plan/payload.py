@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moehls.integer.operations import IntArray, WeightArray
 from moehls.plan.instruction import EXPERT_STEPS, HEADER_BITS, Instruction, encode
-from moehls.plan.shape import Shape
+from moehls.plan.shape import BIAS_BITS, Shape
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -97,6 +97,26 @@ class Matrix:
         first = np.arange(blocks) * each + np.arange(blocks) // group + 1
         for block in range(blocks):
             out[first[block] : first[block] + each] = words[block]
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Of a SOFTMAX step: `entries` `[queries, keys]` tile by tile, Tt queries by Tt keys, in whole words; zeros beyond them."""
+
+    entries: npt.NDArray[np.int16]
+
+    def count(self, shape: Shape) -> int:
+        queries, keys = (-(-int(size) // shape.token_parallel) for size in self.entries.shape)
+        return queries * keys * shape.bias_words
+
+    def write(self, out: Bytes, shape: Shape) -> None:
+        tt = shape.token_parallel
+        queries, keys = (-(-size // tt) for size in self.entries.shape)
+        padded = np.zeros((queries * tt, keys * tt), np.int16)
+        padded[: self.entries.shape[0], : self.entries.shape[1]] = self.entries
+        tiles = padded.reshape(queries, tt, keys, tt).swapaxes(1, 2).reshape(queries * keys, tt * tt)
+        data = little_endian(tiles, BIAS_BITS // 8).reshape(queries * keys, -1)
+        out.reshape(queries * keys, -1)[:, : data.shape[1]] = data
 
 
 @dataclass(frozen=True)

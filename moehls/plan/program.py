@@ -44,7 +44,7 @@ from moehls.plan.instruction import (
     Source,
     Target,
 )
-from moehls.plan.payload import Rows, header_words, headers_together
+from moehls.plan.payload import Biases, Rows, header_words, headers_together
 from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
@@ -277,18 +277,20 @@ class _Operations(Builder):
         each = self.blocks(q.channels) // op.heads
         size = q.channels.count // op.heads
         for head in range(op.heads):
+            biases = Biases(op.bias.entries[head]) if op.bias is not None else None
             scores = Instruction(
-                Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY,
+                Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY | (Flag.PARAMETERS if biases else 0),
                 n0=queries, n1=keys, n2=each, rows=k.rows,
                 x_base=q.base + head * each, x_s0=q.stride, x_s2=1,
                 w_base=k.base + head * each, w_s1=k.stride, w_s2=1,
                 y_base=p.base, y_s0=p.stride, y_s1=1,
                 multiplier=int(op.score_multiplier[head]), shift=int(op.score_shift[head]),
+                offset=int(op.bias.shift[head]) if op.bias is not None else 0,
             )  # fmt: skip
             reads = (Access(op.query, _head(q, head, each)), Access(op.key, _head(k, head, each)))
             macs = q.rows * k.rows * size
             name = f"{op.name}.scores{head}"
-            self.step(name, op.name, scores, None, reads=reads, writes=(Access(p_name, p),), macs=macs)
+            self.step(name, op.name, scores, biases, reads=reads, writes=(Access(p_name, p),), macs=macs)
             context = Instruction(
                 Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED,
                 n0=queries, n1=each, n2=keys, rows=k.rows,

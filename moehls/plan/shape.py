@@ -7,6 +7,8 @@ from typing import Literal
 
 from moehls.integer.precision import Precision
 
+BIAS_BITS = 16
+"""of an entry of a score bias"""
 Storage = Literal["bram", "uram", "lutram"]
 Experts = Literal["streamed", "prefetched"]
 
@@ -39,6 +41,11 @@ class Capabilities:
     """whether norms can write their operand to M1 and M2"""
     wide: bool = False
     """whether products can replace residual rows"""
+    biased: bool = False
+    """whether scores can have a bias of every query and key"""
+    bias_shift_low: int = 0
+    """smallest and largest shift of those"""
+    bias_shift_high: int = 31
     scaled_bits: int = 64
     """of a sum with its bias, where it is requantised; never more than accumulator_bits"""
     shift_low: int = 0
@@ -112,6 +119,11 @@ class Shape(Capabilities):
     def fifo_words(self) -> int:
         """depth of the stream's FIFO"""
         return max(4, self.fifo_beats * self.ports * 128 // self.word_bits)
+
+    @property
+    def bias_words(self) -> int:
+        """words of the biases of a tile of scores: of Tt queries and Tt keys"""
+        return -(-(self.token_parallel**2) * BIAS_BITS // self.word_bits)
 
     @property
     def parameter_bits(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from moehls.integer.arithmetic import exp2, halved, reciprocal, requantise, rs, sat
-from moehls.integer.operations import IntArray, IntegerAttention
+from moehls.integer.operations import HIDDEN, IntArray, IntegerAttention
 from moehls.integer.precision import Precision
 from moehls.reference.product import product
 
@@ -14,7 +16,10 @@ def attention(
     """Operands `[tokens, channels]` to the context operand `[tokens, channels]`."""
     q, k, v = (_split(x, operation.heads) for x in (query, key, value))
     per_head = (operation.score_multiplier[:, None, None], operation.score_shift[:, None, None])
-    t = sat(requantise(product(q, k), 0, *per_head, precision), precision.score_bits)
+    bias, hidden = _bias(operation)
+    t = sat(requantise(product(q, k), bias, *per_head, precision), precision.score_bits)
+    whole = precision.score_bits - precision.score_fraction
+    t = np.where(hidden, -((1 << whole) - 1) << precision.score_fraction, t)
     p, c = exp2(t, precision.score_fraction, (1 << precision.activation_bits) - 1)
     p = halved(p, c.max(axis=2, keepdims=True) - c)
     r, length = reciprocal(p.sum(axis=2, keepdims=True))
@@ -24,6 +29,14 @@ def attention(
     scaling = operation.scaling
     y = requantise(joined, scaling.bias, scaling.multiplier, scaling.shift, precision)
     return sat(y, precision.activation_bits)
+
+
+def _bias(operation: IntegerAttention) -> tuple[IntArray, IntArray]:
+    """What is added to the sums and which keys are hidden, `[heads, queries, keys]`, or zeros that broadcast to it."""
+    if operation.bias is None:
+        return np.zeros((1, 1, 1), np.int64), np.zeros((1, 1, 1), np.int64)
+    entries = operation.bias.entries.astype(np.int64)
+    return entries << operation.bias.shift[:, None, None], (entries == HIDDEN).astype(np.int64)
 
 
 def _split(x: IntArray, heads: int) -> IntArray:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moehls.integer.operations import IntArray, WeightArray
+from moehls.integer.operations import HIDDEN, IntArray, WeightArray
 from moehls.network.operations import ActivationForm
 from moehls.plan.instruction import NO_EXPERT, Instruction, Kind, Source
 from moehls.plan.layout import integers, port_chunks
-from moehls.plan.payload import Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
+from moehls.plan.payload import Biases, Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
 from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Step, headers_begun
@@ -69,6 +69,10 @@ class Bench:
 
     def context(self, instruction: Instruction) -> BenchStep:
         return self.step(instruction, self.parameters(instruction.n1, 1 << 12, None, (8, 24)))
+
+    def biases(self, queries: int, keys: int, hidden: float) -> Biases:
+        entries = self.rng.integers(HIDDEN + 1, -HIDDEN, (queries, keys)) // int(self.rng.choice([1, 30, 30000]))
+        return Biases(np.where(self.rng.random(entries.shape) < hidden, HIDDEN, entries).astype(np.int16))
 
     def parameters(self, blocks: int, bias: int, multiplier: IntArray | None, shifts: tuple[int, int]) -> Parameters:
         n = blocks * self.shape.block

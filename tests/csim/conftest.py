@@ -65,10 +65,12 @@ SHAPES = {
         sides=True,
         norm_targets=True,
         wide=True,
+        biased=True,
     ),
+    # biases of a tile of scores in two words
     "grouped": Shape(
         W8A8,
-        3,
+        7,
         8,
         4,
         2,
@@ -86,6 +88,7 @@ SHAPES = {
         expert_group=2,
         selections=True,
         weighed_inputs=True,
+        biased=True,
         experts="prefetched",
     ),
     "wide": Shape(
@@ -110,6 +113,7 @@ SHAPES = {
         sides=True,
         norm_targets=True,
         wide=True,
+        biased=True,
         experts="prefetched",
     ),
 }

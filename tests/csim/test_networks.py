@@ -133,6 +133,15 @@ def test_normalised_queries_and_keys(accelerators: dict[str, Accelerator], shape
     assert_equals_reference(accelerator, random_integer_network(4, accelerator.shape.precision, sizes), 0)
 
 
+@pytest.mark.parametrize("shape", ["more", "wide", "grouped"])
+def test_biases_of_scores_and_hidden_keys(accelerators: dict[str, Accelerator], shape: str) -> None:
+    accelerator = accelerators[shape]
+    network = random_integer_network(
+        4, accelerator.shape.precision, Sizes(tasks=1, biased=True, gated=shape == "grouped")
+    )
+    assert_equals_reference(accelerator, network, 0)
+
+
 @pytest.mark.parametrize("shape", ["more", "wide"])
 @pytest.mark.parametrize("slots", [1, 14])
 def test_soft_mixtures(accelerators: dict[str, Accelerator], shape: str, slots: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -193,7 +195,12 @@ def test_attention(accelerator: Accelerator, data: st.DataObject) -> None:
         x_base=40 + key_groups - 1, x_s0=key_groups, x_s2=-1,
         w_base=(key_groups - 1) * blocks, w_s1=1, w_s2=-blocks, y_s0=blocks, y_s1=1,
     )  # fmt: skip
-    steps = [*filled(bench, max(queries, keys), blocks), BenchStep(scores), bench.context(context)]
+    scored = BenchStep(scores)
+    if shape.biased and data.draw(st.booleans()):
+        shift = some(data, 0, 14 if shape.precision.accumulator_bits == 32 else 31)
+        biases = bench.biases(queries, keys, data.draw(st.sampled_from([0.0, 0.3, 0.95])))
+        scored = bench.step(replace(scores, flags=Flag.W_MEMORY | Flag.PARAMETERS, offset=shift), biases)
+    steps = [*filled(bench, max(queries, keys), blocks), scored, bench.context(context)]
     assert_steps_equal(accelerator.library, bench, steps)
 
 

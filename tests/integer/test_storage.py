@@ -15,7 +15,8 @@ from moehls.integer.precision import W16A16
 from moehls.integer.storage import load, save
 from tests.support.random_networks import Sizes, random_integer_network
 
-NETWORK = random_integer_network(1, W16A16, Sizes(tokens=5, width=8, heads=2))
+SIZES = Sizes(tokens=5, width=8, heads=2, biased=True)
+NETWORK = random_integer_network(1, W16A16, SIZES)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -39,7 +40,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_same_network_same_bytes(tmp_path: Path) -> None:
     save(tmp_path / "a.npz", NETWORK)
-    save(tmp_path / "b.npz", random_integer_network(1, W16A16, Sizes(tokens=5, width=8, heads=2)))
+    save(tmp_path / "b.npz", random_integer_network(1, W16A16, SIZES))
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

@@ -23,6 +23,7 @@ from moehls.integer.operations import (
     IntegerOperation,
     IntegerRoute,
     Scaling,
+    ScoreBias,
 )
 from moehls.integer.precision import PRECISIONS, W8A8
 from moehls.integer.validate import check
@@ -54,6 +55,14 @@ def first_set_to(value: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def scaling(**fields: Callable[[np.ndarray], np.ndarray]) -> Callable[[Scaling], Scaling]:
     return lambda old: replace(old, **{name: change(getattr(old, name)) for name, change in fields.items()})
+
+
+def score_bias(**fields: Callable[[Any], Any]) -> ScoreBias:
+    """Of two heads and 5 tokens, one key hidden."""
+    entries = np.full((2, 5, 5), 32767, np.int16)
+    entries[1, 2, 3] = -32768
+    old = ScoreBias(entries, np.zeros(2, np.int64))
+    return replace(old, **{name: change(getattr(old, name)) for name, change in fields.items()})
 
 
 def is_gelu(operation: IntegerLinear) -> bool:
@@ -107,6 +116,16 @@ BROKEN: dict[str, tuple[Callable[[], IntegerNetwork], str]] = {
     "offset": (lambda: changed(IntegerLinear, is_gelu, epilogue=lambda e: replace(e, offset=-1)), "GELU offset"),
     "heads": (lambda: changed(IntegerAttention, heads=5), "5 heads do not divide"),
     "score multiplier": (lambda: changed(IntegerAttention, score_multiplier=first_set_to(-1)), "score_multiplier"),
+    "score bias": (
+        lambda: changed(IntegerAttention, bias=score_bias(entries=lambda e: e[:, :, 1:])),
+        "bias is int16[2, 5, 4], must be int16[2, 5, 5]",
+    ),
+    "score bias type": (lambda: changed(IntegerAttention, bias=score_bias(entries=np.int64)), "bias is int64"),
+    "score bias shift": (lambda: changed(IntegerAttention, bias=score_bias(shift=lambda s: s + 32)), "bias shift"),
+    "scores with bias": (
+        lambda: changed(IntegerAttention, bias=score_bias(shift=lambda s: s + 16)),
+        "scores with bias can reach 2147516416",
+    ),
     "context bias": (
         lambda: changed(IntegerAttention, scaling=scaling(bias=first_set_to(2**31 - 1))),
         "context with bias",

@@ -115,7 +115,7 @@ class Machine:
     def linear(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         x, w, y = BINDINGS[h.binding]
         if h.mode == Mode.SOFTMAX:
-            self.softmax(h, x, w, y)
+            self.softmax(h, x, w, y, payload)
         elif h.mode == Mode.CONTEXT:
             self.context(h, x, w, y, payload)
         else:
@@ -179,9 +179,11 @@ class Machine:
                 where = h.y_base + group * h.n0 + i0
                 self.residual[to, where] = sat(self.residual[to, where] + scaled, p.residual_bits)
 
-    def softmax(self, h: Instruction, x: int, w: int, y: int) -> None:
+    def softmax(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, b = self.p, self.shape.token_parallel, self.shape.block
         assert h.rows <= self.shape.max_tokens, "keys"
+        words = iter(payload)
+        lowest = -((1 << (p.score_bits - p.score_fraction)) - 1) << p.score_fraction
         for i0 in range(h.n0):
             running = np.zeros((tt, 1), np.int64)
             for i1 in range(h.n1):
@@ -191,8 +193,12 @@ class Machine:
                     keys[:tt] = self.operands(w, h.w_base + i0 * h.w_s0 + i1 * h.w_s1 + i2 * h.w_s2, False)
                     address = h.x_base + i0 * h.x_s0 + i1 * h.x_s1 + i2 * h.x_s2
                     acc = acc + self.operands(x, address, False) @ keys.T
-                zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
-                t = sat(requantise(acc, zero, one * h.multiplier, one * h.shift, p), p.score_bits)
+                entries, one = np.zeros((tt, b), np.int64), np.ones(1, np.int64)
+                if h.flags & Flag.PARAMETERS:
+                    data = np.concatenate([next(words) for _ in range(-(-tt * tt * 16 // self.shape.word_bits))])
+                    entries[:, :tt] = signed(data[: tt * tt * 2], 2).reshape(tt, tt)
+                t = sat(requantise(acc, entries << h.offset, one * h.multiplier, one * h.shift, p), p.score_bits)
+                t = np.where(entries == -(1 << 15), lowest, t)
                 value, c = exp2(t, p.score_fraction, (1 << p.activation_bits) - 1)
                 lane = np.arange(b)
                 valid = (lane < tt) & (i1 * tt + lane < h.rows)
@@ -202,6 +208,7 @@ class Machine:
                 probability = np.where(valid, halved(value, running - np.where(valid, c, running)), 0)
                 for q in range(tt):
                     self.write(y, q, h.y_base + i0 * h.y_s0 + i1 * h.y_s1, probability[q], int(rise[q, 0]))
+        assert next(words, None) is None, "payload left over"
 
     def context(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, b = self.p, self.shape.token_parallel, self.shape.block

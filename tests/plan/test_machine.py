@@ -134,6 +134,12 @@ def test_normalised_queries_and_keys() -> None:
     assert_equals_reference(random_integer_network(3, W8A8, Sizes(normalised=True)), 3, 8, 1)
 
 
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+@pytest.mark.parametrize(("token_parallel", "block"), [(1, 8), (3, 16), (7, 8)])
+def test_biases_of_scores_and_hidden_keys(precision: Precision, token_parallel: int, block: int) -> None:
+    assert_equals_reference(random_integer_network(3, precision, Sizes(biased=True)), token_parallel, block, 0)
+
+
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))

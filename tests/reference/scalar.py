@@ -164,8 +164,12 @@ def attention(op: IntegerAttention, q: Matrix, k: Matrix, v: Matrix, p: Precisio
         for i in range(len(q)):
             powers = []
             for j in range(len(k)):
-                score = requantise(sum(q[i][c] * k[j][c] for c in channels), 0, m_h, s_h, p)
-                powers.append(exponential(sat(score, p.score_bits), p.score_fraction, 2**p.activation_bits - 1))
+                entry = 0 if op.bias is None else int(op.bias.entries[h, i, j])
+                bias = 0 if op.bias is None else entry * 2 ** int(op.bias.shift[h])
+                score = sat(requantise(sum(q[i][c] * k[j][c] for c in channels), bias, m_h, s_h, p), p.score_bits)
+                if entry == -(2**15):
+                    score = -(2 ** (p.score_bits - p.score_fraction) - 1) * 2**p.score_fraction
+                powers.append(exponential(score, p.score_fraction, 2**p.activation_bits - 1))
             largest = max(c for _, c in powers)
             weights = [halved(value, largest - c) for value, c in powers]
             r, length = reciprocal(sum(weights))

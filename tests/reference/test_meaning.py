@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from moehls.integer.arithmetic import sigmoid
 from moehls.integer.operations import (
+    HIDDEN,
     GeluRequantise,
     IntegerAttention,
     IntegerEmbed,
@@ -22,6 +24,7 @@ from moehls.integer.operations import (
     IntegerRoute,
     Requantise,
     Scaling,
+    ScoreBias,
 )
 from moehls.integer.precision import PRECISIONS, W16A16, Precision
 from moehls.network.operations import GateNormalisation
@@ -143,16 +146,41 @@ def test_attention_is_softmax_attention(precision: Precision, seed: int, tokens:
     scale = rng.uniform(0.5, 6, heads) / (top * top)
     score = scaling(scale * math.log2(math.e) * 2.0**precision.score_fraction, np.zeros(heads))
     unit = scaling(np.full(heads * d, 2.0**-precision.context_fraction), np.zeros(heads * d))
-    operation = IntegerAttention("a", "q", "k", "v", "y", heads, score.multiplier, score.shift, unit)
+    entries = rng.integers(-(1 << 15) + 1, 1 << 15, (heads, tokens, tokens))
+    entries[rng.random(entries.shape) < 0.3] = HIDDEN
+    entries[:, np.arange(tokens), np.arange(tokens)] = 0
+    bias = ScoreBias(entries.astype(np.int16), rng.integers(0, 2, heads) + (0 if precision.weight_bits == 8 else 16))
+    operation = IntegerAttention("a", "q", "k", "v", "y", heads, score.multiplier, score.shift, unit, bias)
     y = attention(operation, q, k, v, precision)
+    added = np.where(entries == HIDDEN, -np.inf, np.ldexp(entries.astype(float), bias.shift[:, None, None]))
     by_head = [x.reshape(tokens, heads, d).swapaxes(0, 1).astype(np.float64) for x in (q, k, v)]
-    weights = softmax(scale[:, None, None] * (by_head[0] @ by_head[1].swapaxes(1, 2)))
+    weights = softmax(scale[:, None, None] * (by_head[0] @ by_head[1].swapaxes(1, 2) + added))
     expected = (weights @ by_head[2]).swapaxes(0, 1).reshape(tokens, -1)
     score_error = 2.0 ** -(precision.score_fraction + 1) + 2.0**-14
     # A floored probability loses less than one of the 2^(AB-1) or more steps the largest has.
     floor_error = tokens * weights.max(axis=2).T / 2 ** (precision.activation_bits - 1)
     bound = 1 + top * 2 * (score_error + floor_error)
     assert (np.abs(y - expected).reshape(tokens, heads, d) <= bound[:, :, None]).all()
+
+
+@PRECISION
+@pytest.mark.parametrize("multiplier", [1, 65535])
+def test_hidden_keys_are_not_there(precision: Precision, multiplier: int) -> None:
+    """However small the other scores are, saturated ones among them; where all keys are hidden the values' mean is left."""
+    rng, top = np.random.default_rng(1), (1 << (precision.activation_bits - 1)) - 1
+    q, k, v = (rng.integers(-top, top, (9, 4)) for _ in range(3))
+    q[0], k[:] = top, -top
+    unit = scaling(np.full(4, 2.0**-precision.context_fraction), np.zeros(4))
+    shift = np.array([0 if multiplier > 1 else 2 * precision.activation_bits - 4])
+    entries = np.zeros((1, 9, 9), np.int16)
+    entries[:, 1:, [0, 1, 2, 3, 6]] = HIDDEN
+    entries[:, 0] = HIDDEN
+    bias = ScoreBias(entries, np.zeros(1, np.int64))
+    hiding = IntegerAttention("a", "q", "k", "v", "y", 1, np.array([multiplier]), shift, unit, bias)
+    y = attention(hiding, q, k, v, precision)
+    seen = [4, 5, 7, 8]
+    np.testing.assert_array_equal(y[1:], attention(replace(hiding, bias=None), q, k[seen], v[seen], precision)[1:])
+    np.testing.assert_allclose(y[0], v.mean(axis=0), atol=1)
 
 
 @pytest.mark.parametrize("normalisation", ["all", "chosen"])

@@ -31,6 +31,7 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
+    ScoreBias,
     WeightArray,
 )
 from moehls.integer.precision import PRECISIONS, Precision
@@ -42,6 +43,7 @@ from moehls.reference.linear import linear
 from moehls.reference.norm import norm
 from moehls.reference.route import Routing, route
 from tests.reference import scalar
+from tests.support.random_networks import random_score_bias
 
 SIZE = st.integers(1, 7)
 
@@ -92,6 +94,9 @@ class Draw:
         usual = p.delta_fraction + 8 + int(self.rng.integers(0, 4))
         shift = int(self.rng.integers(0, 64)) if self.rng.random() < 0.3 else usual
         return GatedRequantise("u", self.values(8, shape, signed=False), shift)
+
+    def score_bias(self, heads: int, tokens: int, spread: float) -> ScoreBias:
+        return random_score_bias(self.rng, (heads, tokens, tokens), np.full(heads, spread), self.precision)
 
     def accumulator(self, terms: int) -> float:
         """Usual size of a sum of products."""
@@ -158,7 +163,8 @@ def test_attention(draw: Draw, n: int, d: int, out: int) -> None:
     p, heads = draw.precision, out
     score = draw.scaling(draw.accumulator(d), 2.0 ** (p.score_fraction + 2), heads)
     scaling = draw.scaling(2.0 ** (p.activation_bits + p.context_fraction - 1), 2.0**p.activation_bits, heads * d)
-    operation = IntegerAttention("attention", "q", "k", "v", "y", heads, score.multiplier, score.shift, scaling)
+    bias = draw.score_bias(heads, n, draw.accumulator(d)) if draw.rng.integers(2) else None
+    operation = IntegerAttention("attention", "q", "k", "v", "y", heads, score.multiplier, score.shift, scaling, bias)
     q, k, v = (draw.operand(n, heads * d) for _ in range(3))
     expected = scalar.attention(operation, q.tolist(), k.tolist(), v.tolist(), p)
     assert attention(operation, q, k, v, p).tolist() == expected

@@ -16,6 +16,7 @@ import numpy as np
 
 from moehls.integer.arithmetic import gelu, requantise, sat
 from moehls.integer.operations import (
+    HIDDEN,
     AddResidual,
     Format,
     GatedRequantise,
@@ -35,6 +36,7 @@ from moehls.integer.operations import (
     Raw,
     Requantise,
     Scaling,
+    ScoreBias,
     TensorKind,
     WeightArray,
     Widen,
@@ -88,6 +90,8 @@ class Sizes:
     """whether gates multiply what routed experts read"""
     normalised: bool = False
     """queries and keys of each head are normalised, those of odd layers over all channels"""
+    biased: bool = False
+    """scores have a bias, which hides some keys"""
     slots: int = 0
     """of soft mixtures, which stand on the odd layers in the place of routed ones; 0 for none"""
 
@@ -217,6 +221,9 @@ class Builder:
             f"{layer}.attention", q, k, v, f"{layer}.context", s.heads, score.multiplier, score.shift, _unit(s.width)
         )
         before = self.known.array(v) << p.context_fraction
+        if s.biased:
+            bias = random_score_bias(self.rng, (s.heads, s.tokens, s.tokens), np.abs(scores).max(axis=0), p)
+            context = replace(context, bias=bias)
         self.append(
             IntegerAttention(**(vars(context) | {"scaling": self.fit(before, 2.0 ** (p.activation_bits - 2))})),
             "operand",
@@ -460,6 +467,25 @@ class Builder:
         ratio = (1 << (self.precision.activation_bits - 1)) / largest
         shift = math.floor(math.log2(255 / np.quantile(ratio, 0.9)))
         return np.clip(np.rint(ratio * 2.0**shift), 0, 255).astype(np.int64), max(shift, 0)
+
+
+def random_score_bias(
+    rng: np.random.Generator, shape: tuple[int, int, int], sums: np.ndarray, precision: Precision
+) -> ScoreBias:
+    """Entries about as large as the sums of a head, `sums`; some far larger, some hide keys: all, none or the first ones."""
+    heads, queries, keys = shape
+    shift = np.clip(np.ceil(np.log2(np.maximum(sums, 1.0) * rng.uniform(0.1, 8, heads))) - 13, 0, 31).astype(np.int64)
+    if precision.accumulator_bits == 32:
+        shift = np.minimum(shift, 14)
+    spread = sums / 2.0**shift * rng.choice([0.2, 1.0], heads)
+    entries = rng.normal(0, 1, shape) * np.maximum(spread, 1.0)[:, None, None]
+    entries[:, rng.random(queries) < 0.1] *= 30
+    entries = np.clip(np.rint(entries), HIDDEN + 1, -HIDDEN - 1)
+    entries[rng.random(shape) < 0.15] = HIDDEN
+    entries[:, ::4, : (keys + 1) // 2] = HIDDEN  # whole groups of keys, the first ones
+    entries[0, queries // 2] = HIDDEN
+    entries[:, queries // 3, : keys - 1] = HIDDEN
+    return ScoreBias(entries.astype(np.int16), shift)
 
 
 def encode(ratio: np.ndarray, bits: int) -> tuple[IntArray, IntArray]:

@@ -39,6 +39,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> UnitBenches:
             group=2,
             kept_groups=1,
             slots=6,
+            biased=True,
             normalised=True,
         ),
     )
