@@ -17,6 +17,7 @@ from moehls.quantize.builder import Builder
 from moehls.quantize.fixed_point import Grid, factor, rounded, significant
 from moehls.quantize.given import centred_grid, check_scores, signed_grid
 from moehls.quantize.ranges import CONTEXT, GATHERED, PROJECTED, balanced_steps, clipped_range
+from moehls.quantize.score_bias import convert_bias, least_product
 
 
 def plan_attention(attention: Attention, builder: Builder) -> None:
@@ -32,6 +33,7 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
         return
     query, key = builder.target(attention.query), builder.target(attention.key)
     heads = attention.heads
+    finest = least_product(attention, query, key, builder.precision)
     if {attention.query, attention.key} & builder.structure.tied:  # one grid for all heads, from the channels of all
         query, key = (x.reshape(-1, x.shape[1] // heads) for x in (query, key))
         heads = 1
@@ -39,7 +41,7 @@ def plan_attention(attention: Attention, builder: Builder) -> None:
     key_reach, key_centre = (high - low) / 2, (high + low) / 2
     low, high = clipped_range(PROJECTED.of(np.concatenate([query, -query])), PROJECTED.shares, levels)
     query_reach = high
-    product = significant(_head_max(query_reach * key_reach, heads) / (levels / 2) ** 2)
+    product = significant(np.maximum(_head_max(query_reach * key_reach, heads) / (levels / 2) ** 2, finest))
     chosen = factor(product * attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction, 16)
     product = chosen.value / (attention.scale * math.log2(math.e) * 2**builder.precision.score_fraction)
     product = np.repeat(product, query.shape[1] // heads)
@@ -111,6 +113,7 @@ def convert_attention(attention: Attention, builder: Builder) -> IntegerAttentio
     key, query = builder.grids[attention.key], builder.grids[attention.query]
     factor_of_head = (key.scale * query.scale).reshape(attention.heads, -1)[:, 0]
     score = factor(factor_of_head * attention.scale * math.log2(math.e) * 2**precision.score_fraction, 16)
+    scored = builder.target(attention.query), builder.target(attention.key)
     return IntegerAttention(
         attention.name,
         attention.query,
@@ -121,6 +124,7 @@ def convert_attention(attention: Attention, builder: Builder) -> IntegerAttentio
         score.multiplier,
         score.shift,
         Scaling(bias, chosen.multiplier, chosen.shift),
+        convert_bias(attention, score.value, *scored, precision),
     )
 
 

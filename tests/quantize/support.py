@@ -44,7 +44,9 @@ class Draw:
         return LayerNorm(name, source, output, gain, self.normal(WIDTH, scale=0.3), 1e-6)
 
 
-def float_network(seed: int = 0, layers: int = 2, tasks: int = 2, form: ActivationForm = "exact") -> Network:
+def float_network(
+    seed: int = 0, layers: int = 2, tasks: int = 2, form: ActivationForm = "exact", bias: FloatArray | None = None
+) -> Network:
     """Class token, attention, dense MLPs on even layers, experts on odd ones, a norm and a head on the class token.
 
     Outputs: the head (raw), the class token's norm (fine) and the residual stream.
@@ -65,7 +67,7 @@ def float_network(seed: int = 0, layers: int = 2, tasks: int = 2, form: Activati
     ]
     stream = "x"
     for n in range(layers):
-        operations += attention_block(draw, f"l{n}", stream)
+        operations += attention_block(draw, f"l{n}", stream, bias)
         operations += (
             mlp_block(draw, f"l{n}", f"l{n}.x1", form)
             if n % 2 == 0
@@ -86,17 +88,38 @@ def float_network(seed: int = 0, layers: int = 2, tasks: int = 2, form: Activati
     return Network("small", NetworkInput("image", SHAPE), tuple(operations), outputs, tasks, task_input)
 
 
-def attention_block(draw: Draw, name: str, stream: str) -> list[Operation]:
+def attention_block(draw: Draw, name: str, stream: str, bias: FloatArray | None = None) -> list[Operation]:
     """Norm, queries, keys and values, attention, projection, residual add."""
     return [
         draw.norm(f"{name}.norm1", stream, f"{name}.n1"),
         *(draw.linear(f"{name}.{part}", f"{name}.n1", f"{name}.{part}", WIDTH, WIDTH) for part in "qkv"),
         Attention(
-            f"{name}.attention", f"{name}.q", f"{name}.k", f"{name}.v", f"{name}.c", HEADS, (WIDTH // HEADS) ** -0.5
+            f"{name}.attention",
+            f"{name}.q",
+            f"{name}.k",
+            f"{name}.v",
+            f"{name}.c",
+            HEADS,
+            (WIDTH // HEADS) ** -0.5,
+            bias,
         ),
         draw.linear(f"{name}.projection", f"{name}.c", f"{name}.p", WIDTH, WIDTH),
         Add(f"{name}.add1", stream, f"{name}.p", f"{name}.x1"),
     ]
+
+
+def relative_bias(draw: Draw, heads: int = HEADS, spread: float = 1.5) -> FloatArray:
+    """`[heads, tokens, tokens]` of BEiT's kind: by the distance of two patches, a slope and a table a head; the class token's own."""
+    rows, columns = SHAPE[1] // PATCH, SHAPE[2] // PATCH
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+    apart = grid[:, None] - grid[None, :] + [rows - 1, columns - 1]
+    table = draw.normal(heads, 2 * rows - 1, 2 * columns - 1, scale=spread)
+    table -= np.linspace(0.2, 2.0, heads)[:, None, None].astype(np.float32) * np.hypot(
+        *np.meshgrid(np.arange(1 - rows, rows), np.arange(1 - columns, columns), indexing="ij")
+    ).astype(np.float32)
+    bias = draw.normal(heads, 1 + len(grid), 1 + len(grid), scale=spread)
+    bias[:, 1:, 1:] = table[:, apart[..., 0], apart[..., 1]]
+    return bias
 
 
 def mlp_block(draw: Draw, name: str, stream: str, form: ActivationForm) -> list[Operation]:

@@ -6,21 +6,23 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moehls.errors import MoehlsError
-from moehls.integer.operations import IntegerLinear, IntegerNetwork
+from moehls.integer.operations import HIDDEN, IntegerAttention, IntegerLinear, IntegerNetwork
 from moehls.integer.precision import PRECISIONS, W8A8, Precision
 from moehls.integer.validate import check
-from moehls.network.operations import ActivationForm, LayerNorm, Linear, Network
+from moehls.network.operations import ActivationForm, FloatArray, LayerNorm, Linear, Network
 from moehls.quantize import quantize, random_calibration
 from moehls.reference import run
 from moehls.serialize import save
 from moehls.simulate.compare import Fidelity, FidelityMeter
-from tests.quantize.support import SHAPE, float_network, images
+from tests.quantize.support import SHAPE, Draw, float_network, images, relative_bias
 
 BOUNDS = {"w8a8": (24.0, 95.0, 20.0), "w16a16": (58.0, 99.5, 50.0)}
 """forced SQNR in dB, choices kept in %, SQNR of every stage in dB"""
@@ -54,6 +56,71 @@ def test_a_whole_network_keeps_its_meaning(precision: Precision, form: Activatio
     )
     centred = {name: value for name, value in measured.items() if not name.endswith(".k")}  # keys move by a constant
     assert min(centred.values()) > stage, centred
+
+
+def _hiding(value: float) -> FloatArray:
+    """The biases of BEiT, a third of the keys of a query hidden by `value`."""
+    draw = Draw(5)
+    bias = relative_bias(draw)
+    hidden = draw.generator.random(bias.shape[1:]) < 0.3
+    hidden[:, 0] = False
+    return np.where(hidden, np.float32(value), bias)
+
+
+BIASES: dict[str, Callable[[], FloatArray]] = {
+    "relative positions": lambda: relative_bias(Draw(3)),
+    "large": lambda: relative_bias(Draw(3), spread=12.0),
+    "shared": lambda: relative_bias(Draw(3), heads=1),
+    "infinite": lambda: _hiding(-np.inf),
+    "100": lambda: _hiding(-100.0),
+    "10,000": lambda: _hiding(-1e4),
+    "lowest": lambda: _hiding(float(np.finfo(np.float32).min)),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS.keys())
+def test_biases_of_scores_keep_their_meaning(precision: Precision, name: str) -> None:
+    network = float_network(seed=1, tasks=1, bias=BIASES[name]())
+    integer = quantize(network, images(0, 8), precision)
+    check(integer)
+    found = fidelity(network, integer)
+    print(f"{precision.name} {name}: {found.sqnr_forced_db:.1f} dB")
+    forced, _, stage = BOUNDS[precision.name]
+    assert found.sqnr_forced_db is not None
+    assert found.sqnr_forced_db > forced
+    contexts = [s.sqnr_db for s in found.stages if s.name.endswith(".c")]
+    assert all(db is not None and db > stage for db in contexts), contexts
+
+
+def test_biases_that_change_nothing_are_left_out() -> None:
+    """A constant a query; also so low that float32 loses the scores it is added to: then all keys are alike."""
+    draw = Draw(4)
+    rows = np.repeat(draw.normal(1, 25, 1, scale=9.0), 25, axis=2)
+    integer = quantize(float_network(seed=1, tasks=1, bias=rows), images(0, 2), W8A8)
+    assert all(op.bias is None for op in integer.operations if isinstance(op, IntegerAttention))
+    rows[:, 7] = np.finfo(np.float32).min
+    integer = quantize(float_network(seed=1, tasks=1, bias=rows), images(0, 2), W8A8)
+    biases = [op.bias for op in integer.operations if isinstance(op, IntegerAttention)]
+    for bias in biases:
+        assert bias is not None
+        assert np.unique(np.argwhere(bias.entries == HIDDEN)[:, 1]).tolist() == [7]
+        assert (bias.entries[:, 7] == HIDDEN).all()
+
+
+def test_a_bias_larger_than_all_scores_fits_the_accumulators() -> None:
+    """Queries and keys of next to nothing: their steps grow until 32 bits hold the sums with the bias."""
+    network = float_network(seed=1, tasks=1, bias=relative_bias(Draw(3)))
+    quiet = [
+        replace(o, weight=o.weight * np.float32(1e-5), bias=o.bias * np.float32(1e-5))
+        if isinstance(o, Linear) and o.name.endswith((".q", ".k"))
+        else o
+        for o in network.operations
+    ]
+    network = replace(network, operations=tuple(quiet))
+    integer = quantize(network, images(0, 4), W8A8)
+    check(integer)
+    assert (fidelity(network, integer).sqnr_forced_db or 0) > BOUNDS["w8a8"][0]
 
 
 def test_one_task_needs_no_task_input() -> None:
