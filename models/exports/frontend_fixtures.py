@@ -55,6 +55,19 @@ FORMS: dict[str, Form] = {
     "sdpa": Form(attention="sdpa", experts="none"),
     "attention_open_mask": Form(attention="open_mask", experts="none"),
     "attention_zero_mask": Form(attention="zero_mask", experts="none"),
+    **{
+        f"attention_{name}": Form(attention=name, experts="none", head="all_tokens")
+        for name in (
+            "bias",
+            "bias_scaled",
+            "bias_shared",
+            "bias_sdpa",
+            "hidden",
+            "hidden_filled",
+            "hidden_low",
+            "causal",
+        )
+    },
     "attention_bmm": Form(attention="bmm", experts="none"),
     "attention_einsum": Form(attention="einsum", experts="none"),
     "attention_scaled_query": Form(attention="scaled_query", experts="none"),
@@ -168,6 +181,12 @@ OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
     "experts_gather": (("ts", 14), ("ts", 17), ("dynamo", 20)),
     "experts_index_add": (("ts", 14), ("ts", 17), ("dynamo", 20)),
     "attention_open_mask": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
+    "attention_bias_sdpa": (("ts", 17), ("dynamo", 20), ("dynamo", 23)),
+    "attention_hidden": (("ts", 17), ("dynamo", 20), ("dynamo", 23)),
+    "attention_causal": (("ts", 17), ("dynamo", 20), ("dynamo", 23)),
+    "transformers_beit": (("dynamo", 20),),
+    "transformers_beit_shared": (("dynamo", 20),),
+    "timm_beit_relative": (("ts", 17), ("dynamo", 20), ("dynamo", 23)),
     "sdpa": (("ts", 17), ("ts", 23), ("dynamo", 18), ("dynamo", 23)),
     "gate_m3vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
     "timm_vit": (("ts", 17), ("ts", 23), ("dynamo", 20), ("dynamo", 23)),
@@ -218,6 +237,10 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "qdq_asymmetric-dynamo20": (
         "plain-dynamo20",
         lambda model: quantised(model, symmetric=False, only_products=True),
+    ),
+    "ort2_timm_beit_relative-ts17": (
+        "timm_beit_relative-ts17",
+        lambda model: optimised(model, heads=LIBRARY_HEADS, width=LIBRARY_WIDTH, level=2),
     ),
     "ort_attention-ts17": ("plain-ts17", lambda model: with_fused_attention(model, fused=True)),
     "ort_multi_head-ts17": ("three_matrices-ts17", lambda model: with_fused_attention(model, fused=False)),

@@ -181,6 +181,8 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_mean": lambda: timm_vit(global_pool="avg"),
     "timm_mean_all": lambda: timm_vit(global_pool="avg", class_token=False, final_norm=True, fc_norm=False),
     "timm_beit": lambda: timm_vit("Beit", use_abs_pos_emb=True, use_rel_pos_bias=False, init_values=0.1),
+    "timm_beit_relative": lambda: timm_vit("Beit", use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1),
+    "timm_beit_shared": lambda: timm_vit("Beit", use_abs_pos_emb=False, use_shared_rel_pos_bias=True, init_values=0.1),
     "timm_qk_norm": lambda: timm_vit(qk_norm=True),
     "timm_no_qkv_bias": lambda: timm_vit(qkv_bias=False),
     "timm_clip": lambda: timm_vit(pre_norm=True, act_layer="quick_gelu"),
@@ -197,6 +199,12 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     ),
     "transformers_unfused": lambda: transformers_vit(
         "ViT", "ForImageClassification", "logits", attn_implementation="eager"
+    ),
+    "transformers_beit": lambda: transformers_vit(
+        "Beit", "ForImageClassification", "logits", use_relative_position_bias=True, layer_scale_init_value=0.1
+    ),
+    "transformers_beit_shared": lambda: transformers_vit(
+        "Beit", "Model", "last_hidden_state", use_shared_relative_position_bias=True, use_mean_pooling=False
     ),
     "transformers_deit": lambda: transformers_vit("DeiT", "ForImageClassification", "logits"),
     "transformers_deit_teacher": lambda: transformers_vit("DeiT", "ForImageClassificationWithTeacher", "logits"),

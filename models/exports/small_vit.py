@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -118,6 +119,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=form != "no_bias")
         self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.proj = nn.Linear(WIDTH, WIDTH)
+        rng = np.random.default_rng(1)
+        tokens = 1 + PATCHES
+        self.register_buffer("table", torch.from_numpy(rng.standard_normal((64, HEADS)).astype(np.float32)), False)
+        self.register_buffer("index", torch.from_numpy(rng.integers(0, 64, (tokens, tokens))), False)
+        hidden = (rng.random((tokens, tokens)) < 0.4) & ~np.eye(tokens, dtype=bool)
+        self.register_buffer("hidden", torch.from_numpy(hidden), False)
+
+    def _bias(self) -> Tensor:
+        """`[heads, tokens, tokens]` from a table, as relative positions have it."""
+        tokens = self.index.shape[0]
+        return self.table[self.index.reshape(-1)].view(tokens, tokens, HEADS).permute(2, 0, 1)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x.shape
@@ -145,6 +157,24 @@ class Attention(nn.Module):
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
         elif self.form == "zero_mask":
             context = F.softmax(q @ k.transpose(-2, -1) * size**-0.5 + torch.zeros(tokens, tokens), dim=-1) @ v
+        elif self.form == "bias":
+            context = F.softmax(q @ k.transpose(-2, -1) * size**-0.5 + self._bias().unsqueeze(0), dim=-1) @ v
+        elif self.form == "bias_scaled":
+            context = F.softmax((q @ k.transpose(-2, -1) + self._bias()) / math.sqrt(size), dim=-1) @ v
+        elif self.form == "bias_shared":
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias()[1])
+        elif self.form == "bias_sdpa":
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias()[None])
+        elif self.form == "hidden":
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=~self.hidden)
+        elif self.form == "hidden_filled":
+            scores = (q @ k.transpose(-2, -1) * size**-0.5).masked_fill(self.hidden, -math.inf)
+            context = scores.softmax(-1) @ v
+        elif self.form == "hidden_low":
+            scores = q @ k.transpose(-2, -1) * size**-0.5 - 1e4 * self.hidden.to(q.dtype)
+            context = (scores + self._bias()).softmax(-1) @ v
+        elif self.form == "causal":
+            context = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         elif self.form == "sdpa":
             context = F.scaled_dot_product_attention(q, k, v)
         elif self.form == "bmm":

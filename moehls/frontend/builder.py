@@ -190,9 +190,12 @@ class Builder:
         name = self.emit(MeanTokens, "mean", input=source, start=start, stop=stop)
         return Base(name, 1, base.channels)
 
-    def attention(self, query: Base, key: Base, value: Base, heads: int, scale: float) -> Base:
+    def attention(
+        self, query: Base, key: Base, value: Base, heads: int, scale: float, bias: FloatArray | None = None
+    ) -> Base:
+        """Emit attention; `bias` is `[heads, queries, keys]` or `[1, queries, keys]`."""
         names = {"query": query.name, "key": key.name, "value": value.name}
-        output = self.emit(Attention, "attention", **names, heads=heads, scale=scale)
+        output = self.emit(Attention, "attention", **names, heads=heads, scale=scale, bias=bias)
         return Base(output, query.tokens, value.channels)
 
     def route(self, logits: Affine, gate: Gate) -> str:

@@ -233,17 +233,21 @@ def _difference(
                 isinstance(root, Route) and field.name in _GATE and np.shape(left) == np.shape(right)
             ):
                 continue
-            if isinstance(right, np.ndarray):
+            if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
                 if left.shape != right.shape:
                     text = f"the {field.name} of {place} is {list(left.shape)} in the first, {list(right.shape)} in the other"
                     return DifferentBackbones(f"{begin}{text}; {_REMEDY}", right)
                 if not np.array_equal(left, right):
-                    worst = np.unravel_index(int(np.abs(left - right).argmax()), left.shape)
+                    apart = np.abs(np.where(left == right, 0, left - right))
+                    worst = np.unravel_index(int(apart.argmax()), left.shape)
                     text = (
                         f"the {field.name} {list(right.shape)} of {place} is the first to differ, most at "
                         f"{[int(i) for i in worst]}: {left[worst]:.6g} and {right[worst]:.6g}"
                     )
                     return DifferentBackbones(f"{begin}{text}; {_REMEDY}", right)
+            elif isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+                text = f"only one of the two has a {field.name} at {place}"
+                return DifferentBackbones(f"{begin}{text}; {_REMEDY}", right)
             elif left != right:
                 return DifferentBackbones(f"{begin}{field.name} of {place} is {left!r} and {right!r}; {_REMEDY}", None)
     return DifferentBackbones(f"{begin}only the second has {place}; {_REMEDY}", None)

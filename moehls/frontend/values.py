@@ -306,7 +306,7 @@ class Statistic:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """`scale · q kᵀ`, one matrix a head, perhaps after softmax; dimensions `[…heads, queries, keys]`."""
+    """`scale · q kᵀ + bias`, one matrix a head, perhaps after softmax; dimensions `[…heads, queries, keys]`."""
 
     query: Affine
     key: Affine
@@ -314,6 +314,8 @@ class Scores:
     scale: float
     softmax: bool
     is_nan: bool = False
+    bias: FloatArray | None = None
+    """of the scores' shape: added to what is scaled; -inf hides a key from a query"""
 
     @property
     def shape(self) -> tuple[int, ...]:

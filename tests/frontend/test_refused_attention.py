@@ -9,74 +9,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.frontend.support import activation, insert_after, nodes, refusals
+from tests.frontend.support import activation, nodes, refusals
 
 
 @pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "Exp"])
 def test_a_function_that_is_no_activation(tmp_path: Path, op: str) -> None:
     (refusal,) = refusals("plain-dynamo20", tmp_path, lambda graph: activation(graph, op))
     assert "none of GELU" in refusal.reason
-
-
-def test_a_mask_that_is_not_zero(tmp_path: Path) -> None:
-    def edit(graph: onnx.GraphProto) -> None:
-        mask = np.triu(np.full((7, 7), -1e9, np.float32), 1)
-        graph.initializer.append(numpy_helper.from_array(mask, "mask"))
-        scores = next(node for node in graph.node if "Softmax" in node.op_type).input[0]
-        producer = next(node for node in graph.node if scores in node.output)
-        insert_after(graph, producer, helper.make_node("Add", [scores, "mask"], ["masked"], name="causal"))
-
-    (refusal,) = refusals("plain-dynamo20", tmp_path, edit)
-    assert refusal.name == "causal"
-    assert "mask" in refusal.reason
-
-
-@pytest.mark.parametrize("name", ["ort_attention-ts17", "ort_multi_head-ts17"])
-def test_fused_attention_with_a_causal_order(tmp_path: Path, name: str) -> None:
-    def edit(graph: onnx.GraphProto) -> None:
-        node = next(node for node in graph.node if node.domain)
-        node.attribute.append(helper.make_attribute("unidirectional", 1))
-
-    (refusal,) = refusals(name, tmp_path, edit)
-    assert "causal" in refusal.reason
-
-
-def masked(graph: onnx.GraphProto, op: str, place: int, shape: tuple[int, ...]) -> None:
-    """Give the first node `op` a mask or bias as its input `place`."""
-    bias = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    graph.initializer.append(numpy_helper.from_array(bias, "relative_position_bias"))
-    node = nodes(graph, op)[0]
-    node.input.extend([""] * (place - len(node.input)))
-    node.input.append("relative_position_bias")
-
-
-@pytest.mark.parametrize(
-    ("name", "op", "place"),
-    [
-        ("timm_vit-dynamo23", "Attention", 3),
-        ("ort_attention-ts17", "Attention", 5),
-        ("ort_multi_head-ts17", "MultiHeadAttention", 5),
-    ],
-)
-def test_a_relative_position_bias_of_an_attention_operator(tmp_path: Path, name: str, op: str, place: int) -> None:
-    tokens = 17 if name.startswith("timm") else 7
-    found = refusals(name, tmp_path, lambda graph: masked(graph, op, place, (1, 2, tokens, tokens)))
-    assert any(refusal.op == op and "with a mask" in refusal.reason and refusal.remedy for refusal in found)
-
-
-def test_a_relative_position_bias_on_the_scores(tmp_path: Path) -> None:
-    """As in BEiT and Swin: a table a head, added before the softmax."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        bias = np.random.default_rng(0).standard_normal((2, 7, 7)).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(bias, "table"))
-        softmax = nodes(graph, "Softmax")[0]
-        producer = next(node for node in graph.node if softmax.input[0] in node.output)
-        insert_after(graph, producer, helper.make_node("Add", ["", "table"], [""], name="bias"))
-
-    (refusal,) = refusals("plain-ts17", tmp_path, edit)
-    assert (refusal.name, refusal.shapes[1]) == ("bias", (2, 7, 7))
-    assert "mask or bias" in refusal.reason
 
 
 def test_a_root_mean_square_of_other_rows_is_refused(tmp_path: Path) -> None:

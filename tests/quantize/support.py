@@ -109,7 +109,7 @@ def attention_block(draw: Draw, name: str, stream: str, bias: FloatArray | None 
 
 
 def relative_bias(draw: Draw, heads: int = HEADS, spread: float = 1.5) -> FloatArray:
-    """`[heads, tokens, tokens]` of BEiT's kind: by the distance of two patches, a slope and a table a head; the class token's own."""
+    """`[heads, tokens, tokens]` of BEiT's kind: by the distance of two patches, a slope and a table a head."""
     rows, columns = SHAPE[1] // PATCH, SHAPE[2] // PATCH
     grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
     apart = grid[:, None] - grid[None, :] + [rows - 1, columns - 1]

@@ -12,11 +12,17 @@ import onnx_ir as ir
 from moehls.frontend.builder import Builder, rows
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
-from moehls.frontend.layout import Layout, LayoutError, reshape, transpose
+from moehls.frontend.layout import Array, Layout, LayoutError, reshape, transpose
 from moehls.frontend.recognise.linear import as_affine
-from moehls.frontend.values import Affine, Constant, Normalised, Scores, Value, restructure
+from moehls.frontend.values import Affine, Constant, Normalised, Scores, Unknown, Value, restructure
+from moehls.network.operations import FloatArray
 
-_REMEDY = "export plain self-attention: softmax(q·kᵀ·scale)·v without mask"
+_REMEDY = "export plain self-attention: softmax(q·kᵀ·scale + bias)·v"
+_CONSTANT = "masks and biases of attention must be constants of the graph: [heads, queries, keys], or broadcast to it"
+_LOW = -1e3
+"""what replaces a score and hides its key"""
+_ALIKE = -1e30
+"""a bias beside which float32 loses every score"""
 
 
 def _is_matrix_a_head(layout: Layout) -> bool:
@@ -49,20 +55,62 @@ def read_scores(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 
 
 def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """A scalar on the scores; a zero mask; the guard that replaces rows of NaN."""
+    """A scalar on the scores, or a constant bias or mask that is added to them."""
     for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
-        if not isinstance(value, Scores) or not isinstance(other, Constant):
+        if not isinstance(value, Scores) or isinstance(other, (Scores, Unknown)):
             continue
-        array = other.array
-        if node.op_type == "Add":
-            if array.any():
-                raise UnsupportedError("an attention mask or bias that is not zero", _REMEDY)
-            return value
-        if array.size != 1 or value.softmax or (node.op_type == "Div" and other is inputs[0]):
+        if node.op_type == "Add" or (node.op_type == "Sub" and value is inputs[0]):
+            return _biased(value, other, -1.0 if node.op_type == "Sub" else 1.0)
+        if not isinstance(other, Constant) or other.array.size != 1 or value.softmax:
             return None
-        factor = float(array.reshape(-1)[0])
-        return replace(value, scale=value.scale / factor if node.op_type == "Div" else value.scale * factor)
+        if node.op_type == "Sub" or (node.op_type == "Div" and other is inputs[0]):
+            return None
+        factor = float(other.array.reshape(-1)[0])
+        factor = 1 / factor if node.op_type == "Div" else factor
+        bias = None if value.bias is None else value.bias * np.float32(factor)
+        return replace(value, scale=value.scale * factor, bias=bias)
     return None
+
+
+def _biased(scores: Scores, other: Value, sign: float) -> Scores:
+    """The scores and a constant."""
+    if not isinstance(other, Constant):
+        raise UnsupportedError("an attention mask or bias that depends on the input", _CONSTANT)
+    if scores.softmax:
+        if other.array.any():
+            raise UnsupportedError("something is added to attention probabilities", _REMEDY)
+        return scores
+    added = _as_scores(other.array.astype(np.float32), scores.shape)
+    if not added.any():
+        return scores
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.float32(sign) * added + (np.float32(0) if scores.bias is None else scores.bias)
+    return replace(scores, bias=total)
+
+
+def _as_scores(array: Array, shape: tuple[int, ...]) -> Array:
+    """A mask or bias, broadcast to the scores' shape."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError as error:
+        raise UnsupportedError(
+            f"a mask or bias of shape {list(array.shape)} on scores of shape {list(shape)}", _CONSTANT
+        ) from error
+
+
+def _hiding(scores: Scores, hidden: Array, value: float) -> Scores:
+    """The scores, those where `hidden` replaced by `value`."""
+    hidden = _as_scores(hidden, scores.shape)
+    if not hidden.any():
+        return scores
+    if value > _LOW:
+        raise UnsupportedError(
+            f"scores are replaced by {value:g}, which does not hide a key", "replace them by -inf, or add the mask"
+        )
+    # to a query that sees no key all are alike, as the replaced scores are: float32 loses what it adds to such a bias
+    low = -np.inf if np.isneginf(value) else _ALIKE
+    bias = np.zeros(scores.shape, np.float32) if scores.bias is None else scores.bias
+    return replace(scores, bias=np.where(hidden, np.float32(low), bias))
 
 
 def read_softmax(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -71,17 +119,39 @@ def read_softmax(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         return None
     if attribute(node, "axis", -1 if context.opset >= 13 else 1) not in (-1, len(value.shape) - 1) or value.softmax:
         raise UnsupportedError("softmax of attention scores that does not run over the keys", _REMEDY)
+    _check_bias(value.bias)
     return replace(value, softmax=True)
 
 
+def _check_bias(bias: FloatArray | None) -> None:
+    """Finite or -inf, and a key for each query."""
+    if bias is None:
+        return
+    if np.isnan(bias).any() or np.isposinf(bias).any():
+        raise UnsupportedError("an attention mask or bias that is not a number, or infinite", _CONSTANT)
+    blind = np.argwhere(np.isneginf(bias).all(axis=-1))
+    if len(blind):
+        raise UnsupportedError(
+            f"a mask that hides all keys from query {int(blind[0][-1])}: softmax of nothing is not a number",
+            "let every token see one key at least, itself for example",
+        )
+
+
 def read_nan_guard(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """`IsNaN(p)` and `Where(isnan, 0, p)`: softmax of finite scores has no NaN. `Where(true, scores, -inf)`."""
+    """`IsNaN(p)` and `Where(isnan, 0, p)`: softmax of finite scores has no NaN. `Where(mask, scores, -inf)`, or the reverse."""
     if node.op_type == "IsNaN":
         value = inputs[0]
         return replace(value, is_nan=True) if isinstance(value, Scores) and value.softmax else None
     condition, kept, otherwise = inputs
-    if isinstance(kept, Scores) and isinstance(condition, Constant) and condition.array.all():
-        return kept  # a mask that hides nothing
+    for scores, other, visible in ((kept, otherwise, True), (otherwise, kept, False)):
+        if not isinstance(scores, Scores) or isinstance(condition, (Scores, Unknown)):
+            continue
+        if not isinstance(condition, Constant):
+            raise UnsupportedError("an attention mask that depends on the input", _CONSTANT)
+        if scores.softmax:
+            return scores if (condition.array == visible).all() else None
+        if isinstance(other, Constant) and other.array.size == 1:
+            return _hiding(scores, condition.array != visible, float(other.array.reshape(-1)[0]))
     if isinstance(condition, Scores) and condition.is_nan and isinstance(otherwise, Scores) and not otherwise.is_nan:
         return otherwise if otherwise.query is condition.query else None
     return None
@@ -102,11 +172,13 @@ def read_context(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     v = restructure(value, *transpose(value.layout, order)) if len(order) == len(labels.right) else value
     if not plain or not _is_matrix_a_head(v.layout):
         raise UnsupportedError("a product of softmax with something that is not the values, a head at a time", _REMEDY)
-    return attend(context.builder, scores.query, scores.key, v, scores.scale)
+    return attend(context.builder, scores.query, scores.key, v, scores.scale, scores.bias)
 
 
-def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: float) -> Affine:
-    """Emit attention of `[…heads, tokens, channels]` values; factors of q and k join the scale."""
+def attend(
+    builder: Builder, query: Affine, key: Affine, value: Affine, scale: float, bias: FloatArray | None = None
+) -> Affine:
+    """Emit attention of `[…heads, tokens, channels]` values; factors of q and k join the scale. `bias` is as `Scores` has it."""
     heads = prod(query.layout.shape[:-2])
     if prod(value.layout.shape[:-2]) != heads or key.layout.tokens != value.layout.tokens:
         raise UnsupportedError("queries, keys and values have different numbers of heads", _REMEDY)
@@ -116,7 +188,10 @@ def attend(builder: Builder, query: Affine, key: Affine, value: Affine, scale: f
     q = builder.linear(_without_factor(query), "query")
     k = builder.linear(_without_factor(key), "key")
     v = builder.linear(value, "value")
-    return rows(builder.attention(q, k, v, heads, scale), value.layout)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias.reshape(heads, *bias.shape[-2:]))
+        bias = bias[:1] if (bias == bias[:1]).all() else bias
+    return rows(builder.attention(q, k, v, heads, scale, bias), value.layout)
 
 
 def _without_factor(value: Affine) -> Affine:
@@ -132,10 +207,8 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     parts = [as_affine(context, value) for value in inputs[:3]]
     if len(parts) != 3 or any(part is None for part in parts):
         return None
-    extra = any(not _is_open(value) for value in inputs[3:])
-    causal = attribute(node, "is_causal", 0) or attribute(node, "softcap", 0.0) or len(node.outputs) > 1
-    if extra or causal:
-        raise UnsupportedError("attention with a mask, a causal order, a soft cap or a cache", _REMEDY)
+    if attribute(node, "softcap", 0.0) or len(node.outputs) > 1 or any(not _is_missing(v) for v in inputs[4:]):
+        raise UnsupportedError("attention with a soft cap or a cache", _REMEDY)
     given = [part for part in parts if part is not None]
     flat = len(given[0].layout.dims) == 3
     if flat:
@@ -145,18 +218,29 @@ def read_operator(context: Context, node: ir.Node, inputs: list[Value]) -> Resul
     if not all(_is_matrix_a_head(part.layout) for part in given):
         raise LayoutError("its inputs are not matrices of tokens, a head at a time")
     scale = attribute(node, "scale", 1 / math.sqrt(query.layout.shape[-1]))
-    result = attend(context.builder, query, key, value, float(scale))
+    scores = Scores(query, key, float(scale), False)
+    if len(inputs) > 3 and not _is_missing(inputs[3]):
+        scores = _masked(scores, inputs[3])
+    if attribute(node, "is_causal", 0):
+        scores = _hiding(scores, np.triu(np.ones(scores.shape[-2:], np.bool_), 1), -np.inf)
+    _check_bias(scores.bias)
+    result = attend(context.builder, query, key, value, scores.scale, scores.bias)
     if not flat:
         return result
     result = restructure(result, *transpose(result.layout, (0, 2, 1, 3)))
     return restructure(result, *reshape(result.layout, (*result.layout.shape[:2], prod(result.layout.shape[2:]))))
 
 
-def _is_open(value: Value) -> bool:
-    """Whether a mask hides nothing: zeros to add, or all true."""
-    if not isinstance(value, Constant):
-        return False
-    return bool(value.array.all() if value.array.dtype == np.bool_ else not value.array.any())
+def _is_missing(value: Value) -> bool:
+    """Whether an optional input is not there."""
+    return isinstance(value, Constant) and value.array.size == 0
+
+
+def _masked(scores: Scores, mask: Value) -> Scores:
+    """Scores with the mask of an Attention operator: true where a key is seen, or what is added."""
+    if isinstance(mask, Constant) and mask.array.dtype == np.bool_:
+        return _hiding(scores, ~mask.array, -np.inf)
+    return _biased(scores, mask, 1.0)
 
 
 def _heads(value: Affine, heads: int) -> Affine:
@@ -170,7 +254,7 @@ def _heads(value: Affine, heads: int) -> Affine:
 
 RULES: Rules = (
     ("MatMul Einsum", read_scores),
-    ("Mul Div Add", read_scale),
+    ("Mul Div Add Sub", read_scale),
     ("Softmax", read_softmax),
     ("IsNaN Where", read_nan_guard),
     ("MatMul Einsum", read_context),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, apply, attribute
 from moehls.frontend.values import Affine, Constant, FeedForward, Unknown, Value, shape_of
 
-_REMEDY = "export plain self-attention without mask, cache or rotary positions"
+_REMEDY = "export plain self-attention without cache or rotary positions"
 
 
 def _given(node: ir.Node, inputs: list[Value], place: int) -> Value | None:
@@ -69,22 +69,47 @@ def read_skip_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Resu
     return [*normalised, Unknown(), Unknown(), total][: len(node.outputs)]
 
 
-def _refuse_extras(node: ir.Node, inputs: list[Value], plain: set[int], flags: tuple[str, ...]) -> None:
-    """Masks, caches and the like."""
-    extra = [node.inputs[place] for place in range(len(inputs)) if place not in plain and _given(node, inputs, place)]
+def _refuse_extras(node: ir.Node, inputs: list[Value], known: set[int], flags: tuple[str, ...]) -> None:
+    """Caches and the like."""
+    extra = [node.inputs[place] for place in range(len(inputs)) if place not in known and _given(node, inputs, place)]
     flagged = [name for name in flags if attribute(node, name, 0)]
     if extra or flagged or len(node.outputs) > 1:
-        raise UnsupportedError("attention with a mask, a causal order or a cache", _REMEDY)
+        raise UnsupportedError("attention with a cache or rotary positions", _REMEDY)
 
 
-def _attend(context: Context, node: ir.Node, parts: list[Value]) -> Result:
-    """Standard Attention of three `[batch, tokens, channels]` values."""
+def _attend(
+    context: Context, node: ir.Node, parts: list[Value], padding: Value | None = None, bias: Value | None = None
+) -> Result:
+    """Standard Attention of three `[batch, tokens, channels]` values; `padding` is 0 of keys that are hidden."""
     heads = int(attribute(node, "num_heads", 0))
     channels = (shape_of(parts[0]) or (0,))[-1]
     if len(shape_of(parts[0]) or ()) != 3 or heads < 1 or channels % heads:
         raise UnsupportedError(f"{channels} channels do not divide into {heads} heads", _REMEDY)
     scale = float(attribute(node, "scale", 0.0)) or 1 / math.sqrt(channels // heads)
-    return apply(context, "Attention", parts, q_num_heads=heads, kv_num_heads=heads, scale=scale)
+    masks = [mask for mask in (bias, _padding(node, padding, parts[1])) if mask is not None]
+    mask = masks if len(masks) < 2 else apply(context, "Add", masks)
+    causal = int(attribute(node, "unidirectional", 0))
+    sizes = {"q_num_heads": heads, "kv_num_heads": heads}
+    return apply(context, "Attention", [*parts, *mask], scale=scale, is_causal=causal, **sizes)
+
+
+def _padding(node: ir.Node, mask: Value | None, keys: Value) -> Value | None:
+    """What a mask of whole numbers, `[batch, keys]` or `[batch, queries, keys]`, adds to the scores."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Constant):
+        raise UnsupportedError(
+            "an attention mask that depends on the input", "give the mask as a constant of the graph"
+        )
+    tokens = (shape_of(keys) or (0, 0))[1]
+    shape = mask.array.shape
+    if len(shape) not in (2, 3) or shape[0] != 1 or shape[-1] != tokens:
+        raise UnsupportedError(
+            f"an attention mask of shape {list(shape)}",
+            f"give one of shape [1, {tokens}] or [1, {tokens}, {tokens}]",
+        )
+    hidden = np.where(mask.array == 0, np.float32(attribute(node, "mask_filter_value", -10000.0)), np.float32(0))
+    return Constant(hidden.reshape(1, 1, -1, tokens))
 
 
 def _split(context: Context, value: Value, sizes: list[int]) -> list[Value]:
@@ -93,16 +118,17 @@ def _split(context: Context, value: Value, sizes: list[int]) -> list[Value]:
 
 def read_attention(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Attention: one matrix for queries, keys and values, with its bias."""
-    _refuse_extras(node, inputs, {0, 1, 2}, ("unidirectional", "do_rotary", "past_present_share_buffer"))
+    _refuse_extras(node, inputs, {0, 1, 2, 3, 5}, ("do_rotary", "past_present_share_buffer"))
     fused = _plus(context, apply(context, "MatMul", inputs[:2])[0], _given(node, inputs, 2))
     width = (shape_of(fused) or (0,))[-1]
     sizes = list(attribute(node, "qkv_hidden_sizes", None) or [width // 3] * 3)
-    return _attend(context, node, _split(context, fused, sizes))
+    padding, bias = (_given(node, inputs, place) for place in (3, 5))
+    return _attend(context, node, _split(context, fused, sizes), padding, bias)
 
 
 def read_multi_head(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """MultiHeadAttention of separate queries, keys and values `[batch, tokens, channels]`, perhaps with a bias for all."""
-    _refuse_extras(node, inputs, {0, 1, 2, 3}, ("unidirectional",))
+    _refuse_extras(node, inputs, {0, 1, 2, 3, 4, 5}, ())
     parts = [_given(node, inputs, place) for place in range(3)]
     query, key, value = parts
     if query is None or key is None or value is None or any(len(shape_of(part) or ()) != 3 for part in inputs[:3]):
@@ -112,7 +138,7 @@ def read_multi_head(context: Context, node: ir.Node, inputs: list[Value]) -> Res
     if bias is not None:
         biases = _split(context, bias, [(shape_of(part) or (0,))[-1] for part in given])
         given = [_plus(context, part, own) for part, own in zip(given, biases, strict=True)]
-    return _attend(context, node, given)
+    return _attend(context, node, given, *(_given(node, inputs, place) for place in (4, 5)))
 
 
 RULES: Rules = (

@@ -119,6 +119,7 @@ def read_reshape(context: Context, node: ir.Node, inputs: list[Value]) -> Result
             value,
             query=restructure(query, *reshape(query.layout, query_shape)),
             key=restructure(key, *reshape(key.layout, key_shape)),
+            bias=None if value.bias is None else value.bias.reshape(shape),
         )
     if not isinstance(value, TOKENS):
         return None
