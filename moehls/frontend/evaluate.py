@@ -49,6 +49,8 @@ class NodeEvaluator:
         self._check_size(inputs)
         if self._quantises:
             return [_quantised(self._node, inputs)]
+        if self._node.op_type == "GatherElements" and self._node.domain in ("", "ai.onnx"):
+            return [_gathered(self._node, inputs)]
         feeds = {name: array for name, array in zip(self._names, inputs, strict=True) if array is not None}
         try:
             with np.errstate(all="ignore"):
@@ -71,6 +73,23 @@ class NodeEvaluator:
             shape = [int(abs(limit - start) / max(abs(step), 1e-9)) + 1]
         if any(size < 0 for size in shape) or prod(shape) > LARGEST:
             raise UnsupportedError(f"makes a tensor of shape {shape}", "export a model of ordinary size")
+
+
+def _gathered(node: ir.Node, inputs: Sequence[Array | None]) -> Array:
+    """GatherElements, of which the evaluator takes neither a negative axis nor more than 32 entries along it.
+
+    Raises:
+        UnsupportedError: the indices do not fit.
+    """
+    x, index = (*inputs, None, None)[:2]
+    if x is None or index is None or x.ndim != index.ndim or not x.ndim or index.dtype.kind != "i":
+        raise UnsupportedError("has no indices, or of another rank", _REMEDY)
+    axis = attribute(node, "axis", 0) % x.ndim
+    sizes = [x.shape[dim] if dim == axis else size for dim, size in enumerate(index.shape)]
+    outside = index.size and (index.min() < -x.shape[axis] or index.max() >= x.shape[axis])
+    if outside or any(size > own for size, own in zip(sizes, x.shape, strict=True)):
+        raise UnsupportedError(f"takes indices {list(index.shape)} of {list(x.shape)} that do not fit", _REMEDY)
+    return np.asarray(np.take_along_axis(x[tuple(map(slice, sizes))], index.astype(np.int64), axis))
 
 
 def _quantised(node: ir.Node, inputs: Sequence[Array | None]) -> Array:

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
 
 from moehls.frontend.activations import gelu_exact, gelu_tanh, match_activation
+from moehls.frontend.context import UnsupportedError
+from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.gates import Gate, flat_logits, gate_weights, match_experts, sample_logits
 from moehls.frontend.layout import LayoutError, matrix_layout
 from moehls.frontend.values import Affine, Base, ExpertTerm, Mixture, RouteSource
@@ -174,3 +177,16 @@ def test_activations_are_told_apart() -> None:
 )
 def test_other_functions_are_no_activation(function: Callable[[Array], Array]) -> None:
     assert match_activation(function) is None
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("experts", [6, 70])
+def test_gates_gathered_from_any_number_of_scores(axis: int, experts: int) -> None:
+    """ONNX's reference evaluator refuses a negative axis, and more than 32 columns."""
+    rng = np.random.default_rng(0)
+    scores, index = rng.standard_normal((5, experts)).astype(np.float32), rng.integers(-experts, experts, (5, 3))
+    node = ir.node("GatherElements", [ir.Value(name="scores"), ir.Value(name="index")], {"axis": axis})
+    (found,) = NodeEvaluator(node, 17)([scores, index])
+    np.testing.assert_array_equal(found, [[row[i] for i in own] for row, own in zip(scores, index, strict=True)])
+    with pytest.raises(UnsupportedError, match="do not fit"):
+        NodeEvaluator(node, 17)([scores, index + experts])
