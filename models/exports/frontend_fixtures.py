@@ -25,6 +25,7 @@ from models.exports.library_vits import HEADS as LIBRARY_HEADS
 from models.exports.library_vits import LIBRARY_EXPERTS, LIBRARY_VITS, TOKEN_VITS, build
 from models.exports.library_vits import WIDTH as LIBRARY_WIDTH
 from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fused_attention, with_moe
+from models.exports.published import STYLES
 from models.exports.quantised_graphs import quantised
 from models.exports.small_vit import SmallVit
 from models.m3vit import initialise
@@ -124,6 +125,7 @@ FORMS: dict[str, Form] = {
     "capacity_loop": Form(experts="capacity_loop", head="all_tokens"),
     "capacity_mask": Form(experts="capacity_mask", head="all_tokens"),
     "capacity_kept": Form(gate="pruned", experts="capacity_kept", head="all_tokens"),
+    **{f"published_{style}": Form(experts=f"published_{style}", head="all_tokens") for style in STYLES},
     "soft_einsum": Form(experts="soft_einsum", head="all_tokens"),
     "soft_loop": Form(experts="soft_loop", head="all_tokens", scale=True),
     "soft_slots": Form(experts="soft_slots", head="all_tokens"),
@@ -257,6 +259,7 @@ DYNAMO_ONLY = (
     "experts_repeat",
     "gate_one_assign",
     "experts_condition",
+    "published_switch",
     "transformers_dinov2_registers",
 )
 """TorchScript cannot export an index_add with repeated rows, nor torch.cond, nor a bicubic resize with antialiasing; rows

@@ -27,6 +27,7 @@ from models.exports.forms import (
     Form,
 )
 from models.exports.mixtures import Mixture
+from models.exports.published import STYLES, PublishedMixture
 from models.exports.soft import SoftMixture
 
 
@@ -215,8 +216,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = norm(form.norm), norm(form.norm)
         self.attention = Attention(form.attention)
         soft = form.experts.removeprefix("soft_") if form.experts.startswith("soft_") else ""
+        published = form.experts.removeprefix("published_")
         self.soft = SoftMixture(soft) if sparse and soft else None
-        self.sparse = Mixture(form) if sparse and not soft else None
+        self.published = PublishedMixture(published) if sparse and published in STYLES else None
+        self.sparse = Mixture(form) if sparse and not soft and self.published is None else None
         if sparse and soft == "slots":  # has a normalisation of its own
             self.norm2 = nn.Identity()
         self.mlp = None if sparse else Mlp(form.mlp, form.gelu)
@@ -240,6 +243,8 @@ class Block(nn.Module):
         x = x + (out if self.scale1 is None else out * self.scale1)
         if self.soft is not None:
             out = self.soft(self.norm2(x))
+        elif self.published is not None:
+            out = self.published(self.norm2(x))
         elif self.sparse is not None:
             out = self.sparse(self.norm2(x), task, self._gate_input(before, x))
         elif self.mlp is not None:

@@ -24,6 +24,7 @@ from moehls.frontend.values import (
     FeedForward,
     Grid,
     Hidden,
+    Mixture,
     Normalised,
     Patches,
     Pointwise,
@@ -52,7 +53,11 @@ from moehls.network.operations import (
 
 
 class RoutingError(LayoutError):
-    """Experts are weighed otherwise than by a router's gate."""
+    """The experts of a `mixture` are weighed otherwise than by a router's gate."""
+
+    def __init__(self, reason: str, mixture: Mixture) -> None:
+        super().__init__(reason)
+        self.mixture = mixture
 
 
 LARGEST = 1 << 28
@@ -348,7 +353,7 @@ class Builder:
         try:
             matched = match_experts(value)
         except LayoutError as error:
-            raise RoutingError(f"{error} (the router's logits are {value.source.onnx_name!r})") from error
+            raise RoutingError(f"{error} (the router's logits are {value.source.onnx_name!r})", value) from error
         routing = self.route(value.source.logits, matched.gate)
         self.routers[routing] = value.source
         arrays, lattices = matched.arrays, matched.lattices

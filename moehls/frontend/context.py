@@ -41,6 +41,8 @@ class Context:
     read_branch: Callable[[ir.Graph], list[Value]]
     """reads a sub-graph in the scope of the graph: the values of its outputs"""
     sources: dict[int, tuple[Affine, RouteSource]] = field(default_factory=dict)
+    written_by: dict[int, ir.Node] = field(default_factory=dict)
+    """the node that wrote a value, by the value's `id`"""
 
 
 Result = Value | Sequence[Value] | None
@@ -77,7 +79,8 @@ def apply(context: Context, operator: str, inputs: Sequence[Value], outputs: int
         UnsupportedError: no rule reads it.
     """
     names = [ir.Value(name=f"input{number}") for number in range(len(inputs))]
-    result = context.read(ir.node(operator, names, attributes, num_outputs=outputs), list(inputs))
+    written = [ir.Value(name=f"output{number}") for number in range(outputs)]
+    result = context.read(ir.node(operator, names, attributes, outputs=written), list(inputs))
     if result is None:
         raise UnsupportedError(f"no supported form has its {operator} here", "export it without fused operators")
     return list(result) if isinstance(result, Sequence) else [result]

@@ -28,6 +28,8 @@ _SMALLEST = 1e-3
 ROWS = 1024
 """Least number of sampled rows."""
 _NEAR = 1e-6
+_APART = 1e-4
+"""Logits that differ by more have probabilities that differ, if they are not too small to count."""
 LEAST = 10
 """Least number of sampled tensors: one of each kind below."""
 
@@ -126,6 +128,22 @@ def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
     return gates
 
 
+def weights_by_value(logits: Array, gate: Gate, kept: bool) -> npt.NDArray[np.float64]:
+    """As `gate_weights` of a plain gate, where experts are chosen by comparison with the k-th logit: at a tie there all are kept,
+    or, where they must be more than the next one, none."""
+    wide = logits.astype(np.float64)
+    order = -np.sort(-wide, axis=-1)
+    if kept:
+        chosen = wide >= order[..., gate.k - 1 : gate.k]
+    else:
+        chosen = wide > order[..., gate.k : gate.k + 1] if gate.k < wide.shape[-1] else np.ones(wide.shape, bool)
+    scores = sigmoid(wide) if gate.score == "sigmoid" else np.exp(wide - wide.max(axis=-1, keepdims=True))
+    if gate.normalisation == "none":
+        return scores * chosen
+    total = scores if gate.normalisation == "all" else scores * chosen
+    return np.asarray(scores * chosen / np.maximum(total.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny))
+
+
 @dataclass(frozen=True)
 class MatchedExperts:
     """A router and expert weights in the order of its columns, as `Route` and `Experts` hold them."""
@@ -168,6 +186,8 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         raise LayoutError(
             f"{len(found)} experts meet a router of {experts} columns" + (left_out if len(found) < experts else "")
         )
+    apart = np.diff(np.sort(logits, axis=1), axis=1).min(axis=1, initial=np.inf) > _APART
+    without_ties = max(1, int((coefficients != 0).sum(axis=1)[apart].max(initial=0)))
     for gates in _hypotheses(mixture, logits, coefficients, used):
         matches = [
             (gate, match) for gate in gates if (match := _match(gate, mixture, logits, coefficients)) is not None
@@ -176,18 +196,37 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
             raise LayoutError(
                 "an expert takes a limited number of tokens, but which come first does not show on samples"
             )
-        for gate, (columns, factors) in matches:
-            scaled = _scaled_inputs if weigh_inputs else _scaled
-            terms = [scaled(found[place], factors[place]) for place in np.argsort(columns)]
-            return MatchedExperts(gate, _arrays(terms), weigh_inputs, _lattices(terms))
+        for gate, match in matches:
+            return _matched(gate, match, found, weigh_inputs)
+    for gate, kept in product(_plain(without_ties), (True, False)):
+        by_value = _match_by_value(gate, kept, logits, coefficients)
+        if by_value is not None:
+            return _matched(gate, by_value, found, weigh_inputs)
+    tokens = len(logits) // len(mixture.source.samples)
+    taken = (coefficients != 0).reshape(-1, tokens, experts).sum(axis=1)
+    if tokens > taken.max() == taken.min() and experts > 1:
+        raise LayoutError(
+            f"every expert takes {taken.max()} tokens, whatever the routing: experts choose their tokens (expert choice), which "
+            "has no place on the accelerator; tokens must choose their experts"
+        )
     raise LayoutError(
-        f"the weights of the experts are not a top-{used} gate: neither softmax over all {experts} experts "
+        f"the weights of the experts are not a top-{without_ties} gate: neither softmax over all {experts} experts "
         "or over the chosen ones nor sigmoids, plain or divided by their sum, give them on sampled logits, with or without "
         "groups that the largest logits choose, or the largest sums of two sigmoids, with or without a bias on them for the "
         "choice (experts outside of a group at -inf, as 0 is more than a negative one), a threshold (`Where(gate > t, gate, 0)`, "
         "also renormalised; what it "
         "leaves out takes no place) and a capacity that tokens fill in order, first choices first or token by token"
     )
+
+
+def _matched(
+    gate: Gate, match: tuple[list[int], list[float]], found: tuple[ExpertTerm, ...], weigh_inputs: bool
+) -> MatchedExperts:
+    """The experts in the order of their columns, with their constant factors."""
+    columns, factors = match
+    scaled = _scaled_inputs if weigh_inputs else _scaled
+    terms = [scaled(found[place], factors[place]) for place in np.argsort(columns)]
+    return MatchedExperts(gate, _arrays(terms), weigh_inputs, _lattices(terms))
 
 
 def _arrays(terms: list[ExpertTerm]) -> dict[str, FloatArray]:
@@ -222,11 +261,15 @@ def _joint_lattice(each: list[Lattice | None]) -> Lattice | None:
     return Lattice(scale, zero, found[0].bits, found[0].signed)
 
 
+def _plain(used: int) -> list[Gate]:
+    softmaxes = [Gate(used, order) for order in get_args(GateNormalisation) if order != "none"]
+    return softmaxes + [Gate(used, order, score="sigmoid") for order in ("none", "chosen", "all")]
+
+
 def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int) -> Iterator[tuple[Gate, ...]]:
     """Gates that the coefficients may be, likely ones first; those of a group exclude each other."""
     experts = logits.shape[1]
-    plain = [Gate(used, order) for order in ("all", "chosen")]
-    plain += [Gate(used, order, score="sigmoid") for order in ("none", "chosen", "all")]
+    plain = _plain(used)
     for gate in plain:
         yield (gate,)
     thresholds = sorted({value for value in mixture.source.compared if 0 < value < 1})
@@ -268,10 +311,22 @@ def _match(gate: Gate, mixture: Mixture, logits: Array, coefficients: Array) -> 
         if gate.capacity:  # it decides over the places of later tokens
             clear = np.repeat(clear.reshape(-1, tokens).all(axis=1), tokens)
         expected, coefficients = expected[clear], coefficients[clear]
+    return _columns(coefficients, expected) if _as_many(coefficients, expected) else None
+
+
+def _as_many(coefficients: Array, expected: Array) -> bool:
+    """Whether every row has as many experts, those aside whose weight is all but zero."""
     some, clearly = ((coefficients != 0).sum(axis=1), (np.abs(coefficients) > _SMALLEST).sum(axis=1))
-    if ((expected > _SMALLEST).sum(axis=1) > some).any() or (clearly > (expected != 0).sum(axis=1)).any():
-        return None
-    return _columns(coefficients, expected)
+    return not ((expected > _SMALLEST).sum(axis=1) > some).any() and not (clearly > (expected != 0).sum(axis=1)).any()
+
+
+def _match_by_value(gate: Gate, kept: bool, logits: Array, coefficients: Array) -> tuple[list[int], list[float]] | None:
+    """As `_match`, of experts that are compared with the k-th largest; the weights are those of the comparison at ties too."""
+    order = -np.sort(-logits, axis=1)
+    gap = order[:, gate.k - 1] - order[:, gate.k] if gate.k < logits.shape[1] else np.full(len(logits), np.inf)
+    clear = (gap == 0) | (gap > _APART)  # the comparison may be of rounded probabilities
+    expected, given = weights_by_value(logits[clear], gate, kept), coefficients[clear]
+    return _columns(given, expected) if _as_many(given, expected) else None
 
 
 def _scaled(term: ExpertTerm, factor: float) -> ExpertTerm:

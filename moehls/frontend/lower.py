@@ -213,6 +213,7 @@ class _Reader:
         values: list[Value] = list(result) if isinstance(result, Sequence) else [result]
         for output, value in zip(node.outputs, values, strict=False):
             self._values[output] = value
+            self._context.written_by.setdefault(id(value), node)
             if isinstance(value, TOKENS):
                 self._tokens = max(self._tokens, value.layout.tokens)
             if isinstance(value, Normalised | Affine):
@@ -282,10 +283,16 @@ class _Reader:
             }
 
     def _refuse(self, node: ir.Node, inputs: list[Value], refusal: UnsupportedError | LayoutError) -> None:
+        """Note a refusal, of a sum of experts at the node that wrote it."""
+        cause = self._context.written_by.get(id(refusal.mixture)) if isinstance(refusal, RoutingError) else None
+        if cause is not None and cause is not node:
+            node, inputs = cause, [self._values[value] for value in cause.inputs if value is not None]
         near = ROUTING if isinstance(refusal, RoutingError) else nearest(inputs)
         remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else near
         shapes = tuple(shape_of(value) for value in inputs)
-        self._refusals.append(Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy))
+        found = Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy)
+        if found not in self._refusals:
+            self._refusals.append(found)
 
     def _begin(self, node: ir.Node) -> None:
         """Take what a first normalisation writes for the tokens, where the patch embedding could not be read."""

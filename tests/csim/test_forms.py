@@ -32,6 +32,7 @@ FORMS = (
     "gate_first_norm-ts17",
     "capacity_choice-dynamo20",
     "capacity_tokens-ts17",
+    "published_switch-dynamo20",
     "soft_einsum-ts17",
     "soft_loop-dynamo20",
     "soft_unit-ts17",

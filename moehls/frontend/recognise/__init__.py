@@ -23,6 +23,7 @@ from moehls.frontend.recognise import (
     linear,
     moe,
     patch_embedding,
+    pointwise,
     pool,
     quantised,
     residual,
@@ -37,6 +38,7 @@ from moehls.frontend.recognise import (
 _MODULES = (
     quantised,
     patch_embedding,
+    pointwise,
     attention,
     pool,
     layer_norm,

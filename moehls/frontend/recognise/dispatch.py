@@ -177,6 +177,8 @@ def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result
     total, index, rows = inputs
     if not isinstance(rows, Dispatched) or not isinstance(index, Routed):
         return None
+    if isinstance(total, Affine) and total.base.stand_in:
+        return None
     if isinstance(total, TOKENS) and not isinstance(total, Mixture):
         raise UnsupportedError(
             "the outputs of an expert are written over the tokens themselves, so that tokens of no expert keep their value",

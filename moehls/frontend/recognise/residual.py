@@ -14,7 +14,7 @@ from moehls.frontend.values import Affine, Constant, Sum, Value
 
 
 def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    left, right = (_summed(value) for value in inputs[:2])
+    left, right = (_summed(context, value) for value in inputs[:2])
     if not isinstance(left, TOKENS) or not isinstance(right, TOKENS):
         return None
     if left.layout != right.layout:
@@ -22,9 +22,14 @@ def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return Sum(left, right)
 
 
-def _summed(value: Value) -> Value:
+def _summed(context: Context, value: Value) -> Value:
     """A weighed network of weights that were gathered by the one expert of a token is the sum over the experts."""
-    return as_mixture(value) or value
+    mixture = as_mixture(value)
+    if mixture is None:
+        return value
+    if id(value) in context.written_by:
+        context.written_by[id(mixture)] = context.written_by[id(value)]
+    return mixture
 
 
 def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:

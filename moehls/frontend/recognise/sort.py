@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.context import Context, Result, Rules, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.layout import Array, LayoutError, expand, reshape
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.linear import as_affine
@@ -112,6 +112,18 @@ def _in_order(node: ir.Node, value: Value, first: Permuted) -> Value | None:
     return sorted_back if isinstance(value, Routed) else Gathered(value.table, sorted_back)
 
 
+def read_cut(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """The rows of one expert after another, cut where the example input had them."""
+    if not isinstance(inputs[0], Permuted):
+        return None
+    raise UnsupportedError(
+        "the rows sorted by expert are cut into one piece an expert"
+        + (": the lengths are those of the example input" if all(isinstance(v, Constant) for v in inputs[1:]) else ""),
+        "take the rows of each expert by their numbers (rows = (index == e).nonzero()), or gather the experts' weights by row",
+        ends=True,
+    )
+
+
 def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """The rows added to their tokens: a sum over the chosen experts."""
     total, index, value = inputs
@@ -135,5 +147,6 @@ def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result
 RULES: Rules = (
     ("Gather GatherND", read_gather),
     (_ROWWISE, read_rowwise),
+    ("Split Slice", read_cut),
     ("ScatterND ScatterElements", read_scatter),
 )
