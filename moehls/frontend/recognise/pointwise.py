@@ -34,7 +34,7 @@ def read_conv(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     ):
         return None
     outputs, channels = weight.array.shape[:2]
-    if shape[1] != groups * channels or outputs % groups:
+    if shape[1] != groups * channels or outputs % groups or any(axis.token for axis in value.layout.dims[1]):
         return None
     places = _PLACES[: rank - 2]
     matrix = weight.array.reshape(groups, outputs // groups, channels)
