@@ -57,6 +57,8 @@ class BlockSummary:
     k: int
     """experts of a token; slots of an expert in a soft mixture"""
     gate_order: GateOrder | None
+    score_bias: Literal["none", "shared", "heads"] = "none"
+    """what is added to the scores, masks too: nothing, the same for all heads, or each head's own"""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,15 @@ def _blocks(network: Network, shapes: dict[str, Shape]) -> tuple[BlockSummary, .
         assert isinstance(attention, Attention)
         inside = network.operations[start:stop]
         selected = next((i for i, o in enumerate(inside) if isinstance(o, SelectTokens | MeanTokens)), len(inside))
-        blocks.append(_block(attention, inside[:selected], shapes))
+        block = _block(attention, inside[:selected], shapes)
+        blocks.append(dataclasses.replace(block, score_bias=_score_bias(attention)))
     return tuple(blocks)
+
+
+def _score_bias(attention: Attention) -> Literal["none", "shared", "heads"]:
+    if attention.bias is None:
+        return "none"
+    return "shared" if len(attention.bias) == 1 and attention.heads > 1 else "heads"
 
 
 def _block(attention: Attention, inside: tuple[Operation, ...], shapes: dict[str, Shape]) -> BlockSummary:

@@ -119,12 +119,16 @@ def model_text(recognised: dict[str, Any]) -> str:
     return f"{text}. Outputs: {outputs}."
 
 
+_BIASES = {"none": "", "shared": ", scores with one bias", "heads": ", scores with a bias a head"}
+
+
 def model_blocks(recognised: dict[str, Any]) -> list[dict[str, Any]]:
     """A column a block for the drawing of the model."""
     patch = "×".join(map(str, recognised["patch"]))
     found = [{"name": "patches", "parts": [{"class": "embed", "short": patch, "title": f"patch embedding {patch}"}]}]
     for number, block in enumerate(recognised["blocks"]):
         attention = f"{block['heads']} heads of {block['head_channels']} channels"
+        attention += _BIASES[block["score_bias"]]
         parts = [{"class": "scores", "short": f"{block['heads']} heads", "title": f"attention, {attention}"}]
         if block["feed_forward"] == "mlp":
             parts.append({"class": "mlp", "short": "MLP", "title": f"MLP, {block['hidden']} hidden channels"})

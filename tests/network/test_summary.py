@@ -30,6 +30,14 @@ def test_a_soft_mixture_is_part_of_its_block() -> None:
     assert [(block.feed_forward, block.experts, block.k) for block in blocks] == [("mlp", 0, 0), ("soft", 4, 2)]
 
 
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [("plain-ts17", "none"), ("timm_beit_relative-ts17", "heads"), ("attention_hidden-ts17", "shared")],
+)
+def test_biases_and_masks_of_attention_are_shown(name: str, bias: str) -> None:
+    assert {block.score_bias for block in summarise(read_network(fixture(name), {})).blocks} == {bias}
+
+
 def test_a_network_without_attention_has_no_blocks() -> None:
     embed = NETWORK.operations[0]
     output = replace(NETWORK.outputs[0], value=embed.output)
