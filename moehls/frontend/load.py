@@ -181,8 +181,11 @@ def _widened(model: ir.Model, path: Path) -> ir.Model:
 
 
 def _is_mask(array: npt.NDArray[Any]) -> bool:
-    """Whether it is zeros and -∞ only, what is added to scores, or put in their place, to hide some."""
-    return bool(((array == 0) | np.isneginf(array)).all())
+    """Whether it is zeros and -∞ only, what is added to scores, or put in their place, to hide some; or biases and -∞, as many
+    queries as keys, each of which sees a key."""
+    hidden = np.isneginf(array)
+    square = array.ndim > 1 and array.shape[-2] == array.shape[-1] and not hidden.all(axis=-1).any()
+    return bool(((array == 0) | hidden).all() or (square and (np.isfinite(array) | hidden).all()))
 
 
 def _check_weights(model: ir.Model, path: Path) -> None:

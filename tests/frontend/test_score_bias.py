@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from moehls.errors import MoehlsError
 from moehls.frontend import read_network
 from moehls.network.operations import Attention, FloatArray
 from tests.frontend.support import Edit, edited, insert_after, nodes, refusals
@@ -78,6 +79,26 @@ def test_a_bias_and_a_mask_one_behind_the_other(tmp_path: Path) -> None:
     assert bias is not None
     np.testing.assert_array_equal(bias[:, ~HIDDEN], -TABLE[:, ~HIDDEN] / 2)
     assert (bias[:, HIDDEN] < -1e9).all()
+
+
+def test_biases_and_a_mask_in_one_array(tmp_path: Path) -> None:
+    table = np.where(HIDDEN, np.float32(-np.inf), TABLE)
+    (bias,) = biases("plain-ts17", tmp_path, on_the_scores(("Add", ["table"]), table=table))
+    np.testing.assert_array_equal(bias, table)  # type: ignore[arg-type]
+
+
+def test_a_square_weight_that_is_infinite_is_no_bias(tmp_path: Path) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        for index, tensor in enumerate(graph.initializer):
+            array = numpy_helper.to_array(tensor).copy()
+            if array.ndim == 2 and array.shape[0] == array.shape[1]:
+                array[1, 2] = -np.inf
+                graph.initializer[index].CopyFrom(numpy_helper.from_array(array, tensor.name))
+                return
+        raise AssertionError("no square weight")
+
+    with pytest.raises(MoehlsError):
+        read_network(edited("plain-ts17", tmp_path, edit), {})
 
 
 def test_a_query_that_sees_no_key_sees_all_alike_where_the_mask_is_finite(tmp_path: Path) -> None:
