@@ -17,6 +17,7 @@ from moehls.frontend import inspect_tasks, read_tasks
 from moehls.integer.host import dequantise_output, parts_of, quantise_image
 from moehls.integer.operations import IntArray, IntegerExperts, IntegerNetwork
 from moehls.integer.precision import PRECISIONS, Precision
+from moehls.network.inputs import prepared
 from moehls.network.operations import FloatArray, Network
 from moehls.network.split import split_hidden
 from moehls.network.summary import summarise
@@ -27,7 +28,7 @@ from moehls.plan.parts import hidden_parts
 from moehls.plan.search import Settings, parse_settings
 from moehls.points import front_json, read_point
 from moehls.project import SAMPLES, Project, check_target, json_text, open_project, write_project
-from moehls.quantize import left_to_calibration, quantize, random_calibration, unmapped
+from moehls.quantize import left_to_calibration, quantize, random_calibration, random_given, unmapped
 from moehls.report.front import draw as draw_front
 from moehls.report.page import write_page
 from moehls.report.summary import first_summary, with_resources, with_vendor_reports, with_verification
@@ -35,7 +36,7 @@ from moehls.report.vendor import RESOURCES, read_vendor_reports
 from moehls.rtl.report import RtlReport, read_report
 from moehls.rtl.resources import Usage
 from moehls.rtl.resources import count as count_resources
-from moehls.samples import Samples, random_samples, read_calibration, read_samples
+from moehls.samples import Samples, random_samples, read_calibration, read_samples, samples_of
 from moehls.simulate import rtl_kernel, rtl_units
 from moehls.simulate.rtl import MOEHLS, RtlSimulator, generated_sources, rtl_origin
 from moehls.simulate.rtl_bench import BenchResult
@@ -105,7 +106,8 @@ def compile(
     noticed: list[str] = []
     paths = _files(models)
     network = read_tasks(paths, of_model, warn=noticed.append)
-    images, warnings = _calibration(network, calibration)
+    given, warnings = _calibration(network, calibration)
+    images = prepared(network.input, given)
     unscaled = left_to_calibration(network)
     if unscaled:
         noticed.append(f"the graph has no scale for {', '.join(unscaled)}: chosen by calibration")
@@ -120,7 +122,7 @@ def compile(
             f"hidden layers are computed in {parts} parts: whole, their activations do not fit {target.name}"
         )
     progress("running the reference", 0.7)
-    samples = _project_samples(network, images)
+    samples = _project_samples(network, given)
     runs = [reference.run(integer, image, int(task)) for image, task in zip(samples.images, samples.tasks, strict=True)]
     progress("planning", 0.8)
     planned = plan(integer, target, clock, of_plan, _expert_load(integer, runs))
@@ -346,10 +348,10 @@ def bench(
     found: list[BenchResult] = []
     if units:
         progress("recording steps", 0.0)
-        prepared = rtl_units.prepare(project, list(zip(images, tasks, strict=False)), units)
+        recorded = rtl_units.prepare(project, list(zip(images, tasks, strict=False)), units)
         for n, name in enumerate(units):
             progress(name, n / len(wanted))
-            result = prepared.run(name)
+            result = recorded.run(name)
             found += [] if result is None else [result]
     if rtl_kernel.NAME in wanted:
         progress(rtl_kernel.NAME, len(units) / len(wanted))
@@ -417,19 +419,19 @@ def _quantised(
     return network, integer, parts
 
 
-def _calibration(network: Network, path: Path | None) -> tuple[FloatArray, tuple[str, ...]]:
+def _calibration(network: Network, path: Path | None) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
     if path is not None:
         return read_calibration(path, network), ()
     warning = (
         "no calibration samples (--calibrate): calibrated on random images, so the ranges are guesses and accuracy will "
         "suffer; give a few dozen real images"
     )
-    return random_calibration(network, 0), (warning,)
+    return random_given(network, 0), (warning,)
 
 
-def _project_samples(network: Network, images: FloatArray) -> Samples:
+def _project_samples(network: Network, given: np.ndarray[Any, Any]) -> Samples:
     count = max(_SAMPLES, network.tasks)
-    return Samples(images[np.arange(count) % len(images)], np.arange(count, dtype=np.int64) % network.tasks)
+    return samples_of(network, given[np.arange(count) % len(given)], np.arange(count, dtype=np.int64) % network.tasks)
 
 
 def _expert_load(integer: IntegerNetwork, runs: Sequence[reference.Execution]) -> dict[str, list[float]]:

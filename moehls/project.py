@@ -28,8 +28,9 @@ from moehls.errors import MoehlsError
 from moehls.integer import storage
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerNetwork
-from moehls.network import operations
+from moehls.network import operations, processing
 from moehls.network.operations import Network
+from moehls.network.processing import Step
 from moehls.plan import Plan, build_program, load_plan, save_plan, weights_bytes
 from moehls.plan.layout import input_bytes
 from moehls.plan.steps import Program
@@ -49,6 +50,7 @@ _NETWORK_CLASSES = (
     operations.Network,
     operations.NetworkInput,
     operations.NetworkOutput,
+    Step,
 )
 
 
@@ -227,6 +229,7 @@ def _write_templates(work: Path, plan: Plan, task: int) -> None:
     for script in sorted((templates / "scripts").glob("*.tcl")):
         shutil.copyfile(script, work / "scripts" / script.name)
     shutil.copyfile(templates / "host/driver.py", work / "host/driver.py")
+    shutil.copyfile(processing.__file__, work / "host/processing.py")
     shutil.copyfile(templates / "project/Makefile", work / "Makefile")
     (work / "local.mk").write_text(f"# This machine's moehls; not part of the project.\nMOEHLS ?= {_command()}\n")
 

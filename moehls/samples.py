@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moehls.errors import MoehlsError
+from moehls.network.inputs import as_given, prepared
 from moehls.network.operations import FloatArray, Network
 
 LABELS = ".labels"
@@ -33,6 +34,8 @@ class Samples:
     """[samples]; zeros where the model has one task"""
     labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     """output name → [samples, …], the output's shape without its classes; -1: no label"""
+    given: npt.NDArray[Any] | None = None
+    """the images as the graph takes them, where that is not the same"""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,14 +44,18 @@ class Samples:
         """As `read_samples` takes them."""
         tasks = {network.task_input: self.tasks} if network.task_input is not None else {}
         labels = {name + LABELS: label for name, label in self.labels.items()}
-        images = np.moveaxis(self.images, 1, -1) if network.input.channels_last else self.images
-        return {network.input.name: images} | tasks | labels
+        return {network.input.name: self.images if self.given is None else self.given} | tasks | labels
 
     def first(self, count: int) -> Samples:
         """The first `count` samples, or all where there are fewer."""
-        return Samples(
-            self.images[:count], self.tasks[:count], {name: label[:count] for name, label in self.labels.items()}
-        )
+        labels = {name: label[:count] for name, label in self.labels.items()}
+        given = None if self.given is None else self.given[:count]
+        return Samples(self.images[:count], self.tasks[:count], labels, given)
+
+
+def samples_of(network: Network, given: npt.NDArray[Any], tasks: npt.NDArray[np.int64]) -> Samples:
+    """Samples `[samples, …]` as the graph takes them."""
+    return Samples(prepared(network.input, given), tasks, given=given if network.input.given else None)
 
 
 def read_samples(path: Path, network: Network) -> Samples:
@@ -60,7 +67,8 @@ def read_samples(path: Path, network: Network) -> Samples:
     arrays = _read_arrays(path, network)
     wanted = [network.input.name] + ([network.task_input] if network.task_input is not None else [])
     _check_keys(path, arrays, wanted, [output.name for output in network.outputs])
-    images = _images(path, arrays[network.input.name], network)
+    given = _images(path, arrays[network.input.name], network)
+    images = prepared(network.input, given)
     tasks = np.zeros(len(images), np.int64)
     if network.task_input is not None:
         tasks = _tasks(path, arrays[network.task_input], network, len(images))
@@ -69,11 +77,11 @@ def read_samples(path: Path, network: Network) -> Samples:
         for name, array in arrays.items()
         if name.endswith(LABELS) and name not in wanted
     }
-    return Samples(images, tasks, labels)
+    return Samples(images, tasks, labels, given if network.input.given else None)
 
 
-def read_calibration(path: Path, network: Network) -> FloatArray:
-    """The images of `--calibrate`, `[samples, channels, height, width]`.
+def read_calibration(path: Path, network: Network) -> npt.NDArray[Any]:
+    """The images of `--calibrate`, as the graph takes them: `[samples, …]`.
 
     Every task is calibrated on every image, so the task input may be left out; where it is given it is checked. In a
     folder each `.npz` or `.npy` file is read in the order of the names, and an `.npy` may hold one image alone.
@@ -96,16 +104,16 @@ def random_samples(
     generator = np.random.default_rng(seed)
     noise = generator.random((count, *network.input.shape))
     images = low[:, None, None] + noise * (high - low)[:, None, None]
-    return Samples(images.astype(np.float32), np.arange(count, dtype=np.int64) % network.tasks)
+    return samples_of(network, as_given(network.input, images), np.arange(count, dtype=np.int64) % network.tasks)
 
 
-def _calibration_file(path: Path, network: Network, *, alone: bool) -> FloatArray:
+def _calibration_file(path: Path, network: Network, *, alone: bool) -> npt.NDArray[Any]:
     name, task = network.input.name, network.task_input
     arrays = _read_arrays(path, network)
     optional = {output.name + LABELS for output in network.outputs} | ({task} if task is not None else set())
     _check_keys(path, {key: array for key, array in arrays.items() if key not in optional}, [name], [])
     array = arrays[name]
-    if alone and array.shape == _graph_shape(network):
+    if alone and array.shape == (network.input.given or network.input.shape):
         array = array[None]
     images = _images(path, array, network)
     if task is not None and task in arrays:
@@ -139,21 +147,16 @@ def _check_keys(path: Path, arrays: dict[str, npt.NDArray[Any]], wanted: list[st
     raise MoehlsError(f"{path}: {'; '.join(found)}. The model's inputs are {', '.join(map(repr, wanted))}{labels}")
 
 
-def _graph_shape(network: Network) -> tuple[int, ...]:
-    """An image's dimensions in the order in which the graph takes them."""
-    channels, height, width = network.input.shape
-    return (height, width, channels) if network.input.channels_last else (channels, height, width)
-
-
-def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray:
-    name, shape = network.input.name, _graph_shape(network)
+def _images(path: Path, array: npt.NDArray[Any], network: Network) -> npt.NDArray[Any]:
+    """Samples as the graph takes them, in its type."""
+    name, shape = network.input.name, network.input.given or network.input.shape
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
         raise MoehlsError(f"{path}: input {name!r} holds {array.dtype}, not real numbers")
-    if array.ndim == 5 and array.shape[1] == 1:
+    if array.ndim == len(shape) + 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 3 and shape[0] == 1:  # tokens, or grey images without their channel
         array = array[:, None]
-    if array.shape[1:] != shape or array.ndim != 4:
+    if array.shape[1:] != shape or array.ndim != 1 + len(shape):
         wanted = ", ".join(map(str, shape))
         raise MoehlsError(
             f"{path}: input {name!r} has shape {list(array.shape)}; wanted is [samples, {wanted}], "
@@ -161,7 +164,14 @@ def _images(path: Path, array: npt.NDArray[Any], network: Network) -> FloatArray
         )
     if not len(array):
         raise MoehlsError(f"{path}: input {name!r} holds no sample")
-    images = (np.moveaxis(array, -1, 1) if network.input.channels_last else array).astype(np.float32)
+    if network.input.type != "float32":
+        limits = np.iinfo(network.input.type)
+        if not ((array >= limits.min) & (array <= limits.max) & (array == np.rint(array))).all():
+            raise MoehlsError(
+                f"{path}: input {name!r} takes {network.input.type}: whole numbers of {limits.min} … {limits.max}"
+            )
+        return array.astype(network.input.type)
+    images = array.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
     if bad.size:
         raise MoehlsError(

@@ -160,6 +160,8 @@ def verification(console: Console, result: Verification) -> None:
     table.add_row("cosine", "" if found.cosine is None else f"{found.cosine:.6f}")
     if found.routing_agreement is not None:
         table.add_row("expert choices kept", f"{100 * found.routing_agreement:.2f} %")
+    if found.classes_kept is not None:
+        table.add_row("classes kept", f"{100 * found.classes_kept:.2f} %")
     for accuracy in found.accuracy:
         text = f"{100 * accuracy.integer:.2f} % (float {100 * accuracy.float_:.2f} %) of {accuracy.labelled} labels"
         table.add_row(f"accuracy of {plain(accuracy.output)}, task {accuracy.task}", text)

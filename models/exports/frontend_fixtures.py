@@ -28,6 +28,7 @@ from models.exports.onnxruntime_graphs import folded, halved, optimised, with_fu
 from models.exports.published import STYLES
 from models.exports.quantised_graphs import quantised
 from models.exports.small_vit import SmallVit
+from models.exports.surroundings import SURROUNDED, SurroundedVit, example
 from models.m3vit import initialise
 from models.strip import strip
 
@@ -318,15 +319,20 @@ def main(folder: Path, *only: str) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [
-        name for name in (*FORMS, *GATED, *LIBRARY_VITS, *TOKEN_VITS, *LIBRARY_EXPERTS) if name.startswith(only or "")
+        name
+        for name in (*FORMS, *GATED, *SURROUNDED, *LIBRARY_VITS, *TOKEN_VITS, *LIBRARY_EXPERTS)
+        if name.startswith(only or "")
     ]
 
     def write(name: str, file: str, exporter: Exporter, opset: int, **options: Any) -> None:
         if name in FORMS | GATED:
             content = export_form((FORMS | GATED)[name], exporter, opset, **options)
+        elif name in SURROUNDED:
+            form = SURROUNDED[name]
+            content = export_module(SurroundedVit(form).eval(), (example(form),), exporter, opset, **options)
         else:
-            model, example = build(name)
-            content = export_module(model, (example,), exporter, opset, **options)
+            model, image = build(name)
+            content = export_module(model, (image,), exporter, opset, **options)
         (folder / f"{file}-{exporter}{opset}.onnx").write_bytes(content)
 
     for name in chosen:

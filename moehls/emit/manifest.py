@@ -98,6 +98,9 @@ def _input(network: IntegerNetwork, program: Program, shape: Shape) -> dict[str,
         "blocks": place.blocks,
         "word_beats": place.beats_a_word,
         "beats": place.beats,
+        "sample": list(network.input.given or network.input.shape),
+        "type": network.input.type,
+        "preprocess": [step.json() for step in network.input.steps],
     }
 
 
@@ -119,6 +122,7 @@ def _outputs(network: IntegerNetwork, program: Program) -> list[dict[str, Any]]:
                 "bits": place.bits,
                 "scale": meaning.scale.tolist(),
                 "offset": meaning.offset.tolist(),
+                "postprocess": [step.json() for step in output.steps],
             }
             | ({"part_of": output.part_of} if output.part_of else {})
         )

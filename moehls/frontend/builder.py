@@ -27,6 +27,7 @@ from moehls.frontend.values import (
     Mixture,
     Normalised,
     Patches,
+    Pixels,
     Pointwise,
     RouteSource,
     Shared,
@@ -130,6 +131,20 @@ class Slots:
     """[tokens, slots]"""
 
 
+@dataclass(frozen=True)
+class ImageNorm:
+    """How a graph normalises its image."""
+
+    mean: tuple[float, ...] = ()
+    """[channels], what it subtracts"""
+    deviation: tuple[float, ...] = ()
+    """[channels], what it divides by"""
+    patch_norm: float | None = None
+    """epsilon, where it normalises each patch"""
+    patch: tuple[int, ...] = ()
+    """height and width of such a patch"""
+
+
 class Builder:
     """The operations emitted so far."""
 
@@ -139,10 +154,29 @@ class Builder:
         self.routers: dict[str, RouteSource] = {}
         self.lattices: dict[str, Lattice] = {}
         """of values that the graph quantises"""
+        self.image_norm = ImageNorm()
         self._names: Counter[str] = Counter()
         self._known: dict[tuple[Any, ...], str] = {}
         self._slots: dict[str, Slots] = {}
         self._materialised: dict[int, tuple[Tokens, Affine]] = {}
+
+    def note_image(self, pixels: Pixels, patch: tuple[int, int, int]) -> None:
+        """How the graph normalises the image whose patches are the rows of `pixels`.
+
+        Raises:
+            LayoutError: its patches are embedded twice, normalised in different ways.
+        """
+        if pixels.patch_norm is not None:
+            found = ImageNorm(patch_norm=pixels.patch_norm, patch=patch[1:])
+        else:
+            order = np.argsort(pixels.index[0], kind="stable").reshape(patch[0], -1)[:, 0]
+            scale, offset = pixels.scale[0, order], pixels.offset[0, order]
+            given = bool(offset.any() or (scale != 1).any()) and bool(scale.all())
+            mean, deviation = -offset / np.where(scale == 0, 1, scale), 1 / np.where(scale == 0, 1, np.abs(scale))
+            found = ImageNorm(tuple(mean.tolist()), tuple(deviation.tolist())) if given else ImageNorm()
+        if self.image_norm not in (ImageNorm(), found):
+            raise LayoutError("the image is embedded twice, normalised in different ways")
+        self.image_norm = found
 
     def name(self, role: str) -> str:
         """A fresh name; names come from roles, never from the graph."""

@@ -23,8 +23,10 @@ from moehls.frontend.layout import Array
 from moehls.frontend.lower import Reading
 from moehls.frontend.oracle import oracle_graph
 from moehls.frontend.widen import load_widened
+from moehls.network.inputs import as_given, prepared
+from moehls.network.inputs import expected as expected_pixels
 from moehls.network.interpreter import Routing, choices, outputs, route_logits, run
-from moehls.network.operations import FloatArray, Network, NetworkInput, Route
+from moehls.network.operations import FloatArray, Network, Route
 
 BOUND = 3e-5
 """Largest relative error (root mean square, one output or one router's logits) of a correct recognition. Two float32
@@ -61,8 +63,10 @@ def check_network(network: Network, path: Path, reading: Reading, seed: int) -> 
         for number in range(MOST_SAMPLES):
             if number >= SAMPLES and not unseen:
                 break
-            image = _image(network.input, rng)
-            expected = _run_onnx(session, network, image, task)
+            noise = rng.standard_normal((1, *network.input.shape))
+            sample = as_given(network.input, expected_pixels(network.input, noise))
+            image = prepared(network.input, sample)
+            expected = _run_onnx(session, network, sample, task)
             errors, chosen = _errors(network, image, task, expected, names)
             unseen -= chosen
             for what, error in errors.items():
@@ -75,12 +79,6 @@ def check_network(network: Network, path: Path, reading: Reading, seed: int) -> 
                     )
                 worst = max(worst, error)
     return worst
-
-
-def _image(source: NetworkInput, rng: np.random.Generator) -> FloatArray:
-    """A random image `[1, channels, height, width]`."""
-    shape = (1, *source.shape)
-    return (rng.integers(0, 256, shape) if source.bytes else rng.standard_normal(shape)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,12 @@ def _task(kind: str, shape: list[int], task: int) -> Array:
     return vector.reshape(shape)
 
 
-def _run_onnx(session: ort.InferenceSession, network: Network, image: FloatArray, task: int) -> dict[str, Array]:
+def _run_onnx(session: ort.InferenceSession, network: Network, sample: Array, task: int) -> dict[str, Array]:
     feeds: dict[str, Array] = {}
     for given in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in given.shape]
         if given.name == network.input.name:
-            own = np.moveaxis(image, 1, -1) if network.input.channels_last else image
-            own = own.reshape((*(1,) * (len(shape) - 3), *own.shape[1:]))
-            feeds[given.name] = own.astype(np.uint8) if network.input.bytes else own
+            feeds[given.name] = sample.reshape((*(1,) * (len(shape) - sample.ndim + 1), *sample.shape[1:]))
         elif given.name == network.task_input:
             feeds[given.name] = _task(given.type, shape, task)
         else:
@@ -166,8 +162,10 @@ def _errors(
         tokens = values[routes[name].input]
         assert not isinstance(tokens, Routing)
         errors[f"the logits of router {name}"] = relative_error(route_logits(routes[name], tokens, task), given)
+    shapes = {output.name: output.shape for output in network.outputs}
     for name, found in outputs(network, values).items():
-        errors[f"output {name!r}"] = relative_error(found, expected[name])
+        samples = expected[name] if shapes[name][:1] == (1,) else expected[name][None]
+        errors[f"output {name!r}"] = relative_error(found, samples)
     for name, tensor in names.values.items():
         own, given = values[name], expected[tensor]
         if isinstance(own, np.ndarray):

@@ -74,8 +74,16 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
     joint = _Joint([], {}, {}, Counter(), {})
     outputs: list[list[NetworkOutput]] = []
     for network, label in zip(networks, labels, strict=True):
-        if replace(network.input, name=first.input.name) != first.input:
-            raise DifferentBackbones(f"{labels[0]} takes {first.input}, {label} takes {network.input}; {_REMEDY}", None)
+        if network.input.shape != first.input.shape:
+            raise DifferentBackbones(
+                f"{labels[0]} takes images of {list(first.input.shape)}, {label} of {list(network.input.shape)}; {_REMEDY}",
+                None,
+            )
+        if not _same_samples(network, first):
+            raise DifferentBackbones(
+                f"{labels[0]} and {label} take images in another layout or type, or normalise them otherwise; {_REMEDY}",
+                None,
+            )
         values = _add(joint, network, first.input.name, labels[0], label)
         outputs.append([replace(output, value=values[output.value]) for output in network.outputs])
         _add_lattices(joint, network, values, f"{labels[0]} and {label} are not tasks of one model")
@@ -92,6 +100,13 @@ def join(networks: Sequence[Network], labels: Sequence[str]) -> Network:
         task_input=given if tasks > 1 else None,
         lattices=joint.lattices,
     )
+
+
+def _same_samples(one: Network, other: Network) -> bool:
+    """Whether both take samples in one layout and type and make the same images of them."""
+    a, b = one.input, other.input
+    same = (a.given, a.type, a.channels_last) == (b.given, b.type, b.channels_last)
+    return same and [step.json() for step in a.steps] == [step.json() for step in b.steps]
 
 
 def _add_lattices(joint: _Joint, network: Network, values: dict[str, str], begin: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -40,10 +40,9 @@ _TOKEN_READERS = {
     "Concat",
 }
 """Operators that read an input of three dimensions as tokens; an image without batch is moved or convolved first."""
-_IMAGES = {ir.DataType.FLOAT, ir.DataType.UINT8}
-_BETWEEN = {"Cast", "Identity", "Add", "Sub", "Mul", "Div", "QuantizeLinear", "DequantizeLinear"}
-"""Operators that may stand between the image and what moves its pixels."""
-_MOST_COLOURS = 4
+_IMAGES = {ir.DataType.FLOAT: "float32", ir.DataType.UINT8: "uint8"}
+"""types of an image"""
+_AFFINE = ("Add", "Sub", "Mul", "Div")
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -61,9 +60,9 @@ class Inputs:
     tokens: bool = False
     """whether the "image" `(1, tokens, channels)` is a token matrix `[1, tokens, channels]`"""
     channels_last: bool = False
-    """whether the tensor's dimensions are height, width, channels; `image_shape` has the channels first"""
-    bytes: bool = False
-    """whether the image is uint8"""
+    """whether the image is `[height, width, channels]` in the graph"""
+    type: str = "float32"
+    """of the image"""
 
 
 @dataclass(frozen=True)
@@ -261,11 +260,11 @@ def _fix_dimensions(graph: ir.Graph, sizes: dict[str, int], path: Path) -> None:
         raise MoehlsError(f"{path}: {', '.join(sorted(set(open_names)))} not fixed; add --set name=value for each")
 
 
-def _readers(value: ir.Value) -> Iterator[str]:
-    """Operators that read a value, through nodes that change nothing or quantise it."""
+def _readers(value: ir.Value, through: Sequence[str] = ()) -> Iterator[str]:
+    """Operators that read a value, through nodes that change nothing, quantise it, or are named."""
     for use in value.uses():
-        if use.node.op_type in ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear"):
-            yield from _readers(use.node.outputs[0])
+        if use.node.op_type in ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear", *through):
+            yield from _readers(use.node.outputs[0], through)
         else:
             yield use.node.op_type
 
@@ -285,9 +284,9 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
             vectors.append(shape[-1])
         else:
             raise MoehlsError(
-                f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither a float32 or uint8 "
-                "image [1, channels, height, width] (or channels last) or token matrix [1, tokens, channels] nor a task (one "
-                "integer, or a one-hot float32 vector [1, tasks])"
+                f"{path}: the input {value.name!r} ({value.dtype} {list(shape)}) is neither an image, float32 or uint8, "
+                "[1, channels, height, width] or [1, height, width, channels], nor a float32 token matrix "
+                "[1, tokens, channels], nor a task (one integer, or a one-hot float32 vector [1, tasks])"
             )
     if len(images) != 1 or len(task) > 1:
         raise MoehlsError(
@@ -295,12 +294,15 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
         )
     name, shape = images[0]
     value = next(each for each in graph.inputs if each.name == name)
-    tokens = len(shape) == 3 and not _TOKEN_READERS.isdisjoint(_readers(value))
+    kind = _IMAGES[value.dtype or ir.DataType.FLOAT]
+    scaled = {"Sub", "Mul", "Div"} & set(_readers(value))  # an image without batch, brought to unit deviation
+    tokens = len(shape) == 3 and kind == "float32" and not (shape[0] > 1 and scaled)
+    tokens = tokens and not _TOKEN_READERS.isdisjoint(_readers(value))
     if (len(shape) == 4 or tokens) and shape[0] != 1:
         raise MoehlsError(
             f"{path}: the input {name!r} has a batch of {shape[0]}; export with batch 1 or a named batch dimension"
         )
-    last = not tokens and _channels_last(value, len(shape))
+    last = not tokens and _is_channels_last(value, shape)
     channels, height, width = (shape[-1], *shape[-3:-1]) if last else shape[-3:]
     if prod(shape) > _PIXELS or max([*vectors, tasks or 1]) > _MOST_TASKS:
         raise MoehlsError(
@@ -309,21 +311,10 @@ def _roles(graph: ir.Graph, tasks: int | None, path: Path) -> Inputs:
     if vectors and tasks not in (None, vectors[0]):
         raise MoehlsError(f"{path}: --set tasks={tasks}, but the one-hot input {task[0]!r} has {vectors[0]} places")
     count = (vectors[0] if vectors else tasks) if task else None
-    kind = value.dtype == ir.DataType.UINT8
-    return Inputs(name, (channels, height, width), task[0] if task else None, count, bool(vectors), tokens, last, kind)
+    image = (channels, height, width)
+    return Inputs(name, image, task[0] if task else None, count, bool(vectors), tokens, last, kind)
 
 
-def _channels_last(value: ir.Value, rank: int) -> bool:
-    """Whether the image's last dimension is that of the channels: a Transpose puts it in front of height and width, or patches
-    are cut of it by a Reshape and it is by far the smallest."""
-    for use in value.uses():
-        node = use.node
-        if node.op_type in _BETWEEN:
-            return _channels_last(node.outputs[0], rank)
-        if node.op_type == "Unsqueeze":
-            return _channels_last(node.outputs[0], rank + 1)
-        if node.op_type == "Transpose":
-            return list(attribute(node, "perm", ()))[-3:] == [rank - 1, rank - 3, rank - 2]
-        shape = value.shape.numpy() if value.shape is not None else ()
-        return node.op_type == "Reshape" and len(shape) == 4 and shape[3] <= _MOST_COLOURS < shape[1]
-    return False
+def _is_channels_last(value: ir.Value, shape: tuple[int, ...]) -> bool:
+    """Whether the last dimension of an image is the smallest and no convolution reads it as it is."""
+    return shape[-1] < min(shape[-3:-1]) and not any(reader.endswith("Conv") for reader in _readers(value, _AFFINE))

@@ -18,10 +18,10 @@ import onnx
 import onnx_ir as ir
 
 from moehls.errors import MoehlsError
-from moehls.frontend.activations import match_activation
 from moehls.frontend.builder import LARGEST, Builder, RoutingError, rows
 from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line, operator_of
 from moehls.frontend.evaluate import NodeEvaluator
+from moehls.frontend.image import image_pixels, network_input
 from moehls.frontend.layout import Layout, LayoutError, axes_of
 from moehls.frontend.load import Inputs
 from moehls.frontend.nearest import GENERAL, ROUTING, describe, nearest
@@ -30,6 +30,7 @@ from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
 from moehls.frontend.residuals import chained, norms_behind_linears, readers_in_time, streams_of_norms
+from moehls.frontend.tail import Tail
 from moehls.frontend.values import (
     Affine,
     Base,
@@ -41,7 +42,6 @@ from moehls.frontend.values import (
     Normalised,
     Patches,
     PerTask,
-    Pixels,
     Pointwise,
     Routed,
     RouteSource,
@@ -51,7 +51,7 @@ from moehls.frontend.values import (
     shape_of,
 )
 from moehls.network.interpreter import reads
-from moehls.network.operations import Experts, Network, NetworkInput, NetworkOutput, Operation, of_experts
+from moehls.network.operations import Experts, Linear, Network, NetworkOutput, Operation, of_experts
 
 _RANDOM = {"RandomNormalLike", "RandomUniformLike", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
 _QUANTISE = {"QuantizeLinear", "DequantizeLinear"}
@@ -114,7 +114,10 @@ class _Reader:
         self._context = Context(Builder(inputs.image, tasks), opset, tasks, seed, self._try, self._read_branch)
         self._rules = rules_by_operator()
         self._values: dict[ir.Value, Value] = {}
-        self._refusals: list[Refusal] = []
+        self._refusals: dict[ir.Node | ir.Value, Refusal] = {}
+        """of nodes and of outputs"""
+        self._heads: dict[str, str] = {}
+        """tensors of the graph that the host computes outputs from, by the value's name"""
         self._tokens = 2
         """the largest number of tokens seen"""
         self._channels: set[int] = set()
@@ -127,7 +130,7 @@ class _Reader:
             self._read_node(node)
         outputs = [self._output(value) for value in self._graph.outputs]
         if self._refusals:
-            return Reading(None, tuple(self._refusals), {})
+            return Reading(None, tuple(self._refusals.values()), {})
         shown = {output.value for output in outputs if output}
         used = _used(self._context.builder.operations, set(shown))
         operations = norms_behind_linears(readers_in_time(streams_of_norms(chained(used, shown))))
@@ -136,9 +139,7 @@ class _Reader:
         written |= {of_experts(name, role) for name in experts for role in ("hidden", "up")}
         network = Network(
             name=self._name,
-            input=NetworkInput(
-                self._inputs.image, self._inputs.image_shape, self._inputs.channels_last, self._inputs.bytes
-            ),
+            input=network_input(self._inputs, self._context.builder.image_norm),
             operations=operations,
             outputs=tuple(output for output in outputs if output),
             tasks=self._context.tasks,
@@ -149,7 +150,7 @@ class _Reader:
 
     def _probes(self, written: set[str]) -> dict[str, tuple[str, ...]]:
         """The values whose rows are those of a tensor of the graph."""
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, tuple[str, ...]] = {name: (tensor,) for name, tensor in self._heads.items()}
         for tensor, value in self._values.items():
             known = self._context.builder.known(value) if isinstance(value, Mixture | Sum) else None
             if known is None or known.base.name not in written:
@@ -176,11 +177,7 @@ class _Reader:
             if value.name == self._inputs.image and self._inputs.tokens:
                 self._values[value] = token_matrix(*self._inputs.image_shape[1:])
             elif value.name == self._inputs.image:
-                shape = (*(1,) * (len(value.shape or ()) - 3), *self._inputs.image_shape)
-                index = np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
-                index = np.moveaxis(index, -3, -1) if self._inputs.channels_last else index
-                ones = np.ones(index.shape, np.float32)
-                self._values[value] = Pixels(index, self._inputs.image_shape, ones, np.zeros_like(ones))
+                self._values[value] = image_pixels(self._inputs, len(value.shape or ()))
             elif value.name == self._inputs.task:
                 count = self._context.tasks
                 table = np.eye(count, dtype=np.float32) if self._inputs.one_hot else np.arange(count, dtype=np.int64)
@@ -291,8 +288,8 @@ class _Reader:
         remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else near
         shapes = tuple(shape_of(value) for value in inputs)
         found = Refusal(node.name or "", node.op_type, shapes, scope_of(node), str(refusal), remedy)
-        if found not in self._refusals:
-            self._refusals.append(found)
+        if found not in self._refusals.values():
+            self._refusals[node] = found
 
     def _begin(self, node: ir.Node) -> None:
         """Take what a first normalisation writes for the tokens, where the patch embedding could not be read."""
@@ -331,30 +328,42 @@ class _Reader:
     def _output(self, output: ir.Value) -> NetworkOutput | None:
         value = self._values.get(output, Unknown())
         try:
-            if isinstance(value, Unknown):
-                return None
-            if _of_logits(value):
-                made = output.producer()
-                raise UnsupportedError(
-                    f"the output is {made.op_type if made is not None else 'a function'} of a head's logits, which the machine "
-                    "gives as they are",
-                    "end the model at the head's logits, and compute the rest on the host",
-                )
-            if not isinstance(value, TOKENS):
-                raise UnsupportedError(
-                    f"the output is {describe(value)}, not a matrix of tokens", "end at the head's logits"
-                )
-            plain = self._context.builder.materialise(value)
-            kinds = [axis.token for axis in plain.layout.axes]
-            if any(not left and right for left, right in pairwise(kinds)):
-                raise UnsupportedError("the output has channels before tokens", "give outputs as [tokens, channels]")
-            return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
+            plain = self._given_out(value)
+            if plain is not None:
+                return NetworkOutput(output.name or "", plain.base.name, plain.layout.shape)
+            tail = Tail(self._values, self._given_out, self._context.opset)
+            tail.number(output)
+            if tail.rows is None:
+                raise UnsupportedError("it is no function of the image", GENERAL)
+            for done in tail.nodes:
+                self._refusals.pop(done, None)
+            self._heads[tail.rows.base.name] = tail.tensor
+            return NetworkOutput(output.name or "", tail.rows.base.name, tail.shape(output), tuple(tail.steps))
         except (UnsupportedError, LayoutError, *_MALFORMED) as refusal:
+            if self._refusals and (isinstance(value, Unknown) or _is_stand_in(value)):
+                return None
             remedy = refusal.remedy if isinstance(refusal, UnsupportedError) else GENERAL
+            reason = f"the output is {describe(value)}, not a matrix of tokens; {refusal}"
             node = output.producer()
             scope = scope_of(node) if node is not None else ""
-            self._refusals.append(Refusal(output.name or "", "output", (shape_of(value),), scope, str(refusal), remedy))
+            self._refusals[output] = Refusal(output.name or "", "output", (shape_of(value),), scope, reason, remedy)
             return None
+
+    def _given_out(self, value: Value) -> Affine | None:
+        """The plain rows of a matrix of tokens that the machine can give out; None of anything else."""
+        makers = {operation.output: operation for operation in self._context.builder.operations}
+        if not isinstance(value, TOKENS) or isinstance(value, Pointwise | Hidden):
+            return None
+        if isinstance(value, Normalised) and isinstance(makers.get(value.base.name), Linear):
+            return None  # a head's output over its length
+        try:
+            plain = self._context.builder.materialise(value)
+        except LayoutError:
+            return None
+        kinds = [axis.token for axis in plain.layout.axes]
+        if plain.base.stand_in or any(not left and right for left, right in pairwise(kinds)):
+            return None
+        return plain
 
 
 def _instead(inputs: list[Value], refusal: UnsupportedError | LayoutError) -> Value | None:
@@ -365,11 +374,6 @@ def _instead(inputs: list[Value], refusal: UnsupportedError | LayoutError) -> Va
     if isinstance(rows, Dispatched) and isinstance(rows.rows, Affine):
         return replace(rows, rows=Hidden(rows.rows, "exact"))
     return None
-
-
-def _of_logits(value: Value) -> bool:
-    """Whether a softmax, a maximum or a function of each element was taken of a head that no experts follow."""
-    return isinstance(value, Routed) or (isinstance(value, Pointwise) and match_activation(value.function) is None)
 
 
 def _only_shape_is_read(node: ir.Node) -> bool:

@@ -49,12 +49,16 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Image elements: `scale · image.flat[index] + offset`."""
+    """Image elements: `scale · image.flat[index] + offset`, in double precision."""
 
     index: IntArray
     image: tuple[int, int, int]
     scale: Array
     offset: Array
+    patch_norm: float | None = None
+    """epsilon where each patch is normalised first: the elements are those of the normalised patches"""
+    integer: bool = False
+    """whether the tensor is of an integer type"""
 
 
 @dataclass(frozen=True, eq=False)

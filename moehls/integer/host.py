@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOutput
+from moehls.network.processing import evaluate, rounded
 
 
 def quantise_image(network: IntegerNetwork, image: npt.NDArray[Any]) -> IntArray:
@@ -45,10 +46,8 @@ def parts_of(network: IntegerNetwork, name: str) -> tuple[IntegerOutput, ...]:
     return tuple(output for output in network.outputs if name in (output.name, output.part_of))
 
 
-def dequantise_output(
-    network: IntegerNetwork, name: str, *integers: npt.NDArray[np.integer]
-) -> npt.NDArray[np.float32]:
-    """Integers `[tokens, channels]` of the ONNX output `name`, one array a part, to reals in the output's shape.
+def dequantise_output(network: IntegerNetwork, name: str, *integers: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """Integers `[tokens, channels]` of the ONNX output `name`, one array a part, to the output, in its shape.
 
     Raises:
         MoehlsError: the network has no such output.
@@ -59,4 +58,4 @@ def dequantise_output(
         (given.astype(np.float64) - meaning.offset) * meaning.scale
         for given, meaning in zip(integers, meanings, strict=True)
     ]
-    return sum(terms[1:], terms[0]).astype(np.float32).reshape(parts[0].shape)
+    return rounded(evaluate(parts[0].steps, sum(terms[1:], terms[0]))).reshape(parts[0].shape)

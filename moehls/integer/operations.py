@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm, GateNormalisation, Priority, Score
+from moehls.network.processing import Step
 
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.int8] | npt.NDArray[np.int16]
@@ -274,6 +275,12 @@ class IntegerInput:
     patch: tuple[int, int]
     scale: RealArray
     offset: RealArray
+    given: tuple[int, ...] = ()
+    """of a sample as the graph takes it, where that is no image"""
+    type: str = "float32"
+    """of the graph's input"""
+    steps: tuple[Step, ...] = ()
+    """what the host makes an image of a sample with"""
 
 
 @dataclass(frozen=True)
@@ -285,6 +292,8 @@ class IntegerOutput:
     shape: tuple[int, ...]
     part_of: str = ""
     """name of the output that this is a further part of"""
+    steps: tuple[Step, ...] = ()
+    """what the host makes the output of `[tokens, channels]` with; of further parts none"""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from moehls.integer import operations
 from moehls.integer.operations import IntegerNetwork
 from moehls.integer.precision import Precision
 from moehls.integer.validate import check
+from moehls.network.processing import Step
 
 _CLASSES = (
     operations.AddResidual,
@@ -33,6 +34,7 @@ _CLASSES = (
     operations.ScoreBias,
     operations.Widen,
     Precision,
+    Step,
 )
 
 

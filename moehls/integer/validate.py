@@ -37,6 +37,7 @@ from moehls.integer.operations import (
 )
 from moehls.integer.precision import Precision
 from moehls.network.operations import ActivationForm
+from moehls.network.processing import evaluate
 
 SELECTION_BITS = 23
 """of a selection bias, signed"""
@@ -301,7 +302,7 @@ class _Walk:
         self.define(name, operation.output, _Value("residual", x.rows, out))
 
     def check_outputs(self) -> None:
-        """The outputs show residual, fine or raw values and have as many elements."""
+        """The outputs show residual, fine or raw values, and the host's steps give as many elements as they have."""
         names = [output.name for output in self.network.outputs]
         if not names or len(set(names)) != len(names):
             self.fail("outputs", f"found {names}; names must be distinct and there must be one")
@@ -312,7 +313,12 @@ class _Walk:
                 self.fail(output.name, f"is a part of {output.part_of!r}, which is no output of shape {output.shape}")
             if value.kind not in ("residual", "fine", "raw"):
                 self.fail(output.name, f"shows the {value.kind} value {output.value!r}")
-            if int(np.prod(output.shape)) != value.rows * value.columns:
+            steps = whole[output.part_of or output.name].steps
+            try:
+                found = evaluate(steps, np.zeros((value.rows, value.columns))).size
+            except (ValueError, IndexError, KeyError, TypeError) as error:
+                self.fail(output.name, f"the host's steps do not fit [{value.rows}, {value.columns}] ({error})")
+            if int(np.prod(output.shape)) != found:
                 self.fail(output.name, f"shape {output.shape} of a value [{value.rows}, {value.columns}]")
 
     # Values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,8 @@ from moehls.network.operations import (
     Route,
     SelectTokens,
 )
+from moehls.network.processing import evaluate as evaluate_steps
+from moehls.network.processing import rounded
 
 IndexArray = npt.NDArray[np.int64]
 
@@ -85,15 +88,16 @@ def run(
     return values
 
 
-def outputs(network: Network, values: Values) -> dict[str, FloatArray]:
-    """The ONNX outputs by name: their values in the graph's shape, the samples in the place of a leading 1, else
-    before."""
-    result: dict[str, FloatArray] = {}
+def outputs(network: Network, values: Values) -> dict[str, npt.NDArray[Any]]:
+    """The ONNX outputs by name: what the host makes of their values, in the graph's shape, the samples in the place of a
+    leading 1, else before."""
+    result: dict[str, npt.NDArray[Any]] = {}
     for output in network.outputs:
         value = values[output.value]
         assert isinstance(value, np.ndarray)
         inner = output.shape[1:] if output.shape[:1] == (1,) else output.shape
-        result[output.name] = value.reshape(value.shape[0], *inner)
+        found = np.stack([rounded(evaluate_steps(output.steps, sample)) for sample in value]) if output.steps else value
+        result[output.name] = found.reshape(value.shape[0], *inner)
     return result
 
 

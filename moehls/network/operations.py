@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from moehls.network.processing import Step
+
 FloatArray = npt.NDArray[np.float32]
 ActivationForm = Literal["exact", "tanh", "quick", "silu", "relu"]
 """GELU exact, by tanh, by `x · sigmoid(1.702 x)`; SiLU `x · sigmoid(x)`; ReLU"""
@@ -259,27 +261,34 @@ def of_experts(name: str, role: str) -> str:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """The image input of the ONNX graph: its name and `[channels, height, width]`."""
+    """The image input of the ONNX graph, and what the host does with a sample of it before the network sees an image."""
 
     name: str
     shape: tuple[int, int, int]
+    """of an image: `[channels, height, width]`"""
+    given: tuple[int, ...] = ()
+    """of a sample as the graph takes it, without a batch dimension; () where it is an image"""
+    type: str = "float32"
+    """of the graph's input"""
     channels_last: bool = False
-    """whether the graph takes it as `[height, width, channels]`"""
-    bytes: bool = False
-    """whether its pixels are whole numbers of 0 … 255 (uint8)"""
-
-    def __str__(self) -> str:
-        kind, order = "uint8 images" if self.bytes else "images", ", channels last" if self.channels_last else ""
-        return f"{kind} of {list(self.shape)}{order}"
+    """whether a sample is `[height, width, channels]`"""
+    steps: tuple[Step, ...] = ()
+    """from a sample to an image, in single precision at the end"""
+    mean: tuple[float, ...] = ()
+    """[channels], of the pixels the graph expects, where it says so by subtracting it; for random images"""
+    deviation: tuple[float, ...] = ()
+    """[channels], likewise, by dividing by it"""
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """An output of the ONNX graph: its name, the value `[tokens, channels]` it shows and its shape in the graph."""
+    """An output of the ONNX graph: its name, the value `[tokens, channels]` that the host makes it of, its shape in the graph."""
 
     name: str
     value: str
     shape: tuple[int, ...]
+    steps: tuple[Step, ...] = ()
+    """from the value to the output; without any the value has the output's shape"""
 
 
 @dataclass(frozen=True)

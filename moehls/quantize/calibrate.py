@@ -8,13 +8,15 @@ The float network follows the expert choices of the integer network, so that the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, IntegerNetwork, IntegerOperation, RealArray
 from moehls.network import interpreter
+from moehls.network.inputs import as_given, expected, prepared
 from moehls.network.interpreter import Value, Values, evaluate, reads
 from moehls.network.operations import ActivationForm, FloatArray, Network, Route, SelectTokens
 from moehls.reference import Execution, Routing
@@ -159,8 +161,12 @@ def checked(network: Network, images: FloatArray, tokens: int) -> FloatArray:
 
 
 def random_calibration(network: Network, seed: int) -> FloatArray:
-    """Images to calibrate with where there are none, `[8, channels, height, width]`: smooth noise of unit deviation, of bytes
-    around the middle."""
+    """Images to calibrate with where there are none: those of `random_given`, `[8, channels, height, width]`."""
+    return prepared(network.input, random_given(network, seed))
+
+
+def random_given(network: Network, seed: int) -> npt.NDArray[Any]:
+    """Smooth noise `[8, …]` of unit deviation, or of the deviation that the graph expects, as the graph takes it."""
     generator = np.random.default_rng(seed)
     channels, height, width = network.input.shape
     images = np.zeros((8, channels, height, width))
@@ -169,6 +175,4 @@ def random_calibration(network: Network, seed: int) -> FloatArray:
         rows, columns = -(-height // cell), -(-width // cell)
         coarse = generator.standard_normal((8, channels, rows, columns))
         images += np.repeat(np.repeat(coarse, cell, axis=2), cell, axis=3)[:, :, :height, :width]
-    if network.input.bytes:
-        images = np.clip(np.rint(127.5 + 32 * images), 0, 255) * 2
-    return (images / 2).astype(np.float32)
+    return as_given(network.input, expected(network.input, images / 2))

@@ -20,14 +20,18 @@ def integer_input(
 ) -> IntegerInput:
     """The pixel grid of each image channel: the graph's, or the 8-bit lattice the images lie on, where they lie on one."""
     _, _, rows, columns = embed.weight.shape
-    if given is None and source.bytes:
+    if given is None and source.type == "uint8":
         given = Lattice(np.ones(1), np.zeros(1), 8, False)
     if given is not None:
         scale, offset = pixel_lattice(given, source.shape[0], precision)
-        return IntegerInput(source.name, source.shape, (rows, columns), scale, offset)
+        return _input(source, (rows, columns), scale, offset)
     lattices = [_lattice(images[:, c].reshape(-1).astype(np.float64), precision) for c in range(source.shape[0])]
     scale, offset = (np.array(column) for column in zip(*lattices, strict=True))
-    return IntegerInput(source.name, source.shape, (rows, columns), scale, offset)
+    return _input(source, (rows, columns), scale, offset)
+
+
+def _input(source: NetworkInput, patch: tuple[int, int], scale: RealArray, offset: RealArray) -> IntegerInput:
+    return IntegerInput(source.name, source.shape, patch, scale, offset, source.given, source.type, source.steps)
 
 
 def _lattice(pixels: RealArray, precision: Precision) -> tuple[float, float]:

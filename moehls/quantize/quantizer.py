@@ -166,7 +166,8 @@ def _outputs(network: Network, found: Structure) -> tuple[IntegerOutput, ...]:
     outputs = []
     for o in network.outputs:
         first, *rest = found.sums.get(o.value, (o.value,))
-        outputs.append(IntegerOutput(o.name, fine_name(first) if _is_norm(first, found.steps) else first, o.shape))
+        value = fine_name(first) if _is_norm(first, found.steps) else first
+        outputs.append(IntegerOutput(o.name, value, o.shape, steps=o.steps))
         free = (f"{o.name}.part{n}" for n in count(1))
         for value in rest:
             name = next(name for name in free if name not in names)

@@ -72,6 +72,8 @@ def tiles(summary: dict[str, Any]) -> list[dict[str, str]]:
     if any(block["feed_forward"] == "experts" for block in summary["recognised"]["blocks"]):
         kept = summary["routing_agreement"]
         found.append(_tile("–" if kept is None else f"{100 * kept:.1f} %", "expert choices kept", kept is None))
+    if summary.get("classes_kept") is not None:
+        found.append(_tile(f"{100 * summary['classes_kept']:.1f} %", "classes kept"))
     for level, exact in summary["bit_exact"].items():
         text = {None: "not run", True: "bit-exact", False: "differs"}[exact]
         style = {None: "wait", True: "good", False: "bad"}[exact]

@@ -66,6 +66,7 @@ def first_summary(
         "sqnr_forced_db": None,
         "cosine": None,
         "routing_agreement": None,
+        "classes_kept": None,
         "bit_exact": {"csim": None, "rtl": None},
         "resources": {},
         "available": {name: getattr(plan.board, name) for name in RESOURCES},
@@ -108,7 +109,7 @@ def with_verification(summary: Json, verification: Verification) -> Json:
         "bit_exact": summary["bit_exact"] | exact,
     }
     if found["fidelity"] is not None:
-        names = ("sqnr_db", "sqnr_forced_db", "cosine", "routing_agreement")
+        names = ("sqnr_db", "sqnr_forced_db", "cosine", "routing_agreement", "classes_kept")
         new |= {name: found["fidelity"][name] for name in names}
     cycles = levels.get("rtl", {}).get("cycles")
     if cycles is not None:

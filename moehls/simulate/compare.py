@@ -18,7 +18,7 @@ from moehls.integer.host import dequantise_output, parts_of
 from moehls.integer.operations import IntegerNetwork, IntegerNorm, IntegerRoute
 from moehls.network import interpreter
 from moehls.network.operations import FloatArray, Network
-from moehls.simulate.fidelity import Error, Share, agreement, correct
+from moehls.simulate.fidelity import Array, Error, Share, agreement, correct
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Fidelity:
     sqnr_forced_db: float | None
     cosine: float | None
     routing_agreement: float | None
+    classes_kept: float | None
+    """share of the integers that the outputs hold, such as classes, that are the float model's"""
     accuracy: tuple[Accuracy, ...]
     stages: tuple[StageFidelity, ...]
     routing: tuple[ExpertUse, ...]
@@ -73,6 +75,7 @@ class Fidelity:
             "sqnr_forced_db": self.sqnr_forced_db,
             "cosine": self.cosine,
             "routing_agreement": self.routing_agreement,
+            "classes_kept": self.classes_kept,
             "accuracy": [
                 {"output": a.output, "task": a.task, "integer": a.integer, "float": a.float_, "labelled": a.labelled}
                 for a in self.accuracy
@@ -95,6 +98,7 @@ class FidelityMeter:
     free: Error = field(default_factory=Error)
     forced: Error = field(default_factory=Error)
     kept: Share = field(default_factory=Share)
+    classes: Share = field(default_factory=Share)
     stages: dict[str, Error] = field(default_factory=dict)
     scores: dict[tuple[str, int], tuple[Share, Share]] = field(default_factory=dict)
     counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
@@ -132,6 +136,7 @@ class FidelityMeter:
             sqnr_forced_db=self.forced.sqnr_db,
             cosine=self.free.cosine,
             routing_agreement=self.kept.value,
+            classes_kept=self.classes.value,
             accuracy=tuple(
                 Accuracy(output, task, ours.value or 0.0, theirs.value or 0.0, ours.total)
                 for (output, task), (ours, theirs) in sorted(self.scores.items())
@@ -167,12 +172,18 @@ class FidelityMeter:
         for output in (output for output in self.integer.outputs if not output.part_of):
             tensors = [execution.array(part.value) for part in parts_of(self.integer, output.name)]
             ours = dequantise_output(self.integer, output.name, *tensors)
-            self.free.add(free_outputs[output.name], ours)
-            self.forced.add(forced_outputs[output.name], ours)
+            self._figures(free_outputs[output.name], forced_outputs[output.name], ours)
             if output.name in labels:
                 mine, theirs = self.scores.setdefault((output.name, task), (Share(), Share()))
                 mine.add(*correct(ours, labels[output.name]))
                 theirs.add(*correct(free_outputs[output.name], labels[output.name]))
+
+    def _figures(self, free: Array, forced: Array, ours: Array) -> None:
+        if np.issubdtype(ours.dtype, np.integer):
+            self.classes.add(int((free == ours).sum()), ours.size)
+        else:
+            self.free.add(free, ours)
+            self.forced.add(forced, ours)
 
     def _stages(self, forced: interpreter.Values, execution: reference.Execution) -> None:
         for name, exact in self._counterparts(forced).items():

@@ -70,8 +70,10 @@ def agreement(ours: Array, theirs: Array) -> tuple[int, int]:
 
 
 def correct(output: Array, labels: Array) -> tuple[int, int]:
-    """Right classes and labelled rows: the largest of the last axis is the class, a label below 0 is none."""
-    classes = output.reshape(-1, output.shape[-1]).argmax(axis=1)
+    """Right classes and labelled rows: the largest of the last axis is the class where the output does not hold it, a label
+    below 0 is none."""
+    holds = np.issubdtype(output.dtype, np.integer)
+    classes = output.reshape(-1) if holds else output.reshape(-1, output.shape[-1]).argmax(axis=1)
     wanted = np.asarray(labels).reshape(-1)
     return int(((classes == wanted) & (wanted >= 0)).sum()), int((wanted >= 0).sum())
 

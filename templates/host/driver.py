@@ -5,17 +5,22 @@
     accelerator = Accelerator("design.bit")              # loads the overlay, writes the weights once
     outputs = accelerator.run(images, task=0)            # images [samples, channels, height, width] → {name: array}
 
-`images` are what the ONNX model takes; the outputs are real numbers under the ONNX output names, the first axis the
-samples. A task is chosen by a register: it moves no weight. While the machine computes an image the processor prepares the next
-one and reads the last one's results. Needs numpy and pynq alone; all it knows of the model stands in `moehls.json`.
+`images` are what the ONNX model takes, in its layout and type ([samples, height, width, channels] where that is its own); the
+outputs are what it gives, under their names, the first axis the samples. A task is chosen by a register: it moves no
+weight. While the machine computes an image the processor prepares the next one and reads the last one's results. Needs numpy,
+pynq and the file processing.py beside this one; all it knows of the model stands in `moehls.json`.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parent))
+from processing import evaluate, rounded, steps_of
 
 CHUNK = 16  # bytes of an AXI beat
 START, DONE = 1, 2  # bits of the control register (ap_start, ap_done)
@@ -48,12 +53,12 @@ class Accelerator:
         self._set("output_beats", results["beats"])
 
     def run(self, images, task=0, raw=False, timeout=10.0):
-        """Outputs of `images` [samples, channels, height, width] for `task`; integers of the machine where `raw`."""
+        """Outputs of `images`, by default [samples, channels, height, width], for `task`; integers of the machine where `raw`."""
         images = np.asarray(images)
-        shape = tuple(self.manifest["input"]["shape"])
-        if images.ndim == 3 and shape[0] == 1:  # tokens, or grey images without their channel
+        shape = tuple(self.manifest["input"]["sample"])
+        if images.ndim == 3 and len(shape) == 3 and shape[0] == 1:  # tokens, or grey images without their channel
             images = images[:, None]
-        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        if images.shape[1:] != shape or not len(images):
             raise ValueError(f"images have shape {images.shape}; wanted is (samples, {', '.join(map(str, shape))})")
         if not 0 <= task < self.manifest["tasks"]:
             raise ValueError(f"task {task}: the model has the tasks 0 to {self.manifest['tasks'] - 1}")
@@ -128,7 +133,9 @@ class Accelerator:
 
 
 def pack_pixels(image, source):
-    """Real image [channels, height, width] to the bytes of the input port: patches, blocks of pixels, whole beats."""
+    """A sample to the bytes of the input port: an image [channels, height, width], its patches, blocks of pixels, whole beats."""
+    if source["preprocess"]:
+        image = evaluate(steps_of(source["preprocess"]), image).astype(np.float32)
     scale, offset = (np.asarray(source[key], np.float64)[:, None, None] for key in ("scale", "offset"))
     levels = np.floor(np.asarray(image, np.float64) / scale + offset + 0.5)
     pixels = np.clip(levels, 0, 2 ** source["bits"] - 1).astype(np.uint16 if source["bits"] > 8 else np.uint8)
@@ -156,16 +163,20 @@ def unpack_results(data, outputs, raw=False):
         if raw:
             found[output["name"]] = integers
             continue
-        real = (integers - np.asarray(output["offset"])) * np.asarray(output["scale"])
-        shape = output["shape"][1:] if output["shape"][:1] == [1] else output["shape"]
         whole = output.get("part_of", output["name"])  # of a sum, which has further parts
-        found[whole] = found.get(whole, 0) + real.reshape(shape)
-    return found if raw else {name: real.astype(np.float32) for name, real in found.items()}
+        found[whole] = found.get(whole, 0) + (integers - np.asarray(output["offset"])) * np.asarray(output["scale"])
+    return found if raw else {o["name"]: finished(found[o["name"]], o) for o in outputs if "part_of" not in o}
+
+
+def finished(real, output):
+    """Real numbers [rows, channels] to the graph's output, in its shape."""
+    result = rounded(evaluate(steps_of(output["postprocess"]), real))
+    return result.reshape(output["shape"][1:] if output["shape"][:1] == [1] else output["shape"])
 
 
 def main():
     parser = argparse.ArgumentParser(description="Run images on the accelerator.")
-    parser.add_argument("images", help=".npy of [samples, channels, height, width]")
+    parser.add_argument("images", help=".npy of samples as the ONNX model takes them")
     parser.add_argument("-o", "--output", required=True, help=".npz of the outputs")
     parser.add_argument(
         "--bitstream", default=str(Path(__file__).resolve().parent.parent / "build/bitstream/design.bit")

@@ -29,8 +29,7 @@ from moehls.frontend.recognise.structure import chosen_indices
 from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
 
 _REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
-_MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Concat Split Expand"
-_FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+_MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Concat Split Expand SpaceToDepth"
 
 
 def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -38,51 +37,44 @@ def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Re
     if not isinstance(image, Pixels) or not all(isinstance(value, Constant) for value in inputs[1:]):
         return None
     weight, *rest = (value.array for value in inputs[1:] if isinstance(value, Constant))
-    if image.index.ndim != 4 or weight.ndim != 4:
-        raise UnsupportedError(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
-    (_, channels, height, width), kernel = image.index.shape, weight.shape[2:]
+    channels, height, width = image.index.shape[-3:]
+    kernel = weight.shape[2:]
     plain = (
-        weight.shape[1] == channels
+        weight.ndim == image.index.ndim == 4
+        and weight.shape[1] == channels
         and attribute(node, "group", 1) == 1
         and tuple(attribute(node, "strides", (1, 1))) == kernel
         and not any(attribute(node, "pads", ()))
         and set(attribute(node, "dilations", (1,))) == {1}
-        and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
         and height % kernel[0] == 0
         and width % kernel[1] == 0
     )
     if not plain:
         raise UnsupportedError(f"a convolution with kernel {list(weight.shape)} that is not a patch embedding", _REMEDY)
     features, grid = weight.shape[0], (height // kernel[0], width // kernel[1])
-    layout = Layout(((), axes_of(features, False), axes_of(grid[0], True), axes_of(grid[1], True)))
 
     def patches(array: Array) -> Array:
-        cut = array.reshape(channels, grid[0], kernel[0], grid[1], kernel[1])
-        return cut.transpose(1, 3, 0, 2, 4).reshape(prod(grid), -1)
+        cells = array.reshape(channels, grid[0], kernel[0], grid[1], kernel[1])
+        return cells.transpose(1, 3, 0, 2, 4).reshape(grid[0] * grid[1], -1)
 
-    cut = Pixels(patches(image.index), image.image, patches(image.scale), patches(image.offset))
-    patch, component, bias = _matrix_of_patches(cut, weight.reshape(features, -1).astype(np.float32))
-    bias = bias + rest[0].astype(np.float32) if rest else bias
-    return _patches(layout, patch, _features(layout, component), _features(layout, bias))
+    layout = Layout(((), axes_of(features, False), axes_of(grid[0], True), axes_of(grid[1], True)))
+    rows = replace(image, index=patches(image.index), scale=patches(image.scale), offset=patches(image.offset))
+    bias = rest[0] if rest else np.zeros(features)
+    return _embedded(context, rows, weight.reshape(features, -1), bias, layout)
 
 
-def _matrix_of_patches(rows: Pixels, weight: Array) -> tuple[tuple[int, int, int], Array, Array]:
-    """The patch, the matrix `[features, pixels of a patch]` of the image's own pixels, and the bias that an offset makes.
-
-    Args:
-        rows: a patch a row.
-        weight: `[features, elements of a row]`
-
-    Raises:
-        UnsupportedError: the rows are not the image's patches, or are normalised differently.
-    """
-    patch, places = _patch_of(rows.index, rows.image)
-    scale, offset = rows.scale, rows.offset
+def _embedded(context: Context, pixels: Pixels, weight: Array, bias: Array, layout: Layout) -> Patches:
+    """Rows of pixels, the patches one after the other, times `weight` `[features, pixels]`."""
+    patch, places = _patch_of(pixels.index, pixels.image)
+    scale, offset = pixels.scale, pixels.offset
     if not (np.all(scale == scale[0]) and np.all(offset == offset[0])):
         raise UnsupportedError("the image is normalised differently from patch to patch", _REMEDY)
-    ordered = np.zeros(weight.shape, np.float32)
-    ordered[:, places] = weight * scale[0]
-    return patch, ordered, (weight @ offset[0]).astype(np.float32)
+    context.builder.note_image(pixels, patch)
+    ordered = np.zeros(weight.shape, np.float64)
+    ordered[:, places] = weight.astype(np.float64) * scale[0]
+    total = (bias + weight.astype(np.float64) @ offset[0]).astype(np.float32)
+    return _patches(layout, patch, _features(layout, ordered.astype(np.float32)), _features(layout, total))
 
 
 def _features(layout: Layout, array: Array) -> Array:
@@ -118,35 +110,73 @@ def read_move(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         ]
         fields.append(evaluate(arrays))
     return [
-        Pixels(index.astype(np.int64), inputs[0].image, scale, offset)
+        replace(inputs[0], index=index.astype(np.int64), scale=scale, offset=offset)
         for index, scale, offset in zip(*fields, strict=True)
     ]
 
 
 def read_cast(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """Bytes made real numbers, or real numbers of another width."""
-    kind = attribute(node, "to", None)
-    if not isinstance(inputs[0], Pixels):
+    """Pixels as another type that holds their values."""
+    image = inputs[0]
+    if not isinstance(image, Pixels):
         return None
-    if kind not in _FLOATS:
-        raise UnsupportedError("the image is rounded to integers", "cast the image to float32 only")
-    return inputs[0]
+    integer = ir.DataType(attribute(node, "to", 1)).is_integer()
+    if integer and not image.integer:
+        raise UnsupportedError("pixels are rounded to integers", "give the graph pixels of the type it computes with")
+    return replace(image, integer=integer)
 
 
 def read_normalisation(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Pixels scaled or shifted by constants."""
-    image, table = inputs[0], table_of(inputs[1])
-    swapped = isinstance(inputs[1], Pixels) and node.op_type in ("Add", "Mul")
-    if swapped:
-        image, table = inputs[1], table_of(inputs[0])
-    if not isinstance(image, Pixels) or table is None or table.shape[0] != 1:
+    swapped = isinstance(inputs[1], Pixels)
+    image, table = (inputs[1], table_of(inputs[0])) if swapped else (inputs[0], table_of(inputs[1]))
+    if not isinstance(image, Pixels) or table is None or table.shape[0] != 1 or (swapped and node.op_type == "Div"):
         return None
-    if np.broadcast_shapes(table.shape[1:], image.index.shape) != image.index.shape:
+    if image.integer:
+        raise UnsupportedError("integer pixels are computed with as integers", "cast the image to float32 first")
+    constant = table[0].astype(np.float64)
+    shape = np.broadcast_shapes(constant.shape, image.index.shape)
+    if prod(shape) != image.index.size:
         return None
-    if node.op_type in ("Add", "Sub"):
-        return replace(image, offset=image.offset + (table[0] if node.op_type == "Add" else -table[0]))
-    factor = table[0] if node.op_type == "Mul" else 1 / table[0]
-    return replace(image, scale=image.scale * factor, offset=image.offset * factor)
+    factor, shift = np.ones(()), np.zeros(())
+    match node.op_type:
+        case "Add":
+            shift = constant
+        case "Sub":
+            factor, shift = (-factor, constant) if swapped else (factor, -constant)
+        case "Mul":
+            factor = constant
+        case _:
+            factor = 1 / constant
+    return replace(
+        image,
+        index=image.index.reshape(shape),
+        scale=image.scale.reshape(shape) * factor,
+        offset=image.offset.reshape(shape) * factor + shift,
+    )
+
+
+def read_patch_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Layer normalisation of raw patches (vit-pytorch): the host normalises them, its gain and offset go on."""
+    image = inputs[0]
+    if not isinstance(image, Pixels) or not all(isinstance(value, Constant) for value in inputs[1:]):
+        return None
+    if attribute(node, "axis", -1) not in (-1, image.index.ndim - 1) or image.patch_norm is not None:
+        raise UnsupportedError("the image is normalised over something else than its patches", _REMEDY)
+    rows = image.index.reshape(-1, image.index.shape[-1])
+    _patch_of(rows, image.image)
+    scale = float(image.scale.reshape(-1)[0])
+    if not (image.scale == scale).all() or (image.offset != image.offset.reshape(-1)[0]).any() or scale <= 0:
+        raise UnsupportedError(
+            "patches are normalised whose channels were scaled each by itself",
+            "normalise the image before the model, or its patches in it, not both",
+        )
+    gain, *shift = (value.array.astype(np.float64) for value in inputs[1:] if isinstance(value, Constant))
+    offset = shift[0] if shift else np.zeros(1)
+    epsilon = float(attribute(node, "epsilon", 1e-5)) / scale**2
+    shape = image.index.shape
+    scales, offsets = np.broadcast_to(gain, shape), np.broadcast_to(offset, shape)
+    return replace(image, scale=scales, offset=offsets, patch_norm=epsilon)
 
 
 def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -156,17 +186,14 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
         return None
     labels = labels_of(node, image.index.ndim, 2)
     inner = labels.right.index(labels.left[-1])
-    weight = matrix.array.astype(np.float32)
-    weight = weight.T if inner == 0 else weight
-    wide = (-1, image.index.shape[-1])
-    rows = replace(
-        image, index=image.index.reshape(wide), scale=image.scale.reshape(wide), offset=image.offset.reshape(wide)
+    weight = matrix.array.T if inner == 0 else matrix.array
+    index, scale, offset = (
+        array.reshape(-1, image.index.shape[-1]) for array in (image.index, image.scale, image.offset)
     )
-    patch, ordered, bias = _matrix_of_patches(rows, weight)
     shape = [*image.index.shape[:-1], weight.shape[0]]
-    dims = [axes_of(size, dim < len(shape) - 1) for dim, size in enumerate(shape)]
-    layout = Layout(tuple(dims))
-    result = _patches(layout, patch, _features(layout, ordered), _features(layout, bias))
+    layout = Layout(tuple(axes_of(size, dim < len(shape) - 1) for dim, size in enumerate(shape)))
+    rows = replace(image, index=index, scale=scale, offset=offset)
+    result = _embedded(context, rows, weight, np.zeros(len(weight)), layout)
     if len(inputs) > 2:
         table = table_of(inputs[2])
         return None if table is None else add_rows(result, table)
@@ -338,6 +365,7 @@ RULES: Rules = (
     (_MOVES, read_move),
     ("Cast", read_cast),
     ("Add Sub Mul Div", read_normalisation),
+    ("LayerNormalization", read_patch_norm),
     ("MatMul Gemm", read_product),
     ("MatMul Gemm", read_projection),
     ("Slice", read_slice),
