@@ -204,6 +204,7 @@ def test_random_networks_on_random_shapes(data: st.DataObject) -> None:
         prefix=data.draw(st.integers(0, 2)),
         patch=(2, 3),
         head=data.draw(st.sampled_from([0, 9])),
+        biased=data.draw(st.booleans()),
     )
     network = random_integer_network(data.draw(st.integers(0, 99)), data.draw(st.sampled_from([W8A8, W16A16])), sizes)
     assert_equals_reference(network, data.draw(st.integers(1, block)), block, 0)

@@ -8,10 +8,12 @@ import pytest
 from moehls.errors import MoehlsError
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.plan.instruction import FIELDS, HEADER_BITS, Instruction, Kind, Mode, encode
-from moehls.plan.payload import Matrix, Parameters, Rows, headers_bytes
+from moehls.plan.payload import Biases, Matrix, Parameters, Rows, headers_bytes
+from moehls.plan.program import build_program
 from moehls.plan.shape import Shape
 from tests.plan.machine import decode
 from tests.plan.support import bare_shape
+from tests.support.random_networks import Sizes, random_integer_network
 
 SHAPES = [bare_shape(W8A8, 4, 8), bare_shape(W8A8, 4, 16), bare_shape(W16A16, 4, 8), bare_shape(W16A16, 4, 16)]
 
@@ -114,3 +116,30 @@ def test_a_header_keeps_every_field() -> None:
 def test_a_field_that_does_not_fit_is_an_error(name: str, value: int) -> None:
     with pytest.raises(MoehlsError, match=f"{name} = {value} does not fit"):
         encode(Instruction(Kind.LINEAR, **{name: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("token_parallel", [4, 7])
+def test_biases_of_scores_lie_tile_by_tile(token_parallel: int) -> None:
+    """Entry of query q and key k of a tile at bits (q·Tt + k)·16 of its words: one where Tt = 4, two where Tt = 7."""
+    shape = bare_shape(W8A8, token_parallel, 8)
+    entries = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, (9, 12)).astype(np.int16)
+    payload = Biases(entries)
+    groups, words = -(-12 // token_parallel), 1 if token_parallel == 4 else 2
+    assert payload.count(shape) == -(-9 // token_parallel) * groups * words
+    out = np.zeros((payload.count(shape), shape.word_bits // 8), np.uint8)
+    payload.write(out, shape)
+    for q, k in ((0, 0), (3, 11), (8, 5), (7, 7)):
+        tile = q // token_parallel * groups + k // token_parallel
+        at = (q % token_parallel * token_parallel + k % token_parallel) * 16
+        assert bits(out[tile * words : (tile + 1) * words], at, 16, signed=True) == entries[q, k]
+
+
+def test_only_models_with_biases_have_their_hardware_and_words() -> None:
+    plain, biased = (
+        build_program(random_integer_network(1, sizes=Sizes(biased=has)), SHAPES[0]) for has in (False, True)
+    )
+    assert (plain.requirements.biased, biased.requirements.biased) == (False, True)
+    assert not any(isinstance(step.payload, Biases) for step in plain.steps)
+    payload = [step.payload.count(SHAPES[0]) for step in biased.steps if isinstance(step.payload, Biases)]
+    assert payload == [9] * 6  # 11 tokens in 3 groups, 2 layers of 3 heads
+    assert biased.words == plain.words + sum(payload)
