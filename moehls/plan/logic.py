@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moehls.plan.shape import Shape
+from moehls.plan.shape import BIAS_BITS, Shape
 
 Terms = dict[str, float]
 COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
@@ -23,6 +23,7 @@ COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "words": (2.55, 3.55),
         "parameters": (1.4, 2.43),
         "token words": (0.258, 0.162),
+        "biases": (1.0, 1.0),
     },
     "feed": {
         "operands": (6.25, 5.89),
@@ -39,6 +40,7 @@ COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "shifts": (0.87, 0.676),
         "wide products": (25.7, 18.3),
         "accumulators": (1.17, 1.77),
+        "biases": (1.0, 1.0),
     },
     "activate": {
         "lanes": (111.0, 147.0),
@@ -93,7 +95,7 @@ COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "one": (1230.0, 914.0),
     },
 }
-"""process → term → (LUTs, flip-flops) a unit"""
+"""process → term → (LUTs, flip-flops) a unit; of "biases", not fitted, one for each bit chosen from two"""
 
 _PORT_BITS = 27
 """of a DSP48E2: what a product has above them is made of LUTs"""
@@ -140,6 +142,7 @@ def _array(shape: Shape) -> dict[str, Terms]:
             "words": shape.word_bits,
             "parameters": b * shape.parameter_bits,
             "token words": tt * token_word * shape.gated,
+            "biases": tt * tt * BIAS_BITS * shape.bias_words * shape.biased,
         },
         "feed": {"operands": operands, "one": 1},
         "engine": {
@@ -153,6 +156,7 @@ def _array(shape: Shape) -> dict[str, Terms]:
 
 def _epilogue(shape: Shape) -> dict[str, Terms]:
     p, b, tt, lanes = shape.precision, shape.block, shape.token_parallel, shape.token_parallel * shape.epilogue_lanes
+    bias_levels = (shape.bias_shift_high - shape.bias_shift_low).bit_length()
     scaled, second = min(shape.scaled_bits, p.accumulator_bits), min(shape.second_bits, p.accumulator_bits)
     return {
         "rescale": {
@@ -160,6 +164,8 @@ def _epilogue(shape: Shape) -> dict[str, Terms]:
             "shifts": lanes * scaled * (shape.shift_high - shape.shift_low).bit_length(),
             "wide products": lanes * max(0, scaled - _PORT_BITS),
             "accumulators": tt * b * p.accumulator_bits,
+            # the slice of a tile, its shift, and what is added to the sum
+            "biases": shape.biased * (tt * tt * BIAS_BITS + lanes * scaled * (bias_levels + 1)),
         },
         "activate": {
             "lanes": lanes,

@@ -25,6 +25,7 @@ SOURCES = Path(__file__).parent.parent.parent / "templates" / "hls" / "src"
         {"lut_columns": 5},
         {"max_experts": 32},
         {"gated": True},
+        {"biased": True},
         {"pools": True},
         {"thresholds": True},
         {"experts": "prefetched"},
