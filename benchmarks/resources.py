@@ -26,7 +26,7 @@ KINDS = ("dsp", "bram36", "uram", "lut", "ff")
 _CLASSES = {
     "write_tiles": "write",
     **dict.fromkeys(("moments", "inverse_deviation", "normalise", "norm"), "norm"),
-    **dict.fromkeys(("score", "rank", "prune", "exponentials", "enqueue", "route"), "route"),
+    **dict.fromkeys(("score", "rank", "prune", "settle", "exponentials", "enqueue", "route"), "route"),
     **dict.fromkeys(("form_passes", "copy_tokens", "gather"), "gather"),
 }
 """the plan's name for what a process belongs to; all that it does not name is control"""

@@ -85,6 +85,27 @@ class PublishedMixture(nn.Module):
             total[mask] = self._expert(x[mask], e)
         return torch.max(scores, dim=-1).values.unsqueeze(-1) * total
 
+    def _room(self, x: Tensor) -> Tensor:
+        """DeepSpeed's and fairseq's top-2: first choices take places first, and the choices that found places share the gate."""
+        flat = x.reshape(-1, WIDTH)
+        logits = self.gate(flat)
+        scores = F.softmax(logits, dim=1)
+        first = F.one_hot(torch.argmax(scores, dim=1), num_classes=EXPERTS)
+        rest = logits.masked_fill(first.bool(), float("-inf"))
+        second = F.one_hot(torch.argmax(rest, dim=1), num_classes=EXPERTS)
+        places = torch.cumsum(first, dim=0) - 1, torch.cumsum(second, dim=0) - 1 + torch.sum(first, dim=0, keepdim=True)
+        masks = [mask * torch.lt(place, CAPACITY) for mask, place in zip((first, second), places, strict=True)]
+        gates = [torch.einsum("se,se->s", scores, mask.float()) for mask in masks]
+        whole = torch.clamp(gates[0] + gates[1], min=torch.finfo(scores.dtype).eps)
+        combine = torch.zeros(flat.shape[0], EXPERTS, CAPACITY)
+        for mask, place, gate in zip(masks, places, gates, strict=True):
+            slot = F.one_hot(torch.sum(place * mask, dim=1), num_classes=CAPACITY).float()
+            share = torch.einsum("s,se->se", gate / whole, mask.float())
+            combine = combine + torch.einsum("se,sc->sec", share, slot)
+        slots = torch.einsum("sec,sm->ecm", combine.bool().type_as(flat), flat)
+        out = torch.stack([self._expert(slots[e], e) for e in range(EXPERTS)])
+        return torch.einsum("sec,ecm->sm", combine, out).reshape(x.shape)
+
     def _not_below(self, x: Tensor) -> Tensor:
         """Experts that are not below the k-th largest probability, with a temperature, renormalised."""
         scores = F.softmax(self.gate(x) / 0.7, -1)
@@ -116,6 +137,7 @@ STYLES = (
     "argmax_gather",
     "argmax_masks",
     "switch",
+    "room",
     "not_below",
     "above_next",
     "convolutions",

@@ -97,6 +97,7 @@ class Gate:
     pairs: bool = False
     selection: tuple[float, ...] | None = None
     """of an expert each"""
+    room: bool = False
 
 
 def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
@@ -125,6 +126,8 @@ def gate_weights(logits: Array, gate: Gate) -> npt.NDArray[np.float64]:
         kept = np.zeros(gates.shape, bool)
         np.put_along_axis(kept, order, room, axis=-1)
         gates = gates * kept
+    if gate.room:
+        gates = gates / np.maximum(gates.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     return gates
 
 
@@ -285,6 +288,9 @@ def _hypotheses(mixture: Mixture, logits: Array, coefficients: Array, used: int)
         for gate in (*plain, *pruned):
             priorities: tuple[Priority, ...] = get_args(Priority) if gate.k > 1 else ("token",)
             yield tuple(replace(gate, capacity=capacity, priority=priority) for priority in priorities)
+        for gate in plain:
+            if gate.k == 2:
+                yield (replace(gate, capacity=capacity, priority="choice", room=True),)
     biased = [
         replace(gate, selection=tuple(map(float, added)))
         for added in mixture.source.added

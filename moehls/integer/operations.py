@@ -213,6 +213,8 @@ class IntegerRoute:
     """whether groups are chosen by the sum of their two largest ranks"""
     selection: IntArray | None = None
     """[tasks, experts], units of 1/65535, added to the sigmoids by which experts are ranked; None where logits rank them"""
+    room: bool = False
+    """whether the gates of the choices that find places are divided by their sum"""
 
 
 @dataclass(frozen=True)

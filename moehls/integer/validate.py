@@ -269,6 +269,9 @@ class _Walk:
             self.fail(name, "gates are renormalised that no threshold leaves out")
         if operation.priority not in ("token", "choice"):
             self.fail(name, f"priority {operation.priority!r}; token and choice are defined")
+        ordered = operation.capacity and operation.priority == "choice" and not operation.threshold
+        if operation.room and not (ordered and operation.k == 2):
+            self.fail(name, "gates relative to the choices with room: two choices, first ones first, and no threshold")
         self.define(name, operation.output, _Value("routing", x.rows, experts))
 
     def check_experts(self, operation: IntegerExperts) -> None:

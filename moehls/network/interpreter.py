@@ -324,6 +324,8 @@ def _route(operation: Route, x: FloatArray, task: int, forced: IndexArray | None
     if operation.renormalise:
         rest = (gates * (taken | (gates > np.float32(operation.threshold)))).sum(axis=-1, keepdims=True)
         gates = gates / np.maximum(rest, np.finfo(gates.dtype).tiny)
+    if operation.room:
+        gates = gates / np.maximum((gates * taken).sum(axis=-1, keepdims=True), np.finfo(gates.dtype).tiny)
     return Routing(indices, np.asarray(gates * taken))
 
 

@@ -170,6 +170,8 @@ class Route:
     """whether it is the sum of the two largest of a group that counts, not the largest; needs a `selection`"""
     selection: FloatArray | None = None
     """[tasks, experts], added to the sigmoids for the choice; zeros where they are chosen by, but none is preferred"""
+    room: bool = False
+    """whether the gate weights of the choices that find room are divided by their sum (two choices, first ones first)"""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ class Builder:
             plain_norms=any(i.flags & Flag.PLAIN for i in norms),
             thresholds=any(i.offset for i in routes),
             capacities=any(i.split != NO_CAPACITY for i in routes),
+            rooms=any(i.mode & Gating.ROOM for i in routes),
             sigmoids=any(i.mode & Gating.SIGMOID for i in routes),
             expert_group=max(self.expert_groups, default=0),
             selections=any(i.mode & Gating.SELECTION for i in routes),

@@ -286,6 +286,8 @@ def _other(i: Instruction, shape: Shape, queue: Occupancy, pixel_beats: float) -
         case Kind.ROUTE:  # logits arrive, and values wait for their sum, a token ahead; the counts come at the end
             parts = -(-i.n0 // shape.route_experts)
             ahead = i.n2 + _SCORE if shape.selections else 0  # the biases, and the sigmoids of the first token
+            if i.mode & Gating.ROOM:  # first choices are counted, then both go to their queues
+                return (i.rows + 1) * (parts + max(parts, i.n1)) + 2 * parts + i.n0 + first + _ROUTE + ahead
             if i.mode & Gating.BY_CHOICE:  # all tokens pass once a choice
                 return i.n1 * (i.rows + 1) * parts + 2 * parts + i.n0 + first + _ROUTE + ahead
             return i.rows * max(parts, i.n1) + 2 * parts + i.n0 + first + _ROUTE + ahead

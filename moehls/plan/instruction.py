@@ -74,6 +74,7 @@ class Gating(enum.IntFlag):
     UNDIVIDED = 8
     SELECTION = 16
     PAIRS = 32
+    ROOM = 64
 
 
 class Flag(enum.IntFlag):

@@ -103,7 +103,7 @@ _PORT_BITS = 27
 PROCESSES = {
     "write_tiles": "write",
     **dict.fromkeys(("moments", "inverse_deviation", "normalise", "norm"), "norm"),
-    **dict.fromkeys(("score", "rank", "prune", "exponentials", "enqueue", "route"), "route"),
+    **dict.fromkeys(("score", "rank", "prune", "settle", "exponentials", "enqueue", "route"), "route"),
     **dict.fromkeys(("form_passes", "copy_tokens", "gather"), "gather"),
     **dict.fromkeys(("fetch", "send", "store"), "store"),
     **dict.fromkeys(("engine", "reciprocals"), "engine"),
@@ -189,7 +189,14 @@ def _units(shape: Shape) -> dict[str, Terms]:
     p, b, tt = shape.precision, shape.block, shape.token_parallel
     residual, token_word = b * p.residual_bits, b * p.activation_bits + 8
     experts = shape.max_experts * p.accumulator_bits
-    options = (shape.thresholds, shape.capacities, shape.sigmoids, shape.expert_group > 0, shape.selections)
+    options = (
+        shape.thresholds,
+        shape.capacities,
+        shape.rooms,
+        shape.sigmoids,
+        shape.expert_group > 0,
+        shape.selections,
+    )
     return {
         "norm": {
             "channels": shape.norm_tokens * b * p.residual_bits,

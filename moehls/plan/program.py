@@ -318,6 +318,7 @@ class _Operations(Builder):
         mode |= Gating.UNDIVIDED if op.normalisation == "none" else 0
         mode |= Gating.SELECTION if op.selection is not None else 0
         mode |= Gating.PAIRS if op.pairs else 0
+        mode |= Gating.ROOM if op.room else 0
         if op.group:
             self.expert_groups.add(op.group)
             if len(self.expert_groups) > 1:

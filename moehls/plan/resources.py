@@ -48,8 +48,8 @@ def dsp_by_process(shape: Shape) -> dict[str, int]:
 
 
 def _options(shape: Shape) -> int:
-    """Of a router: passes of all tokens a choice, in the loop bounds of three processes, and least sums of the gates."""
-    return 6 * shape.capacities + (2 + shape.capacities) * shape.thresholds
+    """Of a router: passes of all tokens a choice, in the loop bounds of its processes, and least sums of the gates."""
+    return 6 * shape.capacities + (2 + shape.capacities) * shape.thresholds + 2 * shape.rooms
 
 
 def _scale_bits(shape: Shape) -> int:

@@ -27,6 +27,8 @@ class Capabilities:
     """whether routers can leave out experts of small gates"""
     capacities: bool = False
     """whether experts can take a limited number of tokens"""
+    rooms: bool = False
+    """whether gates can be relative to the choices that find places; only with capacities"""
     sigmoids: bool = False
     """whether routers score experts by sigmoids"""
     expert_group: int = 0

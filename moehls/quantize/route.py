@@ -58,6 +58,7 @@ def convert_route(route: Route, builder: Builder) -> IntegerRoute:
         route.kept_groups,
         route.pairs,
         None if route.selection is None else _selection(route.name, route.selection),
+        route.room,
     )
 
 

@@ -61,6 +61,8 @@ def route(operation: IntegerRoute, fine: IntArray, task: int, precision: Precisi
         total = np.maximum((value * taken).sum(axis=1, keepdims=True), 1)
     if operation.capacity:
         taken = _within_capacity(operation, chosen, taken)
+    if operation.room:
+        total = np.maximum((value * taken).sum(axis=1, keepdims=True), 1)
     r, length = reciprocal(total)
     gates = np.minimum(rs(value * r, length + 1), 1 << precision.gate_fraction)
     return Routing(logits, np.where(taken, chosen, ~chosen), gates * taken)

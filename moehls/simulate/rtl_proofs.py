@@ -47,7 +47,7 @@ _SECONDS = 120
 """a proof that takes longer is none"""
 KINDS = {
     **dict.fromkeys(("moments", "inverse_deviation", "normalise"), Kind.NORM),
-    **dict.fromkeys(("rank", "exponentials", "enqueue", "prune"), Kind.ROUTE),
+    **dict.fromkeys(("rank", "exponentials", "enqueue", "prune", "settle"), Kind.ROUTE),
     **dict.fromkeys(("form_passes", "copy_tokens"), Kind.GATHER),
     **dict.fromkeys(("fetch", "send"), Kind.STORE),
     **{"pool": Kind.POOL, "load": Kind.LOAD, "input_pixels": Kind.INPUT},

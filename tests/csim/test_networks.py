@@ -103,8 +103,9 @@ def test_frames_follow_each_other_with_another_task(accelerators: dict[str, Acce
         Sizes(pooled=True),
         Sizes(layers=4, threshold=12000, capacity=3),
         Sizes(layers=4, threshold=15000, renormalise=True, capacity=4, priority="choice"),
+        Sizes(layers=4, capacity=4, priority="choice", room=True),
     ],
-    ids=["pool", "token order", "choice order"],
+    ids=["pool", "token order", "choice order", "room"],
 )
 def test_what_only_some_models_have(accelerators: dict[str, Accelerator], shape: str, extra: Sizes) -> None:
     accelerator = accelerators[shape]

@@ -213,6 +213,8 @@ def gating(data: st.DataObject, shape: Shape, experts: int, chosen: int) -> dict
     if shape.capacities and data.draw(st.booleans()):
         fields["mode"] |= data.draw(st.sampled_from([0, Gating.BY_CHOICE]))
         fields["split"] = data.draw(st.sampled_from([NO_CAPACITY, 1, 3]))
+    if shape.rooms and fields["mode"] == Gating.BY_CHOICE and chosen == 2 and not fields.get("offset"):
+        fields["mode"] |= data.draw(st.sampled_from([0, Gating.ROOM]))
     if shape.sigmoids:
         fields["mode"] |= data.draw(st.sampled_from([0, Gating.SIGMOID, Gating.SIGMOID | Gating.UNDIVIDED]))
     if shape.selections and fields["mode"] & Gating.SIGMOID:

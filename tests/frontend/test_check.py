@@ -116,6 +116,7 @@ FORMS: dict[str, tuple[str, type, Change]] = {
     "another order of priority": ("capacity_choice-ts17", Route, lambda o: replace(o, priority="token")),
     "a larger capacity": ("capacity_tokens-dynamo20", Route, lambda o: replace(o, capacity=o.capacity + 1)),
     "capacity forgotten": ("capacity_mask-ts17", Route, lambda o: replace(o, capacity=0)),
+    "gates of choices without room": ("published_room-ts17", Route, lambda o: replace(o, room=False)),
     "threshold forgotten": ("gate_pruned-ts17", Route, lambda o: replace(o, threshold=0.0)),
     "rest not renormalised": ("gate_pruned_rest-dynamo20", Route, lambda o: replace(o, renormalise=False)),
     "what a threshold leaves out takes places": ("capacity_kept-ts17", Route, lambda o: replace(o, threshold=1e-9)),

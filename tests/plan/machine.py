@@ -237,6 +237,7 @@ class Machine:
         p = self.p
         assert h.n0 <= self.shape.max_experts, "experts"
         self.count[:] = 0
+        places = []
         for choice in range(h.n1) if h.mode & Gating.BY_CHOICE else [None]:
             for row in range(h.rows):
                 logits = self.raw[row * h.n2 : (row + 1) * h.n2].ravel()[: h.n0]
@@ -269,7 +270,13 @@ class Machine:
                     if in_turn and self.count[expert] < h.split:
                         lane, group = row % self.shape.token_parallel, row // self.shape.token_parallel
                         self.queue[expert, self.count[expert]] = lane, group, gates[expert]
+                        places.append((row, expert, self.count[expert], value[expert]))
                         self.count[expert] += 1
+        for row, expert, place, own in places if h.mode & Gating.ROOM else ():
+            total = sum(value for token, _, _, value in places if token == row)
+            r, length = reciprocal(np.array([max(total, 1)]))
+            lane, group, _ = self.queue[expert, place]
+            self.queue[expert, place] = lane, group, np.minimum(rs(own * r, length + 1), 1 << p.gate_fraction)[0]
 
     def pool(self, h: Instruction, payload: list[npt.NDArray[np.uint8]]) -> None:
         assert h.n2 <= self.shape.norm_depth, "blocks of channels"

@@ -28,6 +28,7 @@ SOURCES = Path(__file__).parent.parent.parent / "templates" / "hls" / "src"
         {"biased": True},
         {"pools": True},
         {"thresholds": True},
+        {"capacities": True, "rooms": True},
         {"experts": "prefetched"},
         {"scaled_bits": 32},
         {"second_shift_high": 100},

@@ -116,6 +116,12 @@ def test_pools_thresholds_and_capacities(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+def test_gates_relative_to_the_choices_with_room(precision: Precision) -> None:
+    sizes = Sizes(layers=4, capacity=3, priority="choice", room=True)
+    assert_equals_reference(random_integer_network(3, precision, sizes), 3, 8, 1)
+
+
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
 @pytest.mark.parametrize("selects", [False, True])
 def test_sigmoids_and_groups(precision: Precision, selects: bool) -> None:
     sizes = Sizes(layers=4, experts=6, score="sigmoid", group=2, kept_groups=2, threshold=9000, capacity=3)

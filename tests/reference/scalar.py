@@ -194,6 +194,7 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
     weight, bias = op.weight[task].tolist(), op.bias[task].tolist()
     m, s = int(op.multiplier[task]), int(op.shift[task])
     logits, chosen, gates = [], [], []
+    known: list[dict[int, int]] = []
     for x in fine:
         row = [dot(x, w) + b for w, b in zip(weight, bias, strict=True)]
         eligible = list(range(len(row)))
@@ -223,6 +224,7 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
             total = max(sum(values[e] for e in order if e not in small), 1)
         r, length = reciprocal(total)
         logits.append(row)
+        known.append(values)
         chosen.append([~e if e in small else e for e in order])
         gates.append([0 if e in small else min(rs(values[e] * r, length + 1), 2**15) for e in order])
     places = [(n, i) for n in range(len(fine)) for i in range(op.k)]
@@ -235,6 +237,9 @@ def route(op: IntegerRoute, fine: Matrix, task: int, p: Precision) -> tuple[Matr
             chosen[n][i], gates[n][i] = ~e, 0
         elif op.capacity:
             taken[e] += 1
+    for n in range(len(fine)) if op.room else ():
+        r, length = reciprocal(max(sum(known[n][e] for e in chosen[n] if e >= 0), 1))
+        gates[n] = [0 if e < 0 else min(rs(known[n][e] * r, length + 1), 2**15) for e in chosen[n]]
     return logits, chosen, gates
 
 

@@ -185,11 +185,13 @@ def test_route(
     group = int(draw.rng.choice([size for size in range(1, out + 1) if out % size == 0]))
     kept = int(draw.rng.integers(1, out // group, endpoint=True))
     k = int(draw.rng.integers(1, kept * group, endpoint=True))
+    capacity, choice = int(draw.rng.choice([0, 1, n])), bool(draw.rng.integers(2))
+    room = k == 2 and capacity > 0 and choice and bool(draw.rng.integers(2))
     operation = IntegerRoute(
         "route", "fine", "routing", weight, bias, scaling.multiplier, scaling.shift, k,
         "all" if score == "softmax" and normalisation == "none" else normalisation,
-        threshold=int(draw.rng.choice([0, 9000])), renormalise=bool(draw.rng.integers(2)),
-        capacity=int(draw.rng.choice([0, 1, n])), priority="choice" if draw.rng.integers(2) else "token",
+        threshold=0 if room else int(draw.rng.choice([0, 9000])), renormalise=not room and bool(draw.rng.integers(2)),
+        capacity=capacity, priority="choice" if choice else "token", room=room,
         score=score, group=group, kept_groups=kept, pairs=selects and group > 1 and bool(draw.rng.integers(2)),
         selection=draw.values(18, (tasks, out))[:, copied] if selects else None,
     )  # fmt: skip

@@ -87,6 +87,7 @@ def listed(execution: Execution) -> Values:
         (8, replace(SMALL, score="sigmoid", experts=6, group=2, kept_groups=2), "none", "exact"),
         (9, replace(SMALL, slots=7), "chosen", "exact"),
         (10, replace(SMALL, normalised=True), "all", "exact"),
+        (11, replace(SMALL, capacity=2, priority="choice", room=True), "all", "exact"),
     ],
 )
 def test_every_value_in_order(

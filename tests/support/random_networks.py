@@ -92,6 +92,8 @@ class Sizes:
     """queries and keys of each head are normalised, those of odd layers over all channels"""
     biased: bool = False
     """scores have a bias, which hides some keys"""
+    room: bool = False
+    """whether gates are relative to the choices that find places"""
     slots: int = 0
     """of soft mixtures, which stand on the odd layers in the place of routed ones; 0 for none"""
 
@@ -340,7 +342,8 @@ class Builder:
                 score,
                 s.group,
                 s.kept_groups,
-                *((s.group > 0, self.selection()) if s.selects and score == "sigmoid" else ()),
+                *((s.group > 0, self.selection()) if s.selects and score == "sigmoid" else (False, None)),
+                s.room,
             ),
             "routing",
         )
