@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import attention, cycles, fidelity, m3vit, prefetch, resources, scale, shapes
+from benchmarks import attention, cycles, fidelity, fits, m3vit, prefetch, resources, scale, shapes
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
 BENCHMARKS = {
     **ALONE,
     "cycles": cycles.main,
+    "fits": fits.main,
     "m3vit": m3vit.main,
     "attention": attention.main,
     "resources": resources.main,

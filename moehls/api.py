@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from moehls.network.inputs import prepared
 from moehls.network.operations import FloatArray, Network
 from moehls.network.split import split_hidden
 from moehls.network.summary import summarise
-from moehls.plan import plan
+from moehls.plan import Plan, plan
 from moehls.plan.cost import uniform_load
 from moehls.plan.explore import explore as explore_shapes
 from moehls.plan.parts import hidden_parts
@@ -127,6 +127,7 @@ def compile(
     progress("planning", 0.8)
     planned = plan(integer, target, clock, of_plan, _expert_load(integer, runs))
     source = {"samples": len(images), "random": calibration is None}
+    noticed += _in_parts(planned, target, fixed)
     summary = first_summary(recognised, integer, planned, source, parts)
     progress("writing the project", 0.9)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
@@ -396,6 +397,20 @@ def _point_settings(point: str, board: str, precision: str, clock_mhz: float) ->
         wanted = f"--board {there[0]} --precision {there[1]} --clock-mhz {there[2]:g}"
         raise MoehlsError(f"--point {point}: its front was made with {wanted}; give these, or explore again")
     return chosen.settings
+
+
+def _in_parts(planned: Plan, board: Board, fixed: Settings) -> Iterator[str]:
+    """What the plan, and not the user, has put on the chip part by part."""
+    blocks, groups = planned.shape.token_blocks, planned.shape.head_groups
+    if blocks > 1 and fixed.token_blocks is None:
+        yield (
+            f"pixels, attention probabilities and what routers read lie on the chip in up to {blocks} blocks of tokens: whole, "
+            f"they do not fit {board.name}"
+        )
+    if groups > 1 and fixed.head_groups is None:
+        yield (
+            f"queries, keys and values lie on the chip in up to {groups} groups of heads: whole, they do not fit {board.name}"
+        )
 
 
 def _files(models: Path | Sequence[Path]) -> Sequence[Path]:

@@ -13,6 +13,7 @@ from moehls.frontend.join import DifferentBackbones, join, unrolled_tasks
 from moehls.frontend.load import holding, load_model
 from moehls.frontend.lower import Reading, Refusal, read_graph, refused
 from moehls.frontend.normalise import normalise
+from moehls.heap import give_back
 from moehls.network.operations import Network
 from moehls.network.summary import Summary, summarise
 
@@ -64,13 +65,17 @@ def read_network(
             named), or the network differs from the file in float.
     """
     reading, warnings = _read(path, settings, seed)
+    give_back()
     for text in warnings:
         warn(text)
     if reading.network is None:
         raise refused(reading.refusals, path)
     summarise(reading.network)
     check_network(reading.network, path, reading, seed)
-    return unrolled_tasks(reading.network)
+    network = unrolled_tasks(reading.network)
+    del reading
+    give_back()
+    return network
 
 
 def read_tasks(

@@ -110,7 +110,9 @@ def _session(path: Path, reading: Reading) -> tuple[ort.InferenceSession, _Names
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 4
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        data = model.SerializeToString()
+        del model
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise MoehlsError(
             f"{path}: onnxruntime cannot load the model ({first_line(error)}); export it again"

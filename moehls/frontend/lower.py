@@ -50,6 +50,7 @@ from moehls.frontend.values import (
     Value,
     shape_of,
 )
+from moehls.heap import give_back
 from moehls.network.interpreter import reads
 from moehls.network.operations import Experts, Linear, Network, NetworkOutput, Operation, of_experts
 
@@ -93,9 +94,11 @@ class Reading:
 def read_graph(model: ir.Model, inputs: Inputs, opset: int, name: str, seed: int) -> Reading:
     """Recognise and lower a model's graph; reads it again once the number of tasks is known."""
     reader = _Reader(model, inputs, opset, name, seed, tasks=inputs.tasks or 1)
-    reading = reader.read()
-    if inputs.task is not None and not inputs.tasks and reader.task_sizes:
-        reading = _Reader(model, inputs, opset, name, seed, tasks=min(reader.task_sizes)).read()
+    reading, found = reader.read(), reader.task_sizes
+    if inputs.task is not None and not inputs.tasks and found:
+        del reader, reading
+        give_back()  # a copy of the weights
+        reading = _Reader(model, inputs, opset, name, seed, tasks=min(found)).read()
     return reading
 
 

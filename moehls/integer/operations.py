@@ -7,6 +7,7 @@ is updated in place by the machine, so each residual value is read by at most on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -83,6 +84,12 @@ class Raw:
 Epilogue = Requantise | GeluRequantise | GatedRequantise | AddResidual | Widen | Raw
 
 
+def magnitudes(weight: WeightArray) -> IntArray:
+    """`[…, out]`: `Σ|w|` over the inputs of each output, for `weight` `[…, out, in]` symmetric as integers are."""
+    total: IntArray = np.abs(weight).sum(axis=-1, dtype=np.int64)
+    return total
+
+
 @dataclass(frozen=True)
 class IntegerEmbed:
     name: str
@@ -94,6 +101,11 @@ class IntegerEmbed:
     initial: IntArray
     """[tokens, channels], residual scale"""
     prefix: int
+
+    @cached_property
+    def magnitudes(self) -> IntArray:
+        """`[channels]`: `Σ|w|` of each output, which bounds its sum."""
+        return magnitudes(self.weight)
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,11 @@ class IntegerLinear:
     scaling: Scaling
     """unused multiplier 1 and shift 0 with Raw"""
     epilogue: Epilogue
+
+    @cached_property
+    def magnitudes(self) -> IntArray:
+        """`[out]`: `Σ|w|` of each output, which bounds its sum."""
+        return magnitudes(self.weight)
 
 
 @dataclass(frozen=True)
@@ -240,6 +257,12 @@ class IntegerExperts:
     """[experts, hidden]"""
     weigh_inputs: bool = False
     """whether gates multiply what an expert reads, in place of what it gives"""
+
+    @cached_property
+    def magnitudes(self) -> tuple[IntArray, IntArray, IntArray | None]:
+        """`[experts, out]`: `Σ|w|` of each output of the first, second and up matrices."""
+        up = None if self.up_weight is None else magnitudes(self.up_weight)
+        return magnitudes(self.first_weight), magnitudes(self.second_weight), up
 
 
 IntegerOperation = (

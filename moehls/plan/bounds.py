@@ -71,7 +71,8 @@ def _first(step: Step, block: int, p: Precision) -> _Range:
     if i.split != NO_SPLIT:
         operand = 1 << (p.fine_bits - 1)
     largest = unsigned if i.flags & Flag.X_UNSIGNED else operand
-    sums = np.abs(step.payload.weight.astype(np.int64)).sum(axis=1) * largest
+    assert step.payload.magnitudes is not None
+    sums = step.payload.magnitudes * largest
     return _of_channels(step.payload.parameters, int((sums + np.abs(step.payload.parameters.bias)).max()))
 
 

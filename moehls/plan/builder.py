@@ -8,11 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+import numpy as np
+
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     GeluRequantise,
+    IntArray,
     IntegerAttention,
+    IntegerLinear,
     IntegerNetwork,
+    IntegerNorm,
     IntegerOperation,
     Scaling,
     TensorKind,
@@ -36,7 +41,19 @@ from moehls.plan.instruction import (
 )
 from moehls.plan.payload import Biases, Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
-from moehls.plan.steps import Access, Channels, InputPlace, Memory, OutputPlace, Place, Requirements, Stage, Step
+from moehls.plan.splits import Block, blocks_of, blockwise_norms, waiting_linears
+from moehls.plan.steps import (
+    Access,
+    Channels,
+    InputPlace,
+    Memory,
+    OutputPlace,
+    Place,
+    Requirements,
+    Stage,
+    Step,
+    part_name,
+)
 from moehls.plan.uses import attention_roles, factors, heads_of_norms, last_uses
 
 BINDINGS: dict[tuple[Memory, Memory], Binding] = {
@@ -47,6 +64,7 @@ BINDINGS: dict[tuple[Memory, Memory], Binding] = {
     ("m0", "m3"): Binding.PROJECT,
     ("m2", "m3"): Binding.ROUTER,
     ("m1", "m2"): Binding.UP,
+    ("m3", "m2"): Binding.CONTEXT_BESIDE,
 }
 """(X, Y) of a LINEAR step; a mode that writes elsewhere takes any binding with its X."""
 _WITHOUT_Y = {"m0": Binding.PROJECT, "m1": Binding.SCORES, "m2": Binding.ROUTER, "m3": Binding.CONTEXT}
@@ -69,6 +87,10 @@ class Builder:
     """of the residual memory"""
     sides: dict[str, Place] = field(default_factory=dict)
     """residual values beside the stream: pooled, constant, wide"""
+    waiting: dict[str, IntegerLinear] = field(default_factory=dict)
+    """queries, keys and values that are made with their attention, a group of heads at a time"""
+    norms: dict[str, IntegerNorm] = field(default_factory=dict)
+    """of the fine values that are made with their readers, a block of tokens at a time"""
     expert_groups: set[int] = field(default_factory=set)
     """sizes of the groups that routers choose experts from"""
 
@@ -77,6 +99,20 @@ class Builder:
         self.factors = factors(self.network)
         self.heads = heads_of_norms(self.network, self.roles)
         self.shown = {output.value for output in self.network.outputs}
+        self.waits, self.blockwise = (
+            waiting_linears(self.network, self.shape),
+            blockwise_norms(self.network, self.shape),
+        )
+        for op in self.network.operations:  # what they read is read again later
+            if isinstance(op, IntegerLinear) and op.output in self.waits:
+                self._read_until(self.waits[op.output], op.input)
+            if isinstance(op, IntegerNorm) and op.fine in self.blockwise:
+                self._read_until(self.blockwise[op.fine], op.input)
+                if op.operand in self.last_use:
+                    self._read_until(self.blockwise[op.fine], op.operand)
+
+    def _read_until(self, index: int, value: str) -> None:
+        self.last_use[value] = max(index, self.last_use.get(value, -1))
 
     def release(self, index: int) -> None:
         """Give back what no operation after `index` reads."""
@@ -124,6 +160,7 @@ class Builder:
             biased=any(isinstance(step.payload, Biases) for step in self.steps),
             bias_shift_low=bounds.bias_shift_low,
             bias_shift_high=bounds.bias_shift_high,
+            beside=any(i.kind == Kind.LINEAR and i.binding == Binding.CONTEXT_BESIDE for i in instructions),
             scaled_bits=bounds.scaled_bits,
             shift_low=bounds.shift_low,
             shift_high=bounds.shift_high,
@@ -136,7 +173,7 @@ class Builder:
         self, name: str, operation: str, mode: Mode, source: Access, weight: WeightArray, scaling: Scaling,
         target: Access, *, also_reads: tuple[Access, ...] = (), gelu: GeluRequantise | None = None,
         task: int = ANY_TASK, expert: int = NO_EXPERT, tokens: int | None = None, factor: Access | None = None,
-        flags: int = 0,
+        flags: int = 0, magnitudes: IntArray | None = None,
     ) -> None:  # fmt: skip
         """A LINEAR step in stream order, over `tokens` real rows of `source` (all by default); GATED multiplies with `factor`."""
         x, y = source.place, target.place
@@ -144,7 +181,7 @@ class Builder:
             raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {source.value!r} has {x.channels.count}")
         blocks, planes = self.blocks(x.channels), x.planes
         parameters = self.parameters(y.channels, scaling, gelu)
-        matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block))
+        matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), magnitudes)
         y_s0, y_s1 = (0, 0) if mode == Mode.SCATTER else (1, y.stride)
         writes_memory = mode in (Mode.REQUANTISE, Mode.GELU, Mode.GATED)
         instruction = Instruction(
@@ -188,8 +225,15 @@ class Builder:
         if self.shape.experts == "prefetched":
             self.step(name, operation, Instruction(Kind.SECTION, n0=experts), None)
 
-    def store(self, value: str, kind: TensorKind, place: Place) -> None:
-        """A STORE of `value`, if it is an output."""
+    def blocks_in(self, rows: int, at_most: int | None = None) -> tuple[Block, ...]:
+        """`rows` rows in as many blocks of tokens as the shape asks for."""
+        parts = self.shape.token_blocks if at_most is None else min(at_most, self.shape.token_blocks)
+        return tuple(blocks_of(rows, parts, self.shape))
+
+    def store(
+        self, value: str, kind: TensorKind, place: Place, rows: int | None = None, row: int | None = None
+    ) -> None:
+        """A STORE of `value`, if it is an output; of one of `rows` rows in all that lies there from row `row` on."""
         names = [output.name for output in self.network.outputs if output.value == value]
         if not names:
             return
@@ -201,15 +245,17 @@ class Builder:
         wide = 64 if self.shape.precision.accumulator_bits > 32 else 32
         bits = wide if kind == "raw" else 16
         beat = max((o.beat + o.beats for o in self.outputs), default=0)
-        for name in names:
+        for name in names if not row else ():
             output = OutputPlace(
-                name, value, kind, beat, place.rows, place.channels.count, blocks, self.shape.block, bits
+                name, value, kind, beat, rows or place.rows, place.channels.count, blocks, self.shape.block, bits
             )
             self.outputs.append(output)
-        self.step(f"store {value}", "", instruction, None, reads=(Access(value, place),))
+        self.step(f"store {value}", "", instruction, None, reads=(Access(part_name(value, row), place),))
 
-    def stage(self, value: str, kind: TensorKind, place: Place, task: int = ANY_TASK) -> None:
-        self.stages.append(Stage(value, kind, len(self.steps) - 1, task, place))
+    def stage(
+        self, value: str, kind: TensorKind, place: Place, task: int = ANY_TASK, row: int | None = None, channel: int | None = None
+    ) -> None:  # fmt: skip
+        self.stages.append(Stage(value, kind, len(self.steps) - 1, task, place, row, channel))
 
     def update(self, before: str, after: str, place: Place) -> None:
         """The residual value `before` was replaced by `after`."""
@@ -274,3 +320,12 @@ class Builder:
 
     def refuse(self, op: IntegerOperation, what: str) -> NoReturn:
         raise MoehlsError(f"{op.name}: {what}; the machine has no step for it, so change the model or report it")
+
+
+def part_of(scaling: Scaling, part: int | slice) -> Scaling:
+    return Scaling(scaling.bias[part], scaling.multiplier[part], scaling.shift[part])
+
+
+def bias_only(bias: IntArray) -> Scaling:
+    """Parameters of a raw product, which has a bias only."""
+    return Scaling(bias, np.zeros_like(bias), np.zeros_like(bias))

@@ -26,6 +26,7 @@ ENGINE: dict[Binding, tuple[Memory, Memory, Memory]] = {
     Binding.PROJECT: ("m0", "m1", "m3"),
     Binding.ROUTER: ("m2", "m1", "m3"),
     Binding.UP: ("m1", "m3", "m2"),
+    Binding.CONTEXT_BESIDE: ("m3", "m1", "m2"),
 }
 """(X, W, Y)"""
 NORM: dict[Target, Memory] = {Target.M0: "m0", Target.M1: "m1", Target.M2: "m2"}
@@ -55,7 +56,7 @@ def check_program(program: Program, shape: Shape) -> None:
     owners = _Owners(program.requirements, shape)
     shown: dict[int, list[Access]] = {}
     for stage in program.stages:
-        shown.setdefault(stage.step, []).append(Access(stage.value, stage.place))
+        shown.setdefault(stage.step, []).append(Access(stage.name, stage.place))
     for index, step in enumerate(program.steps):
         owners.run(step)
         _check_small(step, shape)

@@ -17,8 +17,8 @@ from moehls.plan.cost import ExpertLoad, frame_cycles
 from moehls.plan.memory import LUT_LIMIT
 from moehls.plan.program import build_program
 from moehls.plan.resources import plan_resources
-from moehls.plan.search import Settings, candidates, fitted, program_key, search
-from moehls.plan.shape import Experts, Shape
+from moehls.plan.search import Settings, candidates, fitted, program_key, search, splits
+from moehls.plan.shape import Shape
 from moehls.plan.steps import Program
 
 _FIFO_SHARES = (1, 2, 4, 16)
@@ -59,20 +59,31 @@ def explore(
     Raises:
         MoehlsError: the settings contradict each other, or nothing fits the board; the message says what would.
     """
+    points = next(
+        filter(None, (_points(network, board, clock_mhz, trial, load, progress) for trial in splits(settings))), []
+    )
+    if not points:
+        search(network, board, clock_mhz, settings, load)  # says what would fit
+        raise MoehlsError(f"no accelerator for {board.name} fits with these settings")
+    return front(points)
+
+
+def _points(
+    network: IntegerNetwork, board: Board, clock_mhz: float, settings: Settings, load: ExpertLoad,
+    progress: Callable[[float], None],
+) -> list[Point]:  # fmt: skip
+    """Every accelerator that fits, with the parts that the settings say."""
     points: list[Point] = []
     shapes = sorted(candidates(network, board, settings), key=lambda shape: (shape.block, shape.token_parallel))
     program: Program | None = None
-    built: tuple[int, int, Experts] | None = None
+    built: tuple[object, ...] | None = None
     for number, candidate in enumerate(shapes):
         if program is None or built != program_key(candidate):
             program, built = build_program(network, candidate), program_key(candidate)
         for shape in _fitting(program, candidate, board, settings):
             points.append(_point(program, shape, board, clock_mhz, load, settings.hidden_parts))
         progress((number + 1) / len(shapes))
-    if not points:
-        search(network, board, clock_mhz, settings, load)  # says what would fit
-        raise MoehlsError(f"no accelerator for {board.name} fits with these settings")
-    return front(points)
+    return points
 
 
 def front(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -99,6 +99,7 @@ class Binding(enum.IntEnum):
     PROJECT = 4
     ROUTER = 5
     UP = 6
+    CONTEXT_BESIDE = 7
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from moehls.integer.operations import (
     Scaling,
 )
 from moehls.plan.program import build_program
-from moehls.plan.search import Settings, candidates, fitted, program_key
-from moehls.plan.shape import Experts
+from moehls.plan.search import Settings, candidates, fitted, program_key, splits
 from moehls.plan.steps import Program
 from moehls.plan.uses import factors
 
@@ -29,14 +28,23 @@ PARTS = (1, 2, 4, 8, 16)
 
 
 def hidden_parts(network: IntegerNetwork, board: Board, settings: Settings) -> int:
-    """The user's choice, else the fewest of `PARTS` with which `network` fits `board`; 1 where none helps."""
+    """The user's choice, else the fewest of `PARTS` with which `network` fits `board`; 1 where none helps.
+
+    What else may lie on the chip in parts (`moehls.plan.search.SPLITS`) does so only where hidden layers in parts are not enough.
+    """
     if settings.hidden_parts is not None:
         return settings.hidden_parts
-    return next((parts for parts in PARTS if _fits(_first_part(network, parts), board, settings)), 1)
+    first = [_first_part(network, parts) for parts in PARTS]
+    whole, *others = splits(settings)
+    for trial in (whole, *others[-1:]):  # what fits in fewer parts fits in the most
+        for parts, narrow in zip(PARTS, first, strict=True):
+            if _fits(narrow, board, trial):
+                return parts
+    return 1
 
 
 def _fits(network: IntegerNetwork, board: Board, settings: Settings) -> bool:
-    programs: dict[tuple[int, int, Experts], Program] = {}
+    programs: dict[tuple[object, ...], Program] = {}
     for candidate in candidates(network, board, settings):
         key = program_key(candidate)
         if key not in programs:

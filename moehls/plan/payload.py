@@ -79,6 +79,8 @@ class Matrix:
     weight: WeightArray
     input_blocks: int
     columns: IntArray
+    magnitudes: IntArray | None = None
+    """`[out]`: `Σ|w|`; None where nothing is requantised"""
 
     def count(self, shape: Shape) -> int:
         return self.parameters.count(shape) + self.parameters.blocks * self.input_blocks

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from moehls.errors import MoehlsError
 from moehls.integer.operations import (
     AddResidual,
     GatedRequantise,
     GeluRequantise,
-    IntArray,
     IntegerAttention,
     IntegerConstant,
     IntegerEmbed,
@@ -28,26 +25,23 @@ from moehls.integer.operations import (
     IntegerRoute,
     Raw,
     Requantise,
-    Scaling,
     Widen,
 )
-from moehls.plan.builder import BINDINGS, Builder
+from moehls.plan.builder import BINDINGS, bias_only, part_of
+from moehls.plan.experts import ExpertSteps
 from moehls.plan.instruction import (
-    ANY_TASK,
-    NO_CAPACITY,
     Binding,
     Flag,
-    Gating,
     Instruction,
     Kind,
     Mode,
     Source,
-    Target,
 )
-from moehls.plan.payload import Biases, Rows, header_words, headers_together
+from moehls.plan.payload import Biases, Parameters, Rows, header_words, headers_together
 from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
-from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program
+from moehls.plan.splits import heads_in
+from moehls.plan.steps import Access, Channels, InputPlace, Memory, Place, Program, part_name
 
 
 def build_program(network: IntegerNetwork, shape: Shape) -> Program:
@@ -74,10 +68,7 @@ def build_program(network: IntegerNetwork, shape: Shape) -> Program:
     )
 
 
-_TARGETS: dict[Memory, Target] = {"m0": Target.M0, "m1": Target.M1, "m2": Target.M2}
-
-
-class _Operations(Builder):
+class _Operations(ExpertSteps):
     """One method an operation."""
 
     def operation(self, operation: IntegerOperation) -> None:
@@ -105,20 +96,25 @@ class _Operations(Builder):
         tokens, width = op.initial.shape
         pixels = Channels(op.weight.shape[1])
         blocks = self.blocks(pixels)
-        x = self.place_operand("m3", op.input, tokens, pixels, signed=False)
+        own = self.blocks(Channels(width))
+        parts = self.blocks_in(tokens, -(-blocks // own))  # pixels need no more room than the tokens they become
+        whole = self.place_operand("m3", op.input, parts[0].rows, pixels, signed=False)
         self.input = InputPlace(tokens - op.prefix, pixels.count, blocks, self.beats_a_word())
-        instruction = Instruction(Kind.INPUT, n0=op.prefix, n2=blocks, rows=tokens, y_base=x.base)
-        self.step(f"{op.name}.input", op.name, instruction, None, writes=(Access(op.input, x),))
-        blocks = self.blocks(Channels(width))
-        base = self.rows.take("residual", "stream", self.groups(tokens) * blocks)
-        y = Place("residual", base, blocks, tokens, Channels(width))
+        base = self.rows.take("residual", "stream", self.groups(tokens) * own)
+        y = Place("residual", base, own, tokens, Channels(width))
         load = Instruction(Kind.LOAD, n2=y.stride, rows=tokens)
         before = f"{op.output} (initial)"
-        self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
-        self.matrix(
-            op.name, op.name, Mode.RESIDUAL, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
-            also_reads=(Access(before, y),), tokens=tokens - op.prefix,
-        )  # fmt: skip
+        for part in parts:
+            name, prefix = op.name if len(parts) == 1 else f"{op.name}.row{part.first}", op.prefix * (part.first == 0)
+            x, to = replace(whole, rows=part.rows), part.of(y, self.shape)
+            instruction = Instruction(Kind.INPUT, n0=prefix, n2=blocks, rows=x.rows, y_base=x.base)
+            self.step(f"{name}.input", op.name, instruction, None, writes=(Access(op.input, x),))
+            if part.first == 0:
+                self.step(f"{op.name}.initial", op.name, load, Rows(op.initial, y.stride), writes=(Access(before, y),))
+            self.matrix(
+                name, op.name, Mode.RESIDUAL, Access(op.input, x), op.weight, op.scaling, Access(op.output, to),
+                also_reads=(Access(before, to),), tokens=x.rows - prefix, magnitudes=op.magnitudes,
+            )  # fmt: skip
         if op.prefix:  # the product added the bias of the patches to the prefix tokens too: load them once more
             again = replace(load, rows=op.prefix)
             rows, y_prefix = Rows(op.initial[: op.prefix], y.stride), replace(y, rows=op.prefix)
@@ -131,48 +127,6 @@ class _Operations(Builder):
         load = Instruction(Kind.LOAD, n2=y.stride, rows=rows, y_base=y.base)
         self.step(op.name, op.name, load, Rows(op.rows, y.stride), writes=(Access(op.output, y),))
         self.stage(op.output, "residual", y)
-
-    def norm(self, op: IntegerNorm) -> None:
-        x = self.current_residual(op, op.input)
-        rows, tt = op.stop - op.start, self.shape.token_parallel
-        memory, heads = self.roles.get(op.operand, ("m0", 1))
-        if heads != x.channels.heads:
-            self.refuse(op, f"an attention of {heads} heads reads it, and its input is not the output of a linear")
-        if op.heads > 1 and (op.heads != heads or rows != x.rows):
-            self.refuse(op, f"normalises {op.heads} heads of an attention of {heads}, or of some tokens only")
-        y = self.place_operand(memory, op.operand, rows, x.channels)
-        planes = 16 // self.shape.precision.activation_bits
-        fine_is_read = op.fine in self.last_use or op.fine in self.shown
-        if fine_is_read and memory != "m0":
-            self.refuse(op, "its output is read by an attention and by a router, or shown")
-        base = self.memory.take("m2", op.fine, self.groups(rows) * planes * x.stride) if fine_is_read else 0
-        fine = Place("m2", base, planes * x.stride, rows, x.channels, planes=planes)
-        # heads lie side by side as token groups do: a row of each lane, head and group
-        own = Channels(x.channels.count // op.heads, x.channels.heads // op.heads)
-        blocks = self.blocks(own)
-        instruction = Instruction(
-            Kind.NORM,
-            _TARGETS[memory],
-            flags=(Flag.PLANES if fine_is_read else 0)
-            | (0 if op.centred else Flag.RMS)
-            | (Flag.PLAIN if op.plain else 0),
-            n2=blocks,
-            rows=rows if op.heads == 1 else self.groups(rows) * tt * op.heads,
-            channels=own.count,
-            epsilon=op.epsilon,
-            w_base=op.start % tt,
-            w_s0=x.base // blocks + op.start // tt,
-            x_base=base,
-            y_base=y.base,
-        )
-        writes = (Access(op.operand, y),) + ((Access(op.fine, fine),) if fine_is_read else ())
-        parameters = self.parameters(own, op.scaling)
-        self.step(op.name, op.name, instruction, parameters, reads=(Access(op.input, x),), writes=writes)
-        self.stage(op.operand, "operand", y)
-        if fine_is_read:
-            self.places[op.fine] = fine
-            self.stage(op.fine, "fine", fine)
-            self.store(op.fine, "fine", fine)
 
     def pool(self, op: IntegerPool) -> None:
         x = self.places.get(op.input) if op.of_fine else self.current_residual(op, op.input)
@@ -210,8 +164,9 @@ class _Operations(Builder):
             case Widen():
                 y = self.place_side(op.output, rows, Channels(out.count, self.heads.get(op.output, 1)))
                 self.matrix(
-                    op.name, op.name, Mode.WIDE, Access(op.input, x), op.weight, op.scaling, Access(op.output, y)
-                )
+                    op.name, op.name, Mode.WIDE, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
+                    magnitudes=op.magnitudes,
+                )  # fmt: skip
                 self.stage(op.output, "residual", y)
                 self.store(op.output, "residual", y)
             case AddResidual(residual=residual):
@@ -220,7 +175,7 @@ class _Operations(Builder):
                     self.refuse(op, f"adds {rows} rows of {out.count} channels to a residual of another shape")
                 self.matrix(
                     op.name, op.name, Mode.RESIDUAL, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
-                    also_reads=(Access(residual, y),),
+                    also_reads=(Access(residual, y),), magnitudes=op.magnitudes,
                 )  # fmt: skip
                 self.update(residual, op.output, y)
             case Requantise():
@@ -235,6 +190,9 @@ class _Operations(Builder):
         if op.output in self.factors:
             memory = "m1"
         if op.output in self.roles:
+            if op.output in self.waits:
+                self.waiting[op.output] = op
+                return
             memory, heads = self.roles[op.output]
             out = Channels(out.count, heads)
             if gelu:
@@ -244,7 +202,7 @@ class _Operations(Builder):
         y = self.place_operand(memory, op.output, x.rows, out, signed=gelu is None)
         mode = Mode.GELU if gelu else Mode.REQUANTISE
         source, target = Access(op.input, x), Access(op.output, y)
-        self.matrix(op.name, op.name, mode, source, op.weight, op.scaling, target, gelu=gelu)
+        self.matrix(op.name, op.name, mode, source, op.weight, op.scaling, target, gelu=gelu, magnitudes=op.magnitudes)
         self.stage(op.output, "operand", y)
 
     def gated(self, op: IntegerLinear, x: Place, out: Channels, epilogue: GatedRequantise) -> None:
@@ -256,147 +214,104 @@ class _Operations(Builder):
         self.matrix(
             op.name, op.name, Mode.GATED, Access(op.input, x), op.weight, op.scaling, Access(op.output, y),
             gelu=GeluRequantise(epilogue.multiplier, epilogue.shift, 0, epilogue.form), factor=Access(epilogue.up, up),
+            magnitudes=op.magnitudes,
         )  # fmt: skip
         self.stage(op.output, "operand", y)
 
     def raw(self, op: IntegerLinear, x: Place, out: Channels) -> None:
         y = self.raw_place(x.rows, out)
         source, target = Access(op.input, x), Access(op.output, y)
-        self.matrix(op.name, op.name, Mode.RAW, source, op.weight, _bias(op.scaling.bias), target)
+        self.matrix(op.name, op.name, Mode.RAW, source, op.weight, bias_only(op.scaling.bias), target)
         self.stage(op.output, "raw", y)
         self.store(op.output, "raw", y)
 
     def attention(self, op: IntegerAttention) -> None:
-        q, k, v = (self.operand(op, name) for name in (op.query, op.key, op.value))
-        if k.rows != v.rows or k.channels != q.channels or v.channels != q.channels:
-            self.refuse(op, "query, key and value must have the same channels, key and value the same tokens")
-        queries, keys = self.groups(q.rows), self.groups(k.rows)
-        y = self.place_operand("m0", op.output, q.rows, q.channels)
-        p_name = f"{op.name} (probabilities)"
-        p = self.place_operand("m3", p_name, q.rows, Channels(keys * self.shape.block), signed=False)
-        each = self.blocks(q.channels) // op.heads
-        size = q.channels.count // op.heads
-        for head in range(op.heads):
-            biases = Biases(op.bias.entries[head]) if op.bias is not None else None
-            scores = Instruction(
-                Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY | (Flag.PARAMETERS if biases else 0),
-                n0=queries, n1=keys, n2=each, rows=k.rows,
-                x_base=q.base + head * each, x_s0=q.stride, x_s2=1,
-                w_base=k.base + head * each, w_s1=k.stride, w_s2=1,
-                y_base=p.base, y_s0=p.stride, y_s1=1,
-                multiplier=int(op.score_multiplier[head]), shift=int(op.score_shift[head]),
-                offset=int(op.bias.shift[head]) if op.bias is not None else 0,
-            )  # fmt: skip
-            reads = (Access(op.query, _head(q, head, each)), Access(op.key, _head(k, head, each)))
-            macs = q.rows * k.rows * size
-            name = f"{op.name}.scores{head}"
-            self.step(name, op.name, scores, biases, reads=reads, writes=(Access(p_name, p),), macs=macs)
-            context = Instruction(
-                Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED,
-                n0=queries, n1=each, n2=keys, rows=k.rows,
-                x_base=p.base + keys - 1, x_s0=p.stride, x_s2=-1,
-                w_base=v.base + (keys - 1) * v.stride + head * each, w_s1=1, w_s2=-v.stride,
-                y_base=y.base + head * each, y_s0=y.stride, y_s1=1,
-            )  # fmt: skip
-            part = slice(head * size, (head + 1) * size)
-            parameters = self.parameters(Channels(size), _part(op.scaling, part))
-            reads = (Access(p_name, p), Access(op.value, _head(v, head, each)))
-            writes = (Access(op.output, _head(y, head, each)),)
-            self.step(f"{op.name}.context{head}", op.name, context, parameters, reads=reads, writes=writes, macs=macs)
-        self.memory.release(p_name)
+        waiting = [self.waiting.pop(name) for name in (op.query, op.key, op.value) if name in self.waiting]
+        if not waiting:
+            q, k, v = (self.operand(op, name) for name in (op.query, op.key, op.value))
+            y = self.place_operand("m0", op.output, q.rows, q.channels)
+            self.heads_of(op, range(op.heads), None, q, k, v, y)
+            self.stage(op.output, "operand", y)
+            return
+        # the normed operand, which all heads read, stays in M0
+        rows, channels = self.operand(waiting[0], waiting[0].input).rows, Channels(len(op.scaling.bias), op.heads)
+        y = self.place_operand("m2", op.output, rows, channels)
+        for heads in heads_in(op.heads, self.shape.head_groups):
+            q, k, v = (self.of_heads(linear, op.heads, heads) for linear in waiting)
+            self.heads_of(op, heads, heads.start * channels.count // op.heads, q, k, v, y)
+            for linear in waiting:
+                self.memory.release(linear.output)
         self.stage(op.output, "operand", y)
 
-    def route(self, op: IntegerRoute) -> None:
-        x = self.places.get(op.input)
-        if x is None or x.memory != "m2":
-            self.refuse(op, f"its input {op.input!r} must be the fine value of the LayerNorm before it")
-        tasks, experts, _ = op.weight.shape
-        chosen = Flag.CHOSEN if op.normalisation == "chosen" else 0
-        mode = Gating.RENORMALISE if op.renormalise else 0
-        mode |= Gating.BY_CHOICE if op.capacity and op.priority == "choice" else 0
-        mode |= Gating.SIGMOID if op.score == "sigmoid" else 0
-        mode |= Gating.UNDIVIDED if op.normalisation == "none" else 0
-        mode |= Gating.SELECTION if op.selection is not None else 0
-        mode |= Gating.PAIRS if op.pairs else 0
-        mode |= Gating.ROOM if op.room else 0
-        if op.group:
-            self.expert_groups.add(op.group)
-            if len(self.expert_groups) > 1:
-                self.refuse(
-                    op, f"routers have groups of {' and of '.join(map(str, sorted(self.expert_groups)))} experts"
-                )
-        y = Place("queue", 0, 0, x.rows, Channels(experts))
-        for task in range(tasks):
-            number, suffix = (task, f".task{task}") if tasks > 1 else (ANY_TASK, "")
-            name = f"{op.name}{suffix}"
-            logits = Access(f"{op.output} (logits{suffix})", self.raw_place(x.rows, Channels(experts)))
-            source, bias = Access(op.input, x), _bias(op.bias[task])
-            self.matrix(f"{name}.logits", op.name, Mode.RAW, source, op.weight[task], bias, logits, task=number)
-            instruction = Instruction(
-                Kind.ROUTE, mode, flags=chosen, task=number, n0=experts, n1=op.k, n2=logits.place.stride,
-                rows=x.rows,
-                multiplier=int(op.multiplier[task]), shift=int(op.shift[task]),
-                split=op.capacity or NO_CAPACITY, offset=op.threshold, x_base=op.kept_groups,
-            )  # fmt: skip
-            selection = None if op.selection is None else self.parameters(Channels(experts), _bias(op.selection[task]))
-            self.step(name, op.name, instruction, selection, reads=(logits,), writes=(Access(op.output, y),))
-            self.stage(op.output, "routing", y, number)
-        self.places[op.output] = y
+    def of_heads(self, op: IntegerLinear, count: int, heads: range) -> Place:
+        """A LINEAR of some of the `count` heads of a query, key or value."""
+        x, size, memory = self.operand(op, op.input), len(op.weight) // count, self.roles[op.output][0]
+        part = slice(heads.start * size, heads.stop * size)
+        y = self.place_operand(memory, op.output, x.rows, Channels(len(heads) * size, len(heads)))
+        source, target = Access(op.input, x), Access(part_name(op.output, None, part.start), y)
+        name, scaling = f"{op.name}.heads{heads.start}", part_of(op.scaling, part)
+        self.matrix(
+            name, op.name, Mode.REQUANTISE, source, op.weight[part], scaling, target, magnitudes=op.magnitudes[part]
+        )
+        self.stage(op.output, "operand", y, channel=part.start)
+        return y
 
-    def experts(self, op: IntegerExperts) -> None:
-        x, routing, y = self.operand(op, op.input), self.places.get(op.routing), self.current_residual(op, op.residual)
-        if x.memory != "m0" or not x.signed:
-            self.refuse(op, "experts must read the output of a LayerNorm")
-        if routing is None or routing.rows != x.rows or y.rows != x.rows:
-            self.refuse(op, f"its routing {op.routing!r} must come from the tokens the experts read")
-        blocks, hidden = self.blocks(x.channels), Channels(op.first_weight.shape[1])
-        g_name, h_name = f"{op.name} (gathered)", f"{op.name} (hidden)"
-        g = self.place_operand("m1", g_name, x.rows, x.channels)
-        gated = op.up_weight is not None
-        h = self.place_operand("m3", h_name, x.rows, hidden, signed=gated)
-        u_name = f"{op.name} (up)"
-        u = self.place_operand("m2", u_name, x.rows, hidden) if gated else None
-        queue, residual = Access(op.routing, routing), Access(op.residual, y)
-        self.section(f"{op.name}.choice", op.name, len(op.first_weight))
-        for e in range(len(op.first_weight)):
-            name = f"{op.name}.expert{e}"
-            gathered, activated = Access(f"{g_name} {e}", g), Access(f"{h_name} {e}", h)
-            updated = Access(op.output if e + 1 == len(op.first_weight) else f"{op.output} ({e})", y)
-            gather = Instruction(
-                Kind.GATHER, int(op.weigh_inputs), expert=e, n2=blocks, rows=x.rows, x_base=x.base, y_base=g.base
-            )
-            self.step(f"{name}.gather", op.name, gather, None, reads=(Access(op.input, x), queue), writes=(gathered,))
-            gelu = replace(op.gelu, multiplier=op.gelu.multiplier[e])
-            first, second = _part(op.first_scaling, e), _part(op.second_scaling, e)
-            factor = None
-            if u is not None and op.up_weight is not None and op.up_scaling is not None:
-                factor, up = Access(f"{u_name} {e}", u), _part(op.up_scaling, e)
-                self.matrix(f"{name}.up", op.name, Mode.REQUANTISE, gathered, op.up_weight[e], up, factor, expert=e)
-            self.matrix(
-                f"{name}.first", op.name, Mode.GATED if gated else Mode.GELU, gathered, op.first_weight[e], first, activated,
-                gelu=gelu, expert=e, factor=factor,
-            )  # fmt: skip
-            self.matrix(
-                f"{name}.second", op.name, Mode.SCATTER, activated, op.second_weight[e], second, updated,
-                also_reads=(residual, queue), expert=e, flags=Flag.PLAIN if op.weigh_inputs else 0,
-            )  # fmt: skip
-            residual = updated
-        self.memory.release(g_name)
-        self.memory.release(h_name)
-        self.memory.release(u_name)
-        self.update(op.residual, op.output, y)
+    def heads_of(
+        self, op: IntegerAttention, heads: range, channel: int | None, q: Place, k: Place, v: Place, y: Place
+    ) -> None:
+        """Scores and contexts of `heads`, whose queries, keys and values lie at q, k and v, from channel `channel` on, to y."""
+        if k.rows != v.rows or k.channels != q.channels or v.channels != q.channels:
+            self.refuse(op, "query, key and value must have the same channels, key and value the same tokens")
+        p_name, each = f"{op.name} (probabilities)", self.blocks(q.channels) // len(heads)
+        parts, size = self.blocks_in(q.rows), q.channels.count // len(heads)
+        columns = Channels(self.groups(k.rows) * self.shape.block)
+        whole = self.place_operand("m3", p_name, parts[0].rows, columns, signed=False)
+        query, key, value = (part_name(name, None, channel) for name in (op.query, op.key, op.value))
+        for n, head in enumerate(heads):
+            own, to = _head(q, n, each), _head(y, head, each)
+            keys, values = Access(key, _head(k, n, each)), Access(value, _head(v, n, each))
+            parameters = self.parameters(Channels(size), part_of(op.scaling, slice(head * size, (head + 1) * size)))
+            for part in parts:
+                suffix = str(head) if len(parts) == 1 else f"{head}.row{part.first}"
+                p = Access(p_name, replace(whole, rows=part.rows))
+                self.scores(op, head, suffix, part.first, Access(query, part.of(own, self.shape)), keys, p)
+                self.context(op, suffix, p, values, Access(op.output, part.of(to, self.shape)), parameters)
+        self.memory.release(p_name)
+
+    def scores(
+        self, op: IntegerAttention, head: int, suffix: str, first: int, query: Access, key: Access, target: Access
+    ) -> None:
+        """Probabilities of the queries at `query`, of one head, from token `first` on, to `target`."""
+        q, k, p = query.place, key.place, target.place
+        biases = None if op.bias is None else Biases(op.bias.entries[head, first : first + q.rows])
+        instruction = Instruction(
+            Kind.LINEAR, Mode.SOFTMAX, Binding.SCORES, Flag.W_MEMORY | (Flag.PARAMETERS if biases else 0),
+            n0=self.groups(q.rows), n1=p.stride, n2=self.blocks(q.channels), rows=k.rows,
+            x_base=q.base, x_s0=q.stride, x_s2=1, w_base=k.base, w_s1=k.stride, w_s2=1,
+            y_base=p.base, y_s0=p.stride, y_s1=1,
+            multiplier=int(op.score_multiplier[head]), shift=int(op.score_shift[head]),
+            offset=0 if op.bias is None else int(op.bias.shift[head]),
+        )  # fmt: skip
+        macs, name = q.rows * k.rows * q.channels.count, f"{op.name}.scores{suffix}"
+        self.step(name, op.name, instruction, biases, reads=(query, key), writes=(target,), macs=macs)
+
+    def context(
+        self, op: IntegerAttention, suffix: str, source: Access, value: Access, target: Access, parameters: Parameters
+    ) -> None:
+        """Sums of the values, weighed by the probabilities at `source`, to `target`."""
+        p, v, y = source.place, value.place, target.place
+        last = p.stride - 1  # keys come from the last group to the first
+        instruction = Instruction(
+            Kind.LINEAR, Mode.CONTEXT, BINDINGS["m3", y.memory], Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED,
+            n0=self.groups(p.rows), n1=self.blocks(v.channels), n2=p.stride, rows=v.rows,
+            x_base=p.base + last, x_s0=p.stride, x_s2=-1, w_base=v.base + last * v.stride, w_s1=1, w_s2=-v.stride,
+            y_base=y.base, y_s0=y.stride, y_s1=1,
+        )  # fmt: skip
+        macs, name = p.rows * v.rows * v.channels.count, f"{op.name}.context{suffix}"
+        self.step(name, op.name, instruction, parameters, reads=(source, value), writes=(target,), macs=macs)
 
 
 def _head(place: Place, head: int, blocks: int) -> Place:
     """The part of `place` that head `head` takes, `blocks` blocks."""
     size = place.channels.count // place.channels.heads
-    return replace(place, base=place.base + head * blocks, channels=Channels(size))
-
-
-def _part(scaling: Scaling, part: int | slice) -> Scaling:
-    return Scaling(scaling.bias[part], scaling.multiplier[part], scaling.shift[part])
-
-
-def _bias(bias: IntArray) -> Scaling:
-    """Parameters of a raw product, which has a bias only."""
-    return Scaling(bias, np.zeros_like(bias), np.zeros_like(bias))
+    return Place(place.memory, place.base + head * blocks, place.stride, place.rows, Channels(size), place.signed)

@@ -26,6 +26,10 @@ from moehls.plan.uses import most_blocks
 BLOCKS = (8, 16, 32)
 WORD_BITS_LIMIT = 4096
 """the widest ap_uint of Vitis HLS"""
+SPLITS = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (8, 4), (16, 4), (16, 16))
+"""(token blocks, head groups) that are tried, the fewest first"""
+_FULL = 0.9
+"""share of the largest array that a board has room for, with which a search for fewer cycles by more parts ends"""
 _STORAGES: tuple[Storage, ...] = ("bram", "uram", "lutram")
 _EXPERTS: tuple[Experts, ...] = ("streamed", "prefetched")
 
@@ -43,6 +47,10 @@ class Settings:
     residual_storage: Storage | None = None
     hidden_parts: int | None = None
     """parts in which hidden layers are computed (`moehls.plan.parts`)"""
+    token_blocks: int | None = None
+    """blocks of tokens whose pixels, probabilities and fine values lie on the chip one after the other"""
+    head_groups: int | None = None
+    """groups of heads whose queries, keys and values do"""
     lut_columns: int | None = None
     experts: Experts | None = None
     """`streamed` in order, those without tokens drained, or `prefetched` by choice"""
@@ -83,36 +91,72 @@ def search(
         MoehlsError: the settings contradict each other, or nothing fits the board (`DoesNotFit` where that is for the
             memories); the message says what would.
     """
-    best: tuple[tuple[float, int, int, int], Shape, Program] | None = None
-    failure: tuple[float, MoehlsError] = math.inf, MoehlsError(_no_candidate(network, board, settings))
+    failures: list[tuple[float, MoehlsError]] = []
+    best: _Found | None = None
+    for trial in splits(settings):
+        shapes = sorted(candidates(network, board, trial), key=lambda c: -c.macs_a_cycle)
+        found = _fastest(network, shapes, board, clock_mhz, trial, load, failures)
+        if found is not None and (best is None or found.score < best.score):
+            best = found
+        if best is not None and _whole_or_full(best.shape, shapes[0]):
+            break
+    if best is None:
+        raise min(failures, key=_first)[1] if failures else MoehlsError(_no_candidate(network, board, settings))
+    return best.shape, best.program
+
+
+@dataclass(frozen=True)
+class _Found:
+    score: tuple[float, int, int, int]
+    shape: Shape
+    program: Program
+
+
+def splits(settings: Settings) -> Iterator[Settings]:
+    """`settings` with the parts of `SPLITS`, or with what the user fixed of them."""
+    fixed = settings.token_blocks, settings.head_groups
+    chosen = {tuple(mine or own for mine, own in zip(fixed, split, strict=True)): None for split in SPLITS}
+    for token_blocks, head_groups in chosen:
+        yield replace(settings, token_blocks=token_blocks, head_groups=head_groups)
+
+
+def _whole_or_full(shape: Shape, largest: Shape) -> bool:
+    """Whether more parts are not worth a try: nothing is in parts, or memory is no longer what bounds the array."""
+    return shape.token_blocks == shape.head_groups == 1 or shape.macs_a_cycle >= _FULL * largest.macs_a_cycle
+
+
+def _fastest(
+    network: IntegerNetwork, shapes: Iterable[Shape], board: Board, clock_mhz: float, settings: Settings, load: ExpertLoad,
+    failures: list[tuple[float, MoehlsError]],
+) -> _Found | None:  # fmt: skip
+    """The fastest of `shapes`, in the order of their arrays, that fits; why others do not goes to `failures`."""
+    best: _Found | None = None
     program: Program | None = None
-    built: tuple[int, int, Experts] | None = None
-    for candidate in sorted(candidates(network, board, settings), key=lambda c: -c.macs_a_cycle):
-        if best is not None and _ideal_cycles(best[2], candidate, load) > best[0][0]:
+    built: tuple[object, ...] | None = None
+    for candidate in shapes:
+        if best is not None and _ideal_cycles(best.program, candidate, load) > best.score[0]:
             break
         if program is None or built != program_key(candidate):
             program, built = build_program(network, candidate), program_key(candidate)
         try:
             shape = fitted(program, candidate, board, settings)
         except DoesNotFit as error:
-            failure = min(failure, (_activation_bits(program, candidate), error), key=_first)
+            failures.append((_activation_bits(program, candidate), DoesNotFit(f"{error}{_with_parts(candidate)}")))
             continue
         resources = plan_resources(shape)
         if resources.lut > LUT_LIMIT * board.lut:
             large = MoehlsError(_too_many_luts(shape, resources.lut, board))
-            failure = min(failure, (_activation_bits(program, candidate), large), key=_first)
+            failures.append((_activation_bits(program, candidate), large))
             continue
         score = (frame_cycles(program, shape, board, clock_mhz, load), resources.dsp, resources.lut, shape.ports)
-        if best is None or score < best[0]:
-            best = score, shape, program
-    if best is None:
-        raise failure[1]
-    return best[1], best[2]
+        if best is None or score < best.score:
+            best = _Found(score, shape, program)
+    return best
 
 
-def program_key(shape: Shape) -> tuple[int, int, Experts]:
+def program_key(shape: Shape) -> tuple[object, ...]:
     """What of a shape its program depends on."""
-    return shape.token_parallel, shape.block, shape.experts
+    return shape.token_parallel, shape.block, shape.experts, shape.token_blocks, shape.head_groups
 
 
 def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
@@ -133,6 +177,7 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                 parallel = token_parallel, block, lanes, ports
                 shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0, experts=experts)
                 shape = replace(shape, norm_depth=norm_depth)
+                shape = replace(shape, token_blocks=settings.token_blocks or 1, head_groups=settings.head_groups or 1)
                 shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
                 if _has_dsps(shape, board):
                     yield shape
@@ -171,6 +216,7 @@ def fitted(program: Program, candidate: Shape, board: Board, settings: Settings)
         residual_storage=settings.residual_storage,
     )
     shape = replace(shape, lut_columns=_lut_columns(shape, board, settings), experts=candidate.experts)
+    shape = replace(shape, token_blocks=candidate.token_blocks, head_groups=candidate.head_groups)
     if not _has_dsps(shape, board):  # of a candidate they were without what depends on the network
         raise DoesNotFit(_too_many_dsps(shape, board))
     return shape
@@ -189,6 +235,15 @@ def _activation_bits(program: Program, shape: Shape) -> float:
     """Size of an activation memory: what fails with the smallest one is what the user should hear of."""
     bits = shape.block * shape.precision.activation_bits + 8
     return float(program.requirements.activation_depth * shape.token_parallel * bits)
+
+
+def _with_parts(shape: Shape) -> str:
+    if shape.token_blocks == shape.head_groups == 1:
+        return ""
+    return (
+        f". That is with pixels, probabilities and routers' inputs in {shape.token_blocks} blocks of tokens, and queries, "
+        f"keys and values in {shape.head_groups} groups of heads"
+    )
 
 
 def _too_many_luts(shape: Shape, luts: int, board: Board) -> str:

@@ -48,6 +48,8 @@ class Capabilities:
     bias_shift_low: int = 0
     """smallest and largest shift of those"""
     bias_shift_high: int = 31
+    beside: bool = False
+    """whether contexts can go to M2, beside the normed operand in M0"""
     scaled_bits: int = 64
     """of a sum with its bias, where it is requantised; never more than accumulator_bits"""
     shift_low: int = 0
@@ -88,6 +90,10 @@ class Shape(Capabilities):
     """outputs of the last pair of tokens whose products are made of LUTs"""
     experts: Experts = "streamed"
     """whether the stream holds all experts in order, or goes from choice to choice and holds the chosen ones alone"""
+    token_blocks: int = 1
+    """blocks of tokens whose pixels, probabilities and fine values lie on the chip one after the other, at most"""
+    head_groups: int = 1
+    """groups of heads whose queries, keys and values lie on the chip one after the other, at most"""
 
     @property
     def slices(self) -> int:

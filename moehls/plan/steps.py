@@ -60,7 +60,8 @@ class Place:
 class Stage:
     """The value `value` is complete and lies at `place` after step `step` (an index into `Program.steps`).
 
-    `task` is `ANY_TASK`, or the task for which the value is written by this step.
+    `task` is `ANY_TASK`, or the task for which the value is written by this step. Of a value that is never whole, the place
+    has the rows from `row` on, or the channels from `channel` on.
     """
 
     value: str
@@ -68,6 +69,27 @@ class Stage:
     step: int
     task: int
     place: Place
+    row: int | None = None
+    channel: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the steps that write and read the place declare."""
+        return part_name(self.value, self.row, self.channel)
+
+    def part(self, whole: IntArray) -> IntArray:
+        """What of the value `[rows, channels]` lies at the place."""
+        rows = slice(None) if self.row is None else slice(self.row, self.row + self.place.rows)
+        count = self.place.channels.count
+        channels = slice(None) if self.channel is None else slice(self.channel, self.channel + count)
+        found: IntArray = whole[rows, channels]
+        return found
+
+
+def part_name(value: str, row: int | None, channel: int | None = None) -> str:
+    """A name of a part of `value`: from a row or a channel on."""
+    rows = "" if row is None else f" (rows from {row} on)"
+    return f"{value}{rows}" if channel is None else f"{value}{rows} (channels from {channel} on)"
 
 
 @dataclass(frozen=True)

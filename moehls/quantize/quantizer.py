@@ -7,6 +7,7 @@ from itertools import count
 
 from threadpoolctl import threadpool_limits
 
+from moehls.heap import trim
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import Format, IntegerInput, IntegerNetwork, IntegerOperation, IntegerOutput
 from moehls.integer.precision import Precision
@@ -117,6 +118,7 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
         data.execute(bare, operation)
         if not isinstance(step, OperandStep):  # the attention behind it reads more
             data.forget(_written(step))
+        trim()
     return assembled(tuple(operations), builder.formats)
 
 

@@ -73,6 +73,8 @@ def first_summary(
         "timing": {"vitis_clock_ns": None, "vivado_worst_slack_ns": None, "vivado_power_w": None},
         "calibration": dict(calibration),
         "hidden_parts": hidden_parts,
+        "token_blocks": plan.shape.token_blocks,
+        "head_groups": plan.shape.head_groups,
         "recognised": model.json(),
         "gelu": worst_activation(integer.precision, integer.activations),
         "verification": None,

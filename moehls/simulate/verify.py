@@ -217,7 +217,7 @@ def compare(
             expected = _expected(execution, stage)
             index = first_difference(expected, found)
             if index is not None:
-                place = f"stage {number} ({stage.value}, {_after(program, simulation, stage.step)})"
+                place = f"stage {number} ({stage.name}, {_after(program, simulation, stage.step)})"
                 return _difference(sample, place, index, expected, found)
     for output in integer.outputs:
         expected = execution.array(output.value)
@@ -238,7 +238,7 @@ def _after(program: Program, simulation: Simulation, step: int) -> str:
 
 def _expected(execution: reference.Execution, stage: Stage) -> IntArray:
     if stage.kind != "routing":
-        return execution.array(stage.value)
+        return stage.part(execution.array(stage.value))
     routing = execution.routing(stage.value)
     return chosen_gates(routing.chosen, routing.gates, stage.place.channels.count)
 

@@ -39,7 +39,7 @@ SHAPES = {
     ),
     "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64, lut_columns=1, gated=True),
     # an odd number of token lanes, a tile in one slice, and products in LUTs
-    "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64, lut_columns=3, gated=True),
+    "odd": Shape(W8A8, 3, 8, 8, 4, 128, 64, 64, 64, 8, 8, 32, 6, 64, lut_columns=3, gated=True, beside=True),
     # one token lane, and experts that do not fill a pass of the router
     "one": Shape(W8A8, 1, 8, 4, 1, 512, 128, 64, 64, 8, 8, 32, 3, 64),
     # what some models need
@@ -116,6 +116,7 @@ SHAPES = {
         norm_targets=True,
         wide=True,
         biased=True,
+        beside=True,
         experts="prefetched",
     ),
 }

@@ -28,7 +28,7 @@ from moehls.plan.instruction import (
 )
 from moehls.plan.shape import Shape
 
-BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2))
+BINDINGS = ((0, 3, 1), (0, 3, 2), (1, 2, 3), (3, 1, 0), (0, 1, 3), (2, 1, 3), (1, 3, 2), (3, 1, 2))
 Trace = Callable[[int, "Machine"], None]
 
 

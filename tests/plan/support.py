@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 
 from moehls.integer.operations import IntegerNetwork
@@ -18,12 +18,15 @@ def bare_shape(precision: Precision, token_parallel: int, block: int, lanes: int
     return Shape(precision, token_parallel, block, lanes, ports, 0, 0, 0, 0, 0, 0, 0, 0, 64)
 
 
-def program_and_shape(network: IntegerNetwork, token_parallel: int, block: int) -> tuple[Program, Shape]:
+def program_and_shape(
+    network: IntegerNetwork, token_parallel: int, block: int, token_blocks: int = 1, head_groups: int = 1
+) -> tuple[Program, Shape]:
     """The program of `network` and the smallest shape that runs it."""
-    bare = bare_shape(network.precision, token_parallel, block)
+    bare = replace(
+        bare_shape(network.precision, token_parallel, block), token_blocks=token_blocks, head_groups=head_groups
+    )
     program = build_program(network, bare)
-    sizes = asdict(program.requirements)
-    return program, Shape(network.precision, token_parallel, block, 1, 1, **sizes, fifo_beats=64)
+    return program, replace(bare, **asdict(program.requirements))
 
 
 @cache

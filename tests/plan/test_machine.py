@@ -24,6 +24,7 @@ from moehls.integer.operations import (
 )
 from moehls.integer.precision import W8A8, W16A16, Precision
 from moehls.network.operations import GateNormalisation, Priority
+from moehls.plan.check import check_program
 from moehls.plan.layout import (
     activation_tensor,
     chosen_gates,
@@ -42,8 +43,11 @@ from tests.plan.support import program_and_shape
 from tests.support.random_networks import Sizes, random_image, random_integer_network
 
 
-def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block: int, task: int) -> None:
-    program, shape = program_and_shape(network, token_parallel, block)
+def assert_equals_reference(
+    network: IntegerNetwork, token_parallel: int, block: int, task: int, token_blocks: int = 1, head_groups: int = 1
+) -> Program:
+    program, shape = program_and_shape(network, token_parallel, block, token_blocks, head_groups)
+    check_program(program, shape)
     image = random_image(network, 7)
     expected = run(network, image, task)
     compared: set[str] = set()
@@ -54,7 +58,9 @@ def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block:
                 reference = expected.values[stage.value]
                 if isinstance(reference, Routing):
                     reference = chosen_gates(reference.chosen, reference.gates, stage.place.channels.count)
-                np.testing.assert_array_equal(traced(stage, machine, shape), reference, err_msg=stage.value)
+                else:
+                    reference = stage.part(reference)
+                np.testing.assert_array_equal(traced(stage, machine, shape), reference, err_msg=stage.name)
                 compared.add(stage.value)
 
     results = run_machine(network, program, shape, image, task, trace)
@@ -63,6 +69,7 @@ def assert_equals_reference(network: IntegerNetwork, token_parallel: int, block:
         np.testing.assert_array_equal(value, expected.array(source), err_msg=name)
     unread = {operation.fine for operation in network.operations if hasattr(operation, "fine")}
     assert set(expected.values) - compared - unread == {network.input.name}
+    return program
 
 
 def run_machine(network, program: Program, shape: Shape, image, task, trace=None) -> bytes:  # type: ignore[no-untyped-def]
@@ -146,6 +153,27 @@ def test_biases_of_scores_and_hidden_keys(precision: Precision, token_parallel: 
     assert_equals_reference(random_integer_network(3, precision, Sizes(biased=True)), token_parallel, block, 0)
 
 
+@pytest.mark.parametrize("precision", [W8A8, W16A16], ids=lambda p: p.name)
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize(("token_blocks", "head_groups"), [(2, 1), (2, 2), (3, 3), (99, 99)])
+def test_parts_of_values_take_less_memory_and_change_no_number(
+    precision: Precision, task: int, token_blocks: int, head_groups: int
+) -> None:
+    network = random_integer_network(3, precision, Sizes(tokens=17, head=0, patch=(5, 9)))
+    whole, _ = program_and_shape(network, 3, 8)
+    program = assert_equals_reference(network, 3, 8, task, token_blocks, head_groups)
+    assert program.requirements.activation_depth < whole.requirements.activation_depth
+    assert program.requirements.beside == (head_groups > 1)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [Sizes(gated=True, centred=False), Sizes(normalised=True), Sizes(slots=5), Sizes(pooled=True), Sizes(biased=True)],
+)
+def test_what_cannot_be_in_parts_is_whole(sizes: Sizes) -> None:
+    assert_equals_reference(random_integer_network(8, W8A8, sizes), 4, 8, 1, token_blocks=3, head_groups=3)
+
+
 def test_scores_of_the_whole_range_keep_their_exponents() -> None:
     """Scores of ±2048 move the running exponent further than the 8 bits of a probability word could say."""
     network = random_integer_network(3, W8A8, Sizes(layers=1, experts=0))
@@ -213,4 +241,5 @@ def test_random_networks_on_random_shapes(data: st.DataObject) -> None:
         biased=data.draw(st.booleans()),
     )
     network = random_integer_network(data.draw(st.integers(0, 99)), data.draw(st.sampled_from([W8A8, W16A16])), sizes)
-    assert_equals_reference(network, data.draw(st.integers(1, block)), block, 0)
+    token_blocks, head_groups = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    assert_equals_reference(network, data.draw(st.integers(1, block)), block, 0, token_blocks, head_groups)

@@ -53,13 +53,26 @@ def test_a_model_that_no_split_makes_fit_stays_whole(wide: IntegerNetwork) -> No
     assert hidden_parts(wide, board, parse_settings(SETTINGS)) == 1
 
 
+def test_many_tokens_lie_on_a_small_board_in_blocks_and_groups() -> None:
+    network = random_integer_network(1, sizes=Sizes(tokens=300, width=64, heads=4, mlp=64, experts=0, patch=(3, 3)))
+    board, found = load_board("ultra96v2"), {}
+    for bram36 in (50, 80, 200, 1200):
+        shape = plan(network, replace(board, bram36=bram36), 200, SETTINGS).shape
+        found[bram36] = shape.token_blocks * shape.head_groups
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert found[1200] == 1 and max(found.values()) > 16
+    whole = SETTINGS | {"token_blocks": "1", "head_groups": "1"}
+    with pytest.raises(DoesNotFit, match="The largest, m0"):
+        plan(network, replace(board, bram36=80), 200, whole)
+
+
 def test_a_project_in_parts_is_exact_and_says_so(tmp_path: Path) -> None:
     """The trained model in two parts: less memory for hidden values, every stage equal in C simulation."""
-    settings = {"hidden_parts": "2", "block": "8"}
+    settings = {"hidden_parts": "2", "token_blocks": "3", "head_groups": "2", "block": "8"}
     compiled = api.compile(
         DIGITS / "digits.onnx", tmp_path / "p", calibration=DIGITS / "calibration.npz", settings=settings
     )
-    assert compiled.summary["hidden_parts"] == 2
+    assert [compiled.summary[key] for key in ("hidden_parts", "token_blocks", "head_groups")] == [2, 3, 2]
     result = api.verify(compiled.project, ["reference", "csim"])
     assert result.passed and result.levels[1].stages > 0
     assert result.fidelity is not None and result.fidelity.sqnr_forced_db > 20
