@@ -25,6 +25,7 @@ BEFORE: dict[str, Callable[[Tensor], Tensor]] = {
     "scaled": lambda x: (x - _by_channel(_MEAN)) / _by_channel(_DEVIATION),
     "bytes": lambda x: (x.float() / 255 - _by_channel(_MEAN)) / _by_channel(_DEVIATION),
     "channels_last": lambda x: ((x.float() * (1 / 255) - _MEAN) / _DEVIATION).permute(0, 3, 1, 2),
+    "channels_last_scaled": lambda x: (x / 127.5 - 1).permute(0, 3, 1, 2),
     "turned": lambda x: 1 - x.permute(0, 3, 1, 2).flip(1) * 2,
 }
 """What is done to the image; in `turned` the channels change places, as from BGR to RGB."""
@@ -49,12 +50,15 @@ class Surroundings:
 
     before: str = "none"
     after: str = "none"
+    patch_norm: bool = False
+    """whether each patch is normalised before the embedding (vit-pytorch)"""
 
 
 SURROUNDED: dict[str, Surroundings] = {
     "input_scaled": Surroundings(before="scaled"),
     "input_bytes": Surroundings(before="bytes"),
     "input_channels_last": Surroundings(before="channels_last"),
+    "input_patch_norm": Surroundings(before="channels_last_scaled", patch_norm=True),
     "input_turned": Surroundings(before="turned", after="sigmoid"),
     "output_softmax": Surroundings(after="softmax"),
     "output_classes": Surroundings(before="bytes", after="classes"),
@@ -70,7 +74,11 @@ class SurroundedVit(nn.Module):
         super().__init__()
         self.form = form
         head = "all_tokens" if form.after in ("map", "labels") else "class"
-        self.model = SmallVit(Form(head=head, experts="none"))
+        embed = "linear_channels_last" if form.patch_norm else "conv"
+        self.model = SmallVit(Form(embed=embed, head=head, experts="none"))
+        if form.patch_norm:
+            linear = self.model.embed.linear
+            self.model.embed.linear = nn.Sequential(nn.LayerNorm(linear.in_features), linear)  # type: ignore[assignment]
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         (logits,) = self.model(BEFORE[self.form.before](image))
@@ -79,7 +87,7 @@ class SurroundedVit(nn.Module):
 
 def example(form: Surroundings) -> Tensor:
     """An input of the form's shape and type."""
-    last = form.before in ("channels_last", "turned")
+    last = form.before in ("channels_last", "channels_last_scaled", "turned")
     shape = (1, HEIGHT, IMAGE_WIDTH, CHANNELS) if last else (1, CHANNELS, HEIGHT, IMAGE_WIDTH)
     if form.before in ("bytes", "channels_last"):
         return torch.randint(0, 256, shape, dtype=torch.uint8)

@@ -167,13 +167,17 @@ class Builder:
             LayoutError: its patches are embedded twice, normalised in different ways.
         """
         if pixels.patch_norm is not None:
-            found = ImageNorm(patch_norm=pixels.patch_norm, patch=patch[1:])
+            epsilon, scale, offset = pixels.patch_norm
+            mean, deviation = (-offset / scale,) * patch[0], (1 / scale,) * patch[0]
+            plain = (scale, offset) == (1.0, 0.0)
+            found = ImageNorm(() if plain else mean, () if plain else deviation, epsilon, patch[1:])
         else:
             order = np.argsort(pixels.index[0], kind="stable").reshape(patch[0], -1)[:, 0]
-            scale, offset = pixels.scale[0, order], pixels.offset[0, order]
-            given = bool(offset.any() or (scale != 1).any()) and bool(scale.all())
-            mean, deviation = -offset / np.where(scale == 0, 1, scale), 1 / np.where(scale == 0, 1, np.abs(scale))
-            found = ImageNorm(tuple(mean.tolist()), tuple(deviation.tolist())) if given else ImageNorm()
+            factor, shift = pixels.scale[0, order], pixels.offset[0, order]
+            given = bool(shift.any() or (factor != 1).any()) and bool(factor.all())
+            divisor = np.where(factor == 0, 1, factor)
+            means, deviations = (tuple((each / divisor).tolist()) for each in (-shift, np.sign(divisor)))
+            found = ImageNorm(means, deviations) if given else ImageNorm()
         if self.image_norm not in (ImageNorm(), found):
             raise LayoutError("the image is embedded twice, normalised in different ways")
         self.image_norm = found

@@ -55,8 +55,9 @@ class Pixels:
     image: tuple[int, int, int]
     scale: Array
     offset: Array
-    patch_norm: float | None = None
-    """epsilon where each patch is normalised first: the elements are those of the normalised patches"""
+    patch_norm: tuple[float, float, float] | None = None
+    """where each patch is normalised first, so that the elements are those of the normalised patches: epsilon, and scale and
+    offset of the pixels before that"""
     integer: bool = False
     """whether the tensor is of an integer type"""
 

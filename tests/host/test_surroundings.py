@@ -39,7 +39,7 @@ def compiled(name: str, folder: Path) -> tuple[Project, Path, npt.NDArray[np.gen
     return open_project(folder / "project"), file, given
 
 
-@pytest.mark.parametrize("name", ["input_channels_last-ts17", "input_turned-dynamo20", "output_labels-dynamo20"])
+@pytest.mark.parametrize("name", ["input_patch_norm-ts17", "input_turned-dynamo20", "output_labels-dynamo20"])
 def test_samples_and_outputs_are_those_of_the_graph(name: str, tmp_path: Path) -> None:
     """`moehls run` and the driver take what the graph takes and give what onnxruntime gives, in its shape and type."""
     project, file, given = compiled(name, tmp_path)

@@ -173,10 +173,10 @@ def read_patch_norm(context: Context, node: ir.Node, inputs: list[Value]) -> Res
         )
     gain, *shift = (value.array.astype(np.float64) for value in inputs[1:] if isinstance(value, Constant))
     offset = shift[0] if shift else np.zeros(1)
-    epsilon = float(attribute(node, "epsilon", 1e-5)) / scale**2
+    epsilon, shifted = float(attribute(node, "epsilon", 1e-5)) / scale**2, float(image.offset.reshape(-1)[0])
     shape = image.index.shape
     scales, offsets = np.broadcast_to(gain, shape), np.broadcast_to(offset, shape)
-    return replace(image, scale=scales, offset=offsets, patch_norm=epsilon)
+    return replace(image, scale=scales, offset=offsets, patch_norm=(epsilon, scale, shifted))
 
 
 def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
