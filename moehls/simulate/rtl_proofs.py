@@ -185,7 +185,7 @@ def _boxed(text: str) -> str:
 
 
 def _product(found: re.Match[str], widths: Mapping[str, int]) -> str:
-    """A box in the place of a product, which gives no more than a product of such operands can be."""
+    """A box in the place of a product, which gives no more than a product of such operands can be, and zero for zero alone."""
     name, sign_a, a, sign_b, b = found.groups()
     box = f"product_{_BOX} {name}_{_BOX} (.a({a}), .b({b}), .value"
     ranges = [_range(text, sign is not None, widths) for text, sign in ((a, sign_a), (b, sign_b))]
@@ -194,14 +194,18 @@ def _product(found: re.Match[str], widths: Mapping[str, int]) -> str:
         return f"    {box}({name}));"
     ends = [x * y for x in ranges[0] for y in ranges[1]]
     low, high = min(ends), max(ends)
-    if not (-(1 << (width - 1)) <= low and high < 1 << (width - (low < 0))):
+    if high < 1 or not (-(1 << (width - 1)) <= low and high < 1 << (width - (low < 0))):
         return f"    {box}({name}));"
     free = f"{name}_free"
     if low < 0:
         fits = f"($signed({free}) >= -{width}'sd{-low}) && ($signed({free}) <= {width}'sd{high})"
     else:
         fits = f"{free} <= {width}'d{high}"
-    return f"    wire [{width - 1}:0] {free}; {box}({free})); assign {name} = ({fits}) ? {free} : {width}'d0;"
+    inside = f"({fits}) && ({free} != 0) ? {free} : {width}'d1"
+    return (
+        f"    wire [{width - 1}:0] {free}; {box}({free}));"
+        f" assign {name} = ({a} == 0) || ({b} == 0) ? {width}'d0 : {inside};"
+    )
 
 
 def _range(text: str, signed: bool, widths: Mapping[str, int]) -> tuple[int, int] | None:

@@ -122,6 +122,22 @@ _RTL_REASONS = (
         "2^23 and more, shifted by fewer than 16, are beyond any operand all the same; the level before looks at the sign",
     ),
     Reason(
+        *("activate.sv", "width", r"delta_\d_\d", r"\{2'h0, delta_\d_\d_rom_s2, 5'h10\} \+ .*", r"cut\(.*\)"),
+        "it lies between two entries of the table, of which none is negative: the top bit is no part of it",
+    ),
+    Reason(
+        *("form_passes.sv", "index", "pass_1", r"move_\d_\d\[63:48\] \| move_1\[15:0\]"),
+        *(r"move_\d_\d\[62:47\] \| move_1\[15:0\]",),
+        "above a move are zeros, and its top bit is that of an address",
+        lambda shape: shape.activation_depth <= 1 << 15,
+    ),
+    Reason(
+        *("normalise.sv", "constant", r"above_\d+_is_0_2", r"\{above_\d+\[39\], 39'h0\} == 40'h0"),
+        *(r"\{above_\d+\[39\], 39'h80000\} == 40'h0",),
+        "it tells of values shifted by 32 and more, which the root of a larger variance would be",
+        lambda shape: ((shape.norm_depth * shape.block) ** 2 << 30) + (1 << 48) < 1 << 54,
+    ),
+    Reason(
         *("rescale.sv", "constant", r"slice_least_\d+", r"slice_least_\d+_and \? .* : 13'hfff"),
         *(r"slice_least_\d+_and \? .* : 13'hfbf",),
         "both are more than the exponent of any score, of which one is always there in a row's first tile",

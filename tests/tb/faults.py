@@ -44,6 +44,8 @@ SLOW = {"latency": 300, "bandwidth_q8": 64, "stall_q8": 96, "seed": 7}
 SLOWED = 3
 """every third program runs behind it too"""
 SAME_CODE = "the compiler makes the same code"
+IMAGES = 2
+"""of a campaign, and as many that saturate"""
 ROOM = 1 << 19
 """bytes of DRAM for a program of steps"""
 LARGE: list[Variant] = [
@@ -116,12 +118,17 @@ def images_of(project: Project, seed: int, number: int) -> list[np.ndarray]:
 
 def verification(projects: Sequence[Project], number: int, seed: int) -> list[Check]:
     """Frames of every project and task, and programs of single steps, some of them behind a slow DRAM too."""
-    checks: list[Check] = []
+    programs = step_programs(projects[0].plan.shape, projects[0].integer.activations, seed)
+    return [*frames(projects, number, seed), *programs, *map(Slow, programs[::SLOWED])]
+
+
+def frames(projects: Sequence[Project], number: int, seed: int) -> list[Check]:
+    """Frames of every project, task and image of `images_of`."""
+    found: list[Check] = []
     for project in projects:
         images = images_of(project, seed, number)
-        checks += frames_of(project, [(image, task) for image in images for task in range(project.integer.tasks)])
-    programs = step_programs(projects[0].plan.shape, projects[0].integer.activations, seed)
-    return [*checks, *programs, *map(Slow, programs[::SLOWED])]
+        found += frames_of(project, [(image, task) for image in images for task in range(project.integer.tasks)])
+    return found
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,10 @@ class Slow:
             simulator.bench.command("reset")
 
 
-def run_cpp(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:
+def run_cpp(projects: Sequence[Project], number: int, seed: int, checks: Sequence[Check]) -> Result:
     """`number` faults in the C++ of the projects, which is the same."""
     first = projects[0]
-    campaign = cpp_faults.Campaign(first, number, seed, verification(projects, images, seed))
+    campaign = cpp_faults.Campaign(first, number, seed, checks)
     outcomes = [campaign.run(n) for n in range(len(campaign.faults))]
     seen = grouped((sort_of(outcome.seen), outcome.fault) for outcome in outcomes if outcome.seen is not None)
     unseen = [outcome.fault for outcome in outcomes if outcome.seen is None]
@@ -161,13 +168,13 @@ def run_cpp(projects: Sequence[Project], number: int, seed: int, images: int = 2
     return sorted_out(first.plan.shape, seen, unseen, proofs, "")
 
 
-def run_rtl(projects: Sequence[Project], number: int, seed: int, images: int = 2) -> Result:
+def run_rtl(projects: Sequence[Project], number: int, seed: int, checks: Sequence[Check]) -> Result:
     """`number` faults in the RTL of the projects, which is the same."""
     first = projects[0]
     sources = {path.name: path for path in project_kernel(first).sources}
     size = max(ROOM, *(layout_of(project).size for project in projects))
     faults = choose(list(sources.values()), number, seed)
-    verdicts = Campaign(first, faults, verification(projects, images, seed), size).verdicts()
+    verdicts = Campaign(first, faults, checks, size).verdicts()
     seen = grouped((sort_of(v.seen), v.fault) for v in verdicts if v.seen is not None)
     unseen = [v.fault for v in verdicts if v.seen is None]
 
@@ -203,7 +210,8 @@ def main() -> None:
     number, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     with tempfile.TemporaryDirectory() as folder:
         projects = write_family(Path(folder), seed, LARGE, roomy)
-        results = {"C++": run_cpp(projects, number, seed), "RTL": run_rtl(projects, number, seed)}
+        checks = verification(projects, IMAGES, seed)
+        results = {what: run(projects, number, seed, checks) for what, run in (("C++", run_cpp), ("RTL", run_rtl))}
     for what, result in results.items():
         result.show(what)
     sys.exit(any(result.share < LEAST for result in results.values()))

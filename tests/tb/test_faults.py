@@ -11,9 +11,9 @@ from moehls.plan.instruction import NO_EXPERT, Instruction
 from moehls.plan.shape import Shape
 from moehls.project import Project
 from moehls.simulate.rtl_proofs import Proof, bounds, compared, streams
-from tests.tb.faults import LEAST, SMALL, run_cpp
+from tests.tb.faults import LEAST, SMALL, frames, run_cpp
 from tests.tb.projects import write_family
-from tests.tb.step_programs import roomy, step_programs
+from tests.tb.step_programs import StepProgram, roomy, step_programs
 
 NUMBER = 25
 """of a sample so small, one survivor is let pass"""
@@ -62,9 +62,13 @@ def legal(instruction: Instruction, shape: Shape) -> bool:
     return all(low <= getattr(instruction, name) <= high for name, (low, high) in limits.items())
 
 
-def test_steps_hold_what_the_proofs_assume(projects: list[Project]) -> None:
+@pytest.fixture(scope="module")
+def programs(projects: list[Project]) -> list[StepProgram]:
+    return step_programs(projects[0].plan.shape, projects[0].integer.activations, 1)
+
+
+def test_steps_hold_what_the_proofs_assume(projects: list[Project], programs: list[StepProgram]) -> None:
     shape = projects[0].plan.shape
-    programs = step_programs(shape, projects[0].integer.activations, 1)
     steps = [step.instruction for program in programs for step in program.program]
     steps += [step.instruction for project in projects for step in project.program.steps]
     assert not [step for step in steps if not legal(step, shape)]
@@ -89,7 +93,7 @@ def test_proofs_tell_equal_processes_from_others(projects: list[Project], tmp_pa
     assert compared(path, COUNTS.replace("word + 1", "word + 2"), shape, tmp_path / "word") == Proof.DIFFERS
 
 
-def test_verification_sees_broken_cpp(projects: list[Project]) -> None:
-    found = run_cpp(projects, NUMBER, 1, images=1)
+def test_verification_sees_broken_cpp(projects: list[Project], programs: list[StepProgram]) -> None:
+    found = run_cpp(projects, NUMBER, 1, [*frames(projects, 1, 1), *programs])
     assert len(found) == NUMBER
     assert found.share >= LEAST, found.survivors
