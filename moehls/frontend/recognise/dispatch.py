@@ -34,8 +34,10 @@ from moehls.frontend.values import (
     Gathered,
     Hidden,
     Mixture,
+    Normalised,
     Pointwise,
     Routed,
+    Sum,
     Value,
     restructure,
     shape_of,
@@ -175,6 +177,11 @@ def read_zero(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 def read_scatter(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Rows added back to their tokens, or written there: one more term of the sum."""
     total, index, rows = inputs
+    if isinstance(total, Constant) and isinstance(index, Routed) and isinstance(rows, (Affine, Normalised, Sum)):
+        raise UnsupportedError(
+            "tokens are written to places that routing gives them, as slots of experts are filled by their locations",
+            "fill the slots by a product with a 0/1 tensor (GShard's dispatch), or give each expert the rows of its own tokens",
+        )
     if not isinstance(rows, Dispatched) or not isinstance(index, Routed):
         return None
     if isinstance(total, Affine) and total.base.stand_in:
