@@ -7,6 +7,7 @@ takes memory contents and register values and gives the cycles of a frame and of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from moehls.errors import MoehlsError
 from moehls.plan.payload import Bytes
 from moehls.resources import resource
 from moehls.simulate.gated import gated
+from moehls.simulate.looped import looped
 from moehls.simulate.verilator import Build, build
 
 BEAT_BYTES = 16
@@ -145,16 +147,23 @@ def build_frame(
         visible, '`verilator_config\npublic_flat_rd -module "memory" -var "words"\n' if kernel.hooks.memories else ""
     )
     # waves show every wire; other RTL than ours keeps its text
-    modules = kernel.sources if waves or not kernel.hooks.memories else _gated_sources(kernel.sources, folder / "gated")
+    own = kernel.hooks.memories and not waves
+    modules = _written(kernel.sources, folder / ("looped" if fast else "gated"), fast) if own else kernel.sources
     sources = (visible, *modules, tb / "sv" / "dram.sv", wrapper)
     programs = (tb / "frame" / "main.cpp",)
     return build(Build("frame", "Vframe", sources, programs, waves=waves, threads=threads, fast=fast), folder)
 
 
-def _gated_sources(sources: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+def _written(sources: Sequence[Path], folder: Path, fast: bool) -> tuple[Path, ...]:
+    """The same RTL for a simulator: lanes as loops where their C++ is optimised, else wires in the writes that read them."""
     folder.mkdir(exist_ok=True)
+    way = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     for path in sources:
-        _write(folder / path.name, gated(path.read_text()))
+        text, target, digest = path.read_text(), folder / path.name, way.copy()
+        digest.update(text.encode())
+        mark = f"// {digest.hexdigest()}\n"
+        if not target.exists() or not target.read_text().startswith(mark):
+            target.write_text(mark + (looped(text) if fast else gated(text)))
     return tuple(folder / path.name for path in sources)
 
 

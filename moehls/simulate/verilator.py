@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from moehls.resources import resource
 OBJECTS = "MOEHLS_OBJECTS"
 """an environment variable: the folder of objects that several build folders share"""
 _CXX_FLAGS = ("-std=c++20", "-faligned-new", "-w", "-pthread")
-_FAST, _SLOW = "-O2", "-O0"
+_FAST, _SLOW = ("-O2", "-march=native"), ("-O0",)
 # Verilator 5.048 adds the amounts of nested shifts in too few bits (its issue 7955); found by `make fuzz-rtl`, seed 20343.
 _WRONG = ("-fno-dfg-peephole-replace-shiftl-shiftl", "-fno-dfg-peephole-replace-shiftr-shiftr")
 _WARNING = re.compile(r"^%(Warning|Error)(?:-(\w+))?: (.*)$", re.MULTILINE)
@@ -129,8 +130,18 @@ def compiler() -> tuple[str, ...]:
     raise MoehlsError("there is no C++ compiler; install g++ or pip install ziglang")
 
 
+@cache
+def _processor() -> str:
+    """What the compiled instructions depend on: objects may lie in a folder that other machines read."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
 def _digest(job: Build) -> str:
-    digest = hashlib.sha256(repr((job, compiler(), _CXX_FLAGS, _FAST, _WRONG, version("verilator"))).encode())
+    digest = hashlib.sha256(
+        repr((job, compiler(), _CXX_FLAGS, _FAST, _WRONG, _processor(), version("verilator"))).encode()
+    )
     headers = [header for folder in job.includes for header in sorted(folder.glob("*.h"))]
     for path in (*job.sources, *job.programs, *headers):
         digest.update(path.read_bytes())
@@ -172,11 +183,15 @@ def _compile(job: Build, generated: Path, objects: Path) -> list[Path]:
         speed = _SLOW if source.stem.endswith("Slow") or not job.fast else _FAST
         own = b"" if source in runtime else headers
         stable = [flag for flag in flags if not flag.startswith("-I")]
-        key = repr((source.name, speed, stable, compiler(), version("verilator"))).encode() + own + source.read_bytes()
+        key = (
+            repr((source.name, speed, _processor(), stable, compiler(), version("verilator"))).encode()
+            + own
+            + source.read_bytes()
+        )
         target = objects / f"{source.stem}.{hashlib.sha256(key).hexdigest()[:16]}.o"
         if not target.exists():
             partial = target.with_suffix(f".{os.getpid()}")
-            _run_compiler([*flags, speed, "-c", str(source), "-o", str(partial)], objects.parent)
+            _run_compiler([*flags, *speed, "-c", str(source), "-o", str(partial)], objects.parent)
             partial.replace(target)
         return target
 
