@@ -98,14 +98,17 @@ def saturations(bench: Bench, number: int) -> Iterator[BenchStep]:
     yield from _prepared(bench)
     for n, mode in enumerate((Mode.REQUANTISE, Mode.GELU, *([Mode.GATED] if shape.gated else []))):
         own = _linear(mode, groups, y_base=n * groups * _BLOCKS, shift=some(bench, 14, 26), w_s0=1, w_s1=_BLOCKS)
-        yield edged(bench, bench.linear(own), wide, turn)
+        width = shape.precision.activation_bits if mode == Mode.REQUANTISE else shape.precision.gelu_bits
+        yield edged(bench, bench.linear(own), width, turn)
     for n in range(6):
         yield from _context(bench, n, (shape.precision.activation_bits + 1, 6 * turn + n))
     norm = Instruction(Kind.NORM, flags=Flag.PLANES, n2=_BLOCKS, channels=_BLOCKS * shape.block, rows=4, y_base=_OUT)
     step = bench.norm(norm)
     yield edged(bench, step, shape.precision.fine_bits, turn, 1)
     for n in range(2):
-        yield edged(bench, bench.linear(_linear(Mode.RESIDUAL, groups)), wide, 2 * turn + n)
+        yield edged(
+            bench, bench.linear(_linear(Mode.RESIDUAL, groups)), shape.precision.residual_bits + 1, 2 * turn + n
+        )
     count = shape.max_experts
     logits = -(-count // shape.block)
     yield hardened(bench, bench.linear(_linear(Mode.RAW, groups, n0=logits, y_s1=logits)), 16)
