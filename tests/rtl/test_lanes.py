@@ -20,9 +20,10 @@ void NAME(hls::stream<ap_uint<128>>& in, hls::stream<ap_uint<256>>& out) {
     for (int lane = 0; lane < 8; ++lane) {
       const ap_int<8> a = ap_int<8>(word >> (8 * lane));
       const ap_int<8> b = ap_int<8>(word >> (64 + 8 * lane));
+      const ap_int<8> c = ap_int<8>(word >> (8 * ((lane + 3) % 8)));
       const bool first = (n & 7) == 0;
       if (first) weights[lane] = b;
-      const ap_int<20> sum = a * b + weights[lane] * b + a;
+      const ap_int<20> sum = a * b + weights[lane] * c + a;
       const ap_int<20> limited = sum > 4000 ? ap_int<20>(4000) : sum;
       totals[lane] = (first ? ap_int<32>(0) : totals[lane]) + limited + ap_int<8>(squares[ap_uint<4>(b)]);
       const ap_uint<32> shown = ap_uint<32>(totals[lane]) ^ ap_uint<32>(ap_uint<20>(sum) >> ap_uint<3>(a));
@@ -40,5 +41,6 @@ def test_lanes_as_loops_compute_what_the_lanes_do(tmp_path: Path) -> None:
         for name in ("lanes0", "lanes1")
     ]
     files = generate(designs[1], tmp_path).files
+    assert any("dsp_slice #" in text for text in files.values()), "DSPs are among the lanes"
     assert sum(looped(text, least=2, statements=4).count("for (int unsigned") for text in files.values()) > 5
     assert compare(designs, tmp_path) == []
