@@ -126,10 +126,11 @@ def test_stream_product(accelerator: Accelerator, mode: Mode, data: st.DataObjec
     if mode == Mode.WIDE and not shape.wide:
         mode = Mode.RESIDUAL
     planes = mode in (Mode.RAW, Mode.WIDE) and shape.precision.activation_bits == 8 and inputs % 2 == 0
+    absent = {Binding.UP: not shape.gated, Binding.CONTEXT_BESIDE: not shape.beside}
     linear = Instruction(
         Kind.LINEAR,
         mode,
-        data.draw(st.sampled_from([b for b in Binding if b != Binding.UP or shape.gated])),
+        data.draw(st.sampled_from([b for b in Binding if not absent.get(b)])),
         flags=data.draw(st.sampled_from([0, Flag.X_UNSIGNED])),
         n0=outputs,
         n1=groups,
