@@ -29,7 +29,7 @@ from moehls.resources import resource
 OBJECTS = "MOEHLS_OBJECTS"
 """an environment variable: the folder of objects that several build folders share"""
 _CXX_FLAGS = ("-std=c++20", "-faligned-new", "-w", "-pthread")
-_FAST, _SLOW = ("-O2", "-march=native"), ("-O0",)
+_FAST, _SLOW = ("-O3", "-march=native"), ("-O0",)
 # Verilator 5.048 adds the amounts of nested shifts in too few bits (its issue 7955); found by `make fuzz-rtl`, seed 20343.
 _WRONG = ("-fno-dfg-peephole-replace-shiftl-shiftl", "-fno-dfg-peephole-replace-shiftr-shiftr")
 _WARNING = re.compile(r"^%(Warning|Error)(?:-(\w+))?: (.*)$", re.MULTILINE)
