@@ -32,6 +32,9 @@ FORMS = (
     "qk_norm_rms-ts17",
     "post_norm-dynamo20",
     "mean_then_norm-dynamo20",
+    "published_room-dynamo20",
+    "attention_bias_shared-dynamo20",
+    "ort2_timm_beit_relative-ts17",
 )
 """two activations, a stream that goes on from a norm, weighed inputs, soft mixtures, capacities, thresholds, DeepSeek's router,
 SwiGLU with RMS normalisation, shared experts, normalised queries, means"""
