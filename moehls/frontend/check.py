@@ -9,13 +9,14 @@ tokens, as a head may read one token only, and images are drawn until every expe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import external_data_helper, numpy_helper
 
 from moehls.errors import MoehlsError
 from moehls.frontend.context import first_line
@@ -23,6 +24,7 @@ from moehls.frontend.layout import Array
 from moehls.frontend.lower import Reading
 from moehls.frontend.oracle import oracle_graph
 from moehls.frontend.widen import load_widened
+from moehls.heap import trim
 from moehls.network.inputs import as_given, prepared
 from moehls.network.inputs import expected as expected_pixels
 from moehls.network.interpreter import Routing, choices, outputs, route_logits, run
@@ -34,6 +36,8 @@ evaluations of a 12-block model differ by about 1e-6; the tanh form in place of 
 SAMPLES = 2
 MOST_SAMPLES = 8
 """images of a task while some expert has not been chosen"""
+_LARGE = 1 << 10
+"""bytes of a weight that onnxruntime gets apart from the graph"""
 _TYPES: dict[str, type] = {
     f"tensor({kind.__name__})": kind
     for kind in (np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
@@ -88,6 +92,8 @@ class _Names:
     logits: Mapping[str, str]
     """of routers"""
     values: Mapping[str, str]
+    weights: Sequence[ort.OrtValue]
+    """that the session reads, to be kept as long as it"""
 
 
 def _routes(network: Network) -> list[Route]:
@@ -110,14 +116,29 @@ def _session(path: Path, reading: Reading) -> tuple[ort.InferenceSession, _Names
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 4
+        large = _apart(model)
+        options.add_external_initializers(list(large), list(large.values()))
         data = model.SerializeToString()
         del model
+        trim()  # the weights in the model's own memory
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise MoehlsError(
             f"{path}: onnxruntime cannot load the model ({first_line(error)}); export it again"
         ) from error
-    return session, _Names(logits, values)
+    return session, _Names(logits, values, tuple(large.values()))
+
+
+def _apart(model: onnx.ModelProto) -> dict[str, ort.OrtValue]:
+    """Takes the large weights out of a model, which is then read without copies of them: their values by name."""
+    values = {}
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _LARGE:
+            array = numpy_helper.to_array(tensor).copy()
+            values[tensor.name] = ort.OrtValue.ortvalue_from_numpy(array)
+            external_data_helper.set_external_data(tensor, "apart", length=array.nbytes)
+            tensor.ClearField("raw_data")
+    return values
 
 
 def _task(kind: str, shape: list[int], task: int) -> Array:

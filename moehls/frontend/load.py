@@ -23,6 +23,7 @@ from onnx_ir.passes.common import TopologicalSortPass
 from moehls.errors import MoehlsError
 from moehls.frontend.context import attribute, first_line
 from moehls.frontend.widen import load_widened
+from moehls.heap import trim
 from moehls.network.operations import FloatArray
 
 _TASKS = "tasks"
@@ -87,6 +88,7 @@ def load_model(path: Path, settings: Mapping[str, str]) -> LoadedModel:
         raise MoehlsError(f"{path}: uses ONNX opset {opset}; export with an opset from 13 to 23")
     _check_weights(model, path)
     _check_valid(model, path)
+    trim()  # the checker's copy of the weights
     wide = _widened(model, path)
     sizes = _sizes(settings)
     _fix_dimensions(wide.graph, sizes, path)

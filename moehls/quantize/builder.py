@@ -18,7 +18,7 @@ from moehls.network.operations import ActivationForm, Experts, Lattice, Linear
 from moehls.quantize.calibrate import Trajectories
 from moehls.quantize.fixed_point import Grid, factor, rounded
 from moehls.quantize.steps import Structure
-from moehls.quantize.weights import lattice_steps, round_weights, second_moments, weight_steps
+from moehls.quantize.weights import compensation, lattice_steps, round_weights, second_moments, weight_steps
 
 Number = TypeVar("Number", np.int64, np.float64)
 
@@ -98,7 +98,7 @@ class Builder:
 class Rows:
     """A quantised matrix: `real output = (integers · x + bias) · step`, a row."""
 
-    weight: IntArray
+    weight: WeightArray
     step: RealArray
     scaling: Scaling
 
@@ -142,21 +142,26 @@ def quantise_rows(
     own = lattice_steps(scaled, limit)
     step = np.where(own > 0, own, weight_steps(scaled, np.diag(covariance), limit))
     step = np.maximum(step, np.maximum(np.abs(plain + offset * unit) * 4 / room, np.ldexp(unit, -30)))
+    columns = compensation(covariance)
+    integers, rows = np.zeros(weight.shape, np.int64), np.arange(len(weight))
     while True:
         chosen = factor(step / unit, precision.multiplier_bits)
         step = chosen.value * unit
-        integers = round_weights(scaled, step, covariance, limit)
+        integers[rows] = round_weights(scaled[rows], step[rows], columns, limit)
         correct = plain
         if target is not None:
             reached = integers @ mean * step
             correct = plain + trust * (target.mean(axis=0) - reached - plain)
         integer_bias = rounded((correct + offset * unit) / step)
         peak = np.abs(integer_bias) + np.abs(integers).sum(axis=1) * largest
-        if (peak < room).all():
-            return Rows(integers, step, Scaling(integer_bias, chosen.multiplier, chosen.shift))
-        step = np.where(peak < room, step, step * 1.25)
+        rows = np.flatnonzero(peak >= room)
+        if not len(rows):
+            return Rows(narrow(integers, precision), step, Scaling(integer_bias, chosen.multiplier, chosen.shift))
+        step[rows] *= 1.25
 
 
-def narrow(weight: IntArray, precision: Precision) -> WeightArray:
+def narrow(weight: npt.NDArray[np.integer], precision: Precision) -> WeightArray:
     """Weights in the integer type of the precision."""
-    return weight.astype(np.int8) if precision.weight_bits <= 8 else weight.astype(np.int16)
+    if precision.weight_bits <= 8:
+        return weight.astype(np.int8, copy=False)
+    return weight.astype(np.int16, copy=False)

@@ -7,7 +7,7 @@ import numpy as np
 from moehls.integer.operations import IntegerEmbed, IntegerInput, RealArray
 from moehls.integer.precision import Precision
 from moehls.network.operations import Embed, FloatArray, Lattice, NetworkInput
-from moehls.quantize.builder import Builder, flat, narrow, quantise_rows
+from moehls.quantize.builder import Builder, flat, quantise_rows
 from moehls.quantize.fixed_point import Grid, rounded, significant
 from moehls.quantize.given import pixel_lattice
 
@@ -101,7 +101,7 @@ def convert_embed(embed: Embed, source: IntegerInput, builder: Builder) -> Integ
         embed.name,
         embed.input,
         embed.output,
-        narrow(rows.weight, precision),
+        rows.weight,
         rows.scaling,
         np.clip(rounded(constant / builder.residual), -limit, limit),
         prefix,

@@ -23,7 +23,7 @@ from moehls.integer.precision import Precision
 from moehls.integer.tables import delta_table
 from moehls.network.operations import ActivationForm, Linear
 from moehls.quantize.attention import plan_attention
-from moehls.quantize.builder import Builder, Rows, flat, narrow, quantise_rows
+from moehls.quantize.builder import Builder, Rows, flat, quantise_rows
 from moehls.quantize.calibrate import activation as activation_real
 from moehls.quantize.fixed_point import Grid, significant
 from moehls.quantize.given import given_activation, given_multipliers, given_steps
@@ -232,5 +232,5 @@ def _rows(
 
 
 def _integer(linear: Linear, output: str, rows: Rows, epilogue: Epilogue, builder: Builder) -> IntegerLinear:
-    weight = narrow(rows.weight, builder.precision)
+    weight = rows.weight
     return IntegerLinear(linear.name, linear.input, output, weight, rows.scaling, epilogue)

@@ -13,7 +13,7 @@ from moehls.network.operations import FloatArray, Route
 from moehls.quantize.builder import Builder, flat, narrow
 from moehls.quantize.fixed_point import Factor, Grid, factor, rounded
 from moehls.quantize.norm import fine_name
-from moehls.quantize.weights import round_weights, second_moments
+from moehls.quantize.weights import compensation, round_weights, second_moments
 
 _STEPS = (*np.arange(1.0, 0.45, -0.05), *(1.25**n for n in range(1, 40)))
 """candidates for a gate's step, as shares of the one at which nothing is clipped; larger ones only where those overflow"""
@@ -101,13 +101,14 @@ def _gate(
     room = 1 << (precision.accumulator_bits - 1)
     full = max(float(np.abs(scaled).max()) / limit, 4 * float(np.abs(target).max()) / room, unit * 2.0**-30)
     best: tuple[IntArray, IntArray, Factor] | None = None
+    columns = compensation(covariance)
     least = np.inf
     for share in _STEPS:
         if share > 1 and best is not None:
             break
         chosen = factor(share * full / unit, precision.multiplier_bits)
         step = float(chosen.value) * unit
-        candidate = round_weights(scaled, np.full(len(scaled), step), covariance, limit)
+        candidate = round_weights(scaled, np.full(len(scaled), step), columns, limit)
         moved = candidate - candidate.mean(axis=0) if relative else candidate
         bias = rounded(target / step - moved @ mean)
         peak = np.abs(bias) + np.abs(candidate).sum(axis=1) * (1 << (precision.fine_bits - 1))

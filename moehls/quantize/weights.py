@@ -8,6 +8,8 @@ weights, is small. The mean of the inputs does not count, as the bias makes up f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,10 +55,11 @@ def lattice_steps(weight: RealArray, limit: int) -> RealArray:
     """
     largest: RealArray = np.abs(weight).max(axis=1, initial=0.0)
     found: RealArray = np.zeros_like(largest)
-    columns = np.argsort(-np.abs(weight), axis=1, kind="stable")[:, :_PROBES]
-    probes = np.take_along_axis(weight, columns, axis=1) / np.where(largest > 0, largest, 1.0)[:, None]
+    probes = min(_PROBES, weight.shape[1])
+    columns = np.argpartition(-np.abs(weight), probes - 1, axis=1)[:, :probes]
+    shares = np.take_along_axis(weight, columns, axis=1) / np.where(largest > 0, largest, 1.0)[:, None]
     for levels in range(1, min(limit, _LEVELS) + 1):
-        rows = np.flatnonzero((found == 0) & (largest > 0) & _whole(probes * levels))
+        rows = np.flatnonzero((found == 0) & (largest > 0) & _whole(shares * levels))
         rows = rows[_whole(weight[rows] / largest[rows, None] * levels)]
         found[rows] = largest[rows] / levels
     return found
@@ -67,19 +70,33 @@ def _whole(x: RealArray) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(x - np.rint(x)) <= _ROUNDING).all(axis=1))
 
 
-def round_weights(weight: RealArray, step: RealArray, covariance: RealArray, limit: int) -> IntArray:
+@dataclass(frozen=True)
+class Compensation:
+    """How the error of one column is made up for by others: for one covariance, whatever the weights and steps."""
+
+    order: npt.NDArray[np.intp]
+    """[in], the columns in the order of rounding: those of large variance first"""
+    upper: RealArray
+    """[in, in], the upper factor of the inverse of the damped covariance, in that order"""
+
+
+def compensation(covariance: RealArray) -> Compensation:
+    """Of inputs with this covariance `[in, in]`; takes a time that is cubic in their number."""
+    order = np.argsort(-np.diag(covariance), kind="stable")
+    return Compensation(order, _inverse_factor(covariance[np.ix_(order, order)]))
+
+
+def round_weights(weight: RealArray, step: RealArray, inputs: Compensation, limit: int) -> IntArray:
     """`weight / step` as integers of at most `limit`, with the least error of the product that one pass finds.
 
     Args:
         weight: `[out, in]`.
         step: `[out]`, positive.
-        covariance: `[in, in]` of the input integers.
+        inputs: of the integers that the weights multiply.
         limit: the largest weight integer.
     """
-    columns = weight.shape[1]
-    order = np.argsort(-np.diag(covariance), kind="stable")
+    columns, order, upper = weight.shape[1], inputs.order, inputs.upper
     rest = (weight / step[:, None]).T[order]
-    upper = _inverse_factor(covariance[np.ix_(order, order)])
     result = np.empty_like(rest)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
@@ -95,7 +112,23 @@ def round_weights(weight: RealArray, step: RealArray, covariance: RealArray, lim
 
 
 def _inverse_factor(covariance: RealArray) -> RealArray:
-    """The upper Cholesky factor of the inverse of the damped covariance."""
+    """The upper factor U of the inverse of the damped covariance: `inverse = Uᵀ · U`, without the inverse itself.
+
+    With both orders reversed the covariance is `L · Lᵀ`, L lower triangular, and U the inverse of L in the order given.
+    """
     damping = _DAMPING * float(np.trace(covariance)) / len(covariance) + 1e-6
-    lower: RealArray = np.linalg.cholesky(np.linalg.inv(covariance + damping * np.eye(len(covariance))))
-    return lower.T
+    damped = covariance[::-1, ::-1] + damping * np.eye(len(covariance))
+    lower = np.asarray(np.linalg.cholesky(damped), np.float64)
+    return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1])
+
+
+def _inverse_of_lower(lower: RealArray) -> RealArray:
+    """The inverse of a lower triangular matrix, by halves: two products of half the size and the inverses of the halves."""
+    size = len(lower)
+    if size <= _BLOCK:
+        return np.asarray(np.linalg.inv(lower), np.float64)
+    half, result = size // 2, np.zeros_like(lower)
+    result[:half, :half] = _inverse_of_lower(lower[:half, :half])
+    result[half:, half:] = _inverse_of_lower(lower[half:, half:])
+    result[half:, :half] = -result[half:, half:] @ (lower[half:, :half] @ result[:half, :half])
+    return result

@@ -13,7 +13,7 @@ from moehls.network.operations import Embed
 from moehls.quantize.embed import integer_input
 from moehls.quantize.fixed_point import factor
 from moehls.quantize.ranges import NORMALISED, balanced_steps, clipped_range
-from moehls.quantize.weights import round_weights, second_moments, weight_steps
+from moehls.quantize.weights import compensation, round_weights, second_moments, weight_steps
 from tests.quantize.support import float_network
 
 
@@ -110,7 +110,7 @@ def test_compensated_rounding_beats_plain_rounding() -> None:
     weight = generator.normal(size=(40, 70))
     _, covariance = second_moments(inputs)
     step = weight_steps(weight, np.diag(covariance), 127)
-    found = round_weights(weight, step, covariance, 127)
+    found = round_weights(weight, step, compensation(covariance), 127)
     plain = np.clip(np.rint(weight / step[:, None]), -127, 127)
     assert np.abs(found).max() <= 127
 
@@ -125,5 +125,5 @@ def test_rounding_takes_constant_inputs() -> None:
     inputs = np.full((50, 8), 3, np.int64)
     _, covariance = second_moments(inputs)
     weight = np.random.default_rng(6).normal(size=(4, 8))
-    found = round_weights(weight, np.full(4, 0.01), covariance, 127)
+    found = round_weights(weight, np.full(4, 0.01), compensation(covariance), 127)
     assert np.abs(found - np.clip(np.rint(weight / 0.01), -127, 127)).max() <= 1

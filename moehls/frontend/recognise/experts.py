@@ -184,7 +184,7 @@ def _cut(array: Array, varying: list[int], place: tuple[int, ...], positions: li
 
 
 def _variant(array: Array, position: int, variant: int) -> Array:
-    return np.asarray(np.take(array, min(variant, array.shape[position] - 1), axis=position))
+    return np.asarray(np.moveaxis(array, position, 0)[min(variant, array.shape[position] - 1)])
 
 
 def _term(
