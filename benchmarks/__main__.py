@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import attention, cycles, fidelity, fits, m3vit, prefetch, resources, scale, shapes
+from benchmarks import attention, cycles, fidelity, fits, m3vit, prefetch, resources, scale, shapes, speed
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "resources": resources.main,
     "prefetch": prefetch.main,
     "shapes": shapes.main,
+    "speed": speed.main,
 }
 
 

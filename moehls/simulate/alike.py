@@ -1,8 +1,9 @@
 """Lanes of a module: parts that compute the same of different values.
 
 In goes a `Module`; out come groups of lanes, in which the statement at one position of every lane has the same form. A lane is
-what hangs together without passing a name with many readers; which statement of one lane stands for which of another is found by
-refining classes over operands and readers, and is then checked, so that nothing rests on it.
+what hangs together without passing a name with many readers, nor, in a finer search, one that is joined with others of its kind:
+the products of a sum are lanes then. Which statement of one lane stands for which of another is found by refining classes over
+operands and readers, and is then checked, so that nothing rests on it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from moehls.simulate.statements import NAME, Module, Statement
 
 Lanes = list[list[Statement]]
@@ -20,35 +24,48 @@ _ROUNDS = 40
 _ROW = 8
 """lanes that share operands and are then a group of their own"""
 _ENOUGH = 0.8
-"""share of the statements in lanes with which a search ends"""
+"""share of the statements in lanes with which a search for coarse lanes ends"""
 
 
 @dataclass(frozen=True)
 class _Search:
     readers: int
     """statements that read a name before it ends a lane"""
-    exact: bool
+    exact: bool = False
     """whether parts of words tell statements apart: lanes then take the same part of different words"""
+    joins: bool = False
+    """whether a name that is joined with others of its kind ends a lane"""
 
 
-_SEARCHES = (_Search(6, False), _Search(8, True))
+_COARSE = (_Search(6), _Search(8, exact=True))
+_FINE = _Search(6, joins=True)
 
 
 def groups_of(module: Module, least: int, statements: int) -> list[Lanes]:
-    """Groups of at least `least` lanes that have `statements` and more in all."""
-    best: list[Lanes] = []
-    for search in _SEARCHES:
-        found = [
-            row
-            for lanes in _alike(module, search, least)
-            for row in _rows(lanes)
-            if len(row) >= least and len(row[0]) >= 2 and len(row) * len(row[0]) >= statements
-        ]
-        if _gain(found) > _gain(best):
-            best = found
-        if sum(len(row) * len(row[0]) for row in best) > _ENOUGH * len(module.statements):
+    """Groups of at least `least` lanes that have `statements` and more in all: the more lanes, the sooner taken."""
+
+    def rows(search: _Search) -> list[Lanes]:
+        return [row for lanes in _alike(module, search, least) for row in _rows(lanes) if enough(row)]
+
+    def enough(row: Lanes) -> bool:
+        return len(row) >= least and len(row[0]) >= 2 and len(row) * len(row[0]) >= statements
+
+    coarse: list[Lanes] = []
+    for search in _COARSE:
+        found = rows(search)
+        if _gain(found) > _gain(coarse):
+            coarse = found
+        if sum(len(row) * len(row[0]) for row in coarse) > _ENOUGH * len(module.statements):
             break
-    return best
+    taken: set[str] = set()
+    groups: list[Lanes] = []
+    for row in sorted([*coarse, *rows(_FINE)], key=lambda row: -len(row)):
+        free = [n for n in range(len(row[0])) if not any(lane[n].name in taken for lane in row)]
+        left = [[lane[n] for n in free] for lane in row]
+        if enough(left):
+            groups.append(left)
+            taken.update(one.name for lane in left for one in lane)
+    return groups
 
 
 def _gain(groups: list[Lanes]) -> float:
@@ -60,6 +77,8 @@ def _alike(module: Module, search: _Search, least: int) -> list[Lanes]:
     readers = Counter(name for one in module.statements.values() for name in {name for name, _ in one.operands})
     readers.update(name for line in module.rest for name in set(NAME.findall(line)))
     inner = {name for name in plain if readers[name] < search.readers}
+    if search.joins:
+        inner -= _joined(plain, inner, _classes(module, plain, inner, search.exact, upwards=False))
     classes = _classes(module, plain, inner, search.exact)
     kinds: dict[tuple[int, ...], Lanes] = defaultdict(list)
     for part in _parts(plain, inner):
@@ -93,37 +112,53 @@ def _parts(plain: dict[str, Statement], inner: set[str]) -> list[list[Statement]
     return list(parts.values())
 
 
-def _classes(module: Module, plain: dict[str, Statement], inner: set[str], exact: bool) -> dict[str, int]:
-    """A number for each statement: equal for those that look alike as far as their lanes go."""
+def _joined(plain: dict[str, Statement], inner: set[str], classes: dict[str, int]) -> set[str]:
+    """Names that a statement reads beside others of their class."""
+    found: set[str] = set()
+    for one in plain.values():
+        names = {name for name, _ in one.operands if name in inner}
+        count = Counter(classes[name] for name in names)
+        found |= {name for name in names if count[classes[name]] > 1}
+    return found
+
+
+def _classes(
+    module: Module, plain: dict[str, Statement], inner: set[str], exact: bool, upwards: bool = True
+) -> dict[str, int]:
+    """A number for each statement: equal for those that look alike as far as their lanes go, `upwards` with their readers."""
 
     def outer(name: str, text: str) -> tuple[int, str]:
         return module.bits(name, text), text.replace(name, "") if exact else ""
 
-    users: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    classes: dict[str, int] = {}
-    for one in plain.values():
+    numbers = {name: number for number, name in enumerate(plain)}
+    first: list[int] = []
+    found: list[tuple[int, int, int]] = []
+    for number, one in enumerate(plain.values()):
         seen = [text.replace(name, "") if name in inner else outer(name, text) for name, text in one.operands]
         own = [name == one.name for name, _ in one.operands]
-        classes[one.name] = zlib.crc32(repr((one.form, one.width, one.condition, seen, own)).encode())
-        for place, (name, _) in enumerate(one.operands):
-            if name in inner:
-                users[name].append((place, one.name))
-    count = len(set(classes.values()))
+        first.append(zlib.crc32(repr((one.form, one.width, one.condition, seen, own)).encode()))
+        found += [(number, place, numbers[name]) for place, (name, _) in enumerate(one.operands) if name in inner]
+    classes, edges = np.array(first, np.uint64), np.array(found, np.uint64).reshape(-1, 3)
+    readers, places, operands = edges[:, 0].astype(np.intp), _mixed(edges[:, 1]), edges[:, 2].astype(np.intp)
+    count = len(np.unique(classes))
     for _ in range(_ROUNDS):
-        classes = {
-            name: hash(
-                (
-                    number,
-                    tuple(classes[operand] if operand in inner else 0 for operand, _ in plain[name].operands),
-                    tuple(sorted((place, classes[user]) for place, user in users[name])),
-                )
-            )
-            for name, number in classes.items()
-        }
-        before, count = count, len(set(classes.values()))
+        after = _mixed(classes)
+        np.add.at(after, readers, _mixed(classes[operands] ^ places))
+        if upwards:
+            np.add.at(after, operands, _mixed(classes[readers] + places))
+        classes = after
+        before, count = count, len(np.unique(classes))
         if before == count:
             break
-    return classes
+    return dict(zip(plain, classes.tolist(), strict=True))
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A hash of each value (splitmix64)."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _same(

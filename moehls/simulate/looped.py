@@ -15,6 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from moehls.simulate.alike import Lanes, changed, groups_of
+from moehls.simulate.copies import Operands, Parts, Windows, parts_of, windows_of
 from moehls.simulate.gated import gated
 from moehls.simulate.statements import NAME, OWN, Module, Statement, read
 
@@ -43,6 +44,7 @@ class _Region:
     code: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     copies: dict[tuple[int | str, ...], str] = field(default_factory=dict)
+    windows: Windows = field(default_factory=dict)
     blocking: set[Entity] = field(default_factory=set)
     """registers that nothing reads after their write in the same cycle"""
 
@@ -221,7 +223,7 @@ class _Writer:
             else:
                 loops[self.levels[entity], self._kind(entity)].append(entity)
         for number, key in enumerate(sorted(loops)):
-            region = _Region(_OUTSIDE)
+            region = _Region(_OUTSIDE, windows=self._windows(loops[key]))
             for cluster in self._clusters(loops[key]):
                 self._loop(cluster, region)
             body.append(f"    always_comb outside_{number}();")
@@ -230,8 +232,9 @@ class _Writer:
 
     def _region(self, condition: str) -> list[str]:
         """The writes under a condition, and what they alone read."""
-        region, registers = _Region(condition), self.regions[condition]
+        registers = self.regions[condition]
         inside = [*(entity for entity in self.order if self.homes[entity] == condition), *registers]
+        region = _Region(condition, windows=self._windows(inside))
         units = [[entity] for entity in inside if entity[0] == _ALONE and entity in self.wires]
         loops: dict[tuple[int, tuple[int, bool]], list[Entity]] = defaultdict(list)
         for entity in inside:
@@ -336,34 +339,59 @@ class _Writer:
 
     def _lane_value(self, entity: Entity, region: _Region) -> str:
         """The expression of `entity` in lane `lane__`."""
-        members, size = self._members(entity), self._size(entity[0])
+        members = self._members(entity)
         pieces = members[0].form.split("\0")
         value = pieces[0]
         for number, piece in enumerate(pieces[1:]):
-            operands = [one.operands[number] for one in members]
+            operands = tuple(one.operands[number] for one in members)
             name, text = operands[0]
-            other = self._entity(name)
-            if other[0] == entity[0] and all(
-                self.places.get(operand) == (*other, lane) for lane, (operand, _) in enumerate(operands)
-            ):
-                array = self.array[other]
-                value += text.replace(name, array if other in self.local else f"{array}[lane__]")
-            elif len({text for _, text in operands}) == 1:
+            array = self._array(entity, operands)
+            if array is not None:
+                value += text.replace(name, array)
+            elif len(set(operands)) == 1:
                 value += changed(text, self.names)
             else:
-                value += self._copied(
-                    tuple(changed(text, self.names) for _, text in operands), name, text, size, region
-                )
+                value += self._copied(operands, self._size(entity[0]), region)
             value += piece
         return value
 
-    def _copied(self, texts: tuple[str, ...], name: str, text: str, size: int, region: _Region) -> str:
+    def _array(self, entity: Entity, operands: Operands) -> str | None:
+        """The element of an array that holds what every lane of `entity` reads."""
+        other = self._entity(operands[0][0])
+        if other[0] == _ALONE or self._size(other[0]) < self._size(entity[0]):
+            return None
+        if any(self.places.get(name) != (*other, lane) for lane, (name, _) in enumerate(operands)):
+            return None
+        return self.array[other] if other in self.local else f"{self.array[other]}[lane__]"
+
+    def _windows(self, entities: list[Entity]) -> Windows:
+        """What to copy together for the loops of `entities`."""
+        found: list[Parts] = []
+        for entity in entities:
+            members = self._members(entity) if entity[0] != _ALONE else []
+            for operands in zip(*(one.operands for one in members), strict=True):
+                if len(set(operands)) > 1 and self._array(entity, operands) is None:
+                    found += filter(None, [parts_of(operands)])
+        return windows_of(found)
+
+    def _copied(self, operands: Operands, size: int, region: _Region) -> str:
+        """Lane `lane__` of operands that are copied to an array."""
+        parts = parts_of(operands)
+        if parts is None:
+            texts = tuple(changed(text, self.names) for _, text in operands)
+            return f"{self._copy(texts, self.module.bits(*operands[0]), size, region)}[lane__]"
+        low, high = next(ends for ends in region.windows[parts.words] if ends[0] <= parts.low and parts.high <= ends[1])
+        words = [(self.names.get(name, name), step) for name, step in zip(*parts.words, strict=True)]
+        texts = tuple(f"{name}[{high + step}:{low + step}]" for name, step in words)
+        return parts.within(f"{self._copy(texts, high - low + 1, size, region)}[lane__]", low, high)
+
+    def _copy(self, texts: tuple[str, ...], width: int, size: int, region: _Region) -> str:
         key: tuple[int | str, ...] = (size, *texts)
         if key not in region.copies:
             array = region.copies[key] = f"copied_{len(self.arrays)}"
-            self._declare(array, self.module.bits(name, text), size)
+            self._declare(array, width, size)
             region.code += [f"        {array}[{lane}] = {one};" for lane, one in enumerate(texts)]
-        return f"{region.copies[key]}[lane__]"
+        return region.copies[key]
 
 
 def _reaches(after: list[set[int]], start: int, goals: set[int]) -> bool:

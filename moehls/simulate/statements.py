@@ -197,10 +197,11 @@ def _slice(name: str, pins: dict[str, str], inputs: int, chained: bool, adds: in
                 yield from register(f"{factor}_first", width, "enable_first", first)
                 first = f"{name}_{factor}_first"
             yield from register(f"{factor}_input", width, "enable_input", first)
-            signed = f"{name}_{factor}_input"
-            yield from wire(f"{factor}_wide", 45, f"{{{{{45 - width}{{{signed}[{width - 1}]}}}}, {signed}}}")
-        yield from register("product", 45, "enable_product", f"{name}_a_wide * {name}_b_wide")
-        total = f"{{{{3{{{name}_product[44]}}}}, {name}_product}}"
+            sign = 1 << (width - 1)  # x xor 2^n - 2^n takes bit n as the sign
+            signed = f"({{{64 - width}'d0, {name}_{factor}_input}} ^ 64'd{sign}) - 64'd{sign}"
+            yield from wire(f"{factor}_wide", 64, signed)
+        yield from register("product", 64, "enable_product", f"{name}_a_wide * {name}_b_wide")
+        total = f"{name}_product[47:0]"
         total = f"{pins['cascade_in']} + {total}" if chained else total
         if adds:
             yield from wire("c_pin", 48, pins["c"])

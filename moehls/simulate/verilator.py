@@ -32,6 +32,8 @@ _CXX_FLAGS = ("-std=c++20", "-faligned-new", "-w", "-pthread")
 _FAST, _SLOW = ("-O3", "-march=native"), ("-O0",)
 # Verilator 5.048 adds the amounts of nested shifts in too few bits (its issue 7955); found by `make fuzz-rtl`, seed 20343.
 _WRONG = ("-fno-dfg-peephole-replace-shiftl-shiftl", "-fno-dfg-peephole-replace-shiftr-shiftr")
+_UNIT = 300_000
+"""bytes of C++ up to which files are compiled as one: the headers alone take as long as so much of it"""
 _WARNING = re.compile(r"^%(Warning|Error)(?:-(\w+))?: (.*)$", re.MULTILINE)
 
 
@@ -196,7 +198,25 @@ def _compile(job: Build, generated: Path, objects: Path) -> list[Path]:
         return target
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
-        return list(pool.map(one, [*sorted(generated.glob("*.cpp")), *job.programs, *runtime]))
+        return list(pool.map(one, [*_units(generated), *job.programs, *runtime]))
+
+
+def _units(generated: Path) -> list[Path]:
+    """Verilator's files, small ones together."""
+    units: list[Path] = []
+    for kind in ("", "Slow"):
+        groups: list[str] = []
+        for source in sorted(generated.glob("*.cpp")):
+            if source.stem.endswith("Slow") == bool(kind):
+                text = source.read_text()
+                if groups and len(groups[-1]) + len(text) <= _UNIT:
+                    groups[-1] += text
+                else:
+                    groups.append(text)
+        for number, text in enumerate(groups):
+            units.append(generated / f"unit_{number}{kind}.cpp")
+            units[-1].write_text(text)
+    return units
 
 
 def _runtime(job: Build) -> list[str]:
