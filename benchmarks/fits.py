@@ -1,9 +1,10 @@
 """Which Vision Transformers fit which boards, whole or in which parts: sizes alone, random weights.
 
-    python -m benchmarks fits [--whole] [NAME …]
+    python -m benchmarks fits [NAME …]
 
-A table of models and boards. A cell says what lies on the chip in parts (hidden layers, blocks of tokens, groups of heads), the
-array and the planned milliseconds, or that the plan refuses the model. With `--whole` nothing but hidden layers may be in parts.
+Of each model and board a line says what lies on the chip in parts (hidden layers, blocks of tokens, groups of heads), the
+array and the planned milliseconds, or its refusal of the model; and the same for a machine on which nothing but
+hidden layers is in parts, where that is another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from moehls.boards import Board, load_board
 from moehls.errors import MoehlsError
@@ -114,29 +114,38 @@ def network_of(name: str, size: Size, parts: int) -> IntegerNetwork:
     return IntegerNetwork(name, W8A8, source, size.tokens, tuple(operations), {}, (output,), 1, None, ("exact",))
 
 
-def cell(name: str, size: Size, board: Board, settings: Settings) -> str:
-    """What the plan says of a model on a board."""
+WHOLE = Settings(token_blocks=1, head_groups=1)
+"""of a machine on which values lie whole"""
+
+
+def cells(name: str, size: Size, board: Board) -> tuple[str, str]:
+    """What the plan says of a model on a board, and would say without values in parts."""
+    chosen = planned(name, size, board, Settings())
+    in_parts = "token blocks" in chosen or "head groups" in chosen
+    return chosen, planned(name, size, board, WHOLE) if in_parts else chosen
+
+
+def planned(name: str, size: Size, board: Board, settings: Settings) -> str:
+    """Parts, array and milliseconds, or the refusal."""
     parts = hidden_parts(network_of(name, size, 1), board, settings)
     network = network_of(name, size, parts)
     try:
         shape, program = search(network, board, board.clock_mhz, settings, {})
-    except MoehlsError:
+    except MoehlsError as error:
+        Console(stderr=True, width=150).print(f"{name}, {board.name}: {error}", markup=False)
         return "refused"
     cycles = frame_cycles(program, shape, board, board.clock_mhz, {})
     split = ((parts, "hidden parts"), (shape.token_blocks, "token blocks"), (shape.head_groups, "head groups"))
     said = ", ".join(f"{count} {what}" for count, what in split if count > 1) or "whole"
-    return f"{said}\n{shape.token_parallel} × {shape.block}, {cycles / board.clock_mhz / 1e3:.1f} ms"
+    return f"{said}: {shape.token_parallel} × {shape.block}, {cycles / board.clock_mhz / 1e3:.1f} ms"
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table."""
-    settings = Settings(token_blocks=1, head_groups=1) if "--whole" in arguments else Settings()
-    names = [name for name in arguments if name != "--whole"] or list(MODELS)
-    console, table = Console(width=150), Table(title="models on boards")
-    for heading in ("model", "tokens", *BOARDS):
-        table.add_column(heading)
-    for name in names:
-        cells = [cell(name, MODELS[name], load_board(board), settings) for board in BOARDS]
-        console.print(name, *cells, sep=" | ")
-        table.add_row(name, str(MODELS[name].tokens), *cells)
-    console.print(table)
+    """Print the table, as Markdown; refusals in full go to the standard error."""
+    print(
+        "| model | tokens | board | planned | without values in parts |", "|---|---|---|---|---|", sep="\n", flush=True
+    )
+    for name in arguments or MODELS:
+        for board in map(load_board, BOARDS):
+            chosen, whole = cells(name, MODELS[name], board)
+            print(f"| {name} | {MODELS[name].tokens} | {board.name} | {chosen} | {whole} |", flush=True)

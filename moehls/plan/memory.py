@@ -124,7 +124,8 @@ def fit_memories(
         bram, uram = totals(memory_map(trial))
         if bram <= LIMIT * board.bram36 and uram <= board.uram:
             return trial
-        tried.append(f"{activation} and {residual}: {bram:g} BRAM36 and {uram} URAM")
+        if board.uram or not uram:
+            tried.append(f"{activation} and {residual}: {bram:g} BRAM36 and {uram} URAM")
     raise DoesNotFit(_too_large(shape, board, tried))
 
 
@@ -157,10 +158,15 @@ def _with_fifo(shape: Shape, board: Board, stream_words: int, fixed: int | None)
 def _too_large(shape: Shape, board: Board, tried: list[str]) -> str:
     memories = [m for m in memory_map(shape) if m.name != "stream"]
     largest = max(memories, key=lambda m: m.banks * m.width * m.depth)
+    choices = "; ".join(tried) or "ultra RAM, which it does not have"
     return (
         f"the memories do not fit {board.name}, which has {LIMIT * board.bram36:g} BRAM36 (of {board.bram36}, less a "
-        f"reserve) and {board.uram} URAM: with {shape.token_parallel} tokens and blocks of {shape.block} channels in "
-        f"parallel, activations and residual in {'; '.join(tried)}. The largest, {largest.name} ({largest.contents}), "
-        f"has {largest.banks} banks of {largest.depth} words of {largest.width} bits. Fewer tokens, a narrower hidden "
+        f"reserve) and {board.uram} URAM: with {_count(shape.token_parallel, 'token')} and blocks of {shape.block} channels "
+        f"in parallel, activations and residual in {choices}. The largest, {largest.name} ({largest.contents}), has "
+        f"{_count(largest.banks, 'bank')} of {largest.depth} words of {largest.width} bits. Fewer tokens, a narrower hidden "
         "layer, another token_parallel or a larger board would fit"
     )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number > 1)}"

@@ -238,12 +238,12 @@ def _activation_bits(program: Program, shape: Shape) -> float:
 
 
 def _with_parts(shape: Shape) -> str:
-    if shape.token_blocks == shape.head_groups == 1:
-        return ""
-    return (
-        f". That is with pixels, probabilities and routers' inputs in {shape.token_blocks} blocks of tokens, and queries, "
-        f"keys and values in {shape.head_groups} groups of heads"
-    )
+    parts = []
+    if shape.token_blocks > 1:
+        parts.append(f"pixels, probabilities and routers' inputs in {shape.token_blocks} blocks of tokens")
+    if shape.head_groups > 1:
+        parts.append(f"queries, keys and values in {shape.head_groups} groups of heads")
+    return f". That is with {', and '.join(parts)}" if parts else ""
 
 
 def _too_many_luts(shape: Shape, luts: int, board: Board) -> str:

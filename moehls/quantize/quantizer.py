@@ -111,9 +111,9 @@ def _quantize(network: Network, images: FloatArray, precision: Precision, progre
             data.keep(step.source, step.attention.output)
     operations: list[IntegerOperation] = []
     for number, step in enumerate(found.steps):
-        operation = _convert(step, source, builder)
         if progress is not None:
-            progress(number, len(found.steps), operation.name)
+            progress(number, len(found.steps), _title(step))
+        operation = _convert(step, source, builder)
         operations.append(operation)
         data.execute(bare, operation)
         if not isinstance(step, OperandStep):  # the attention behind it reads more
@@ -180,6 +180,17 @@ def _outputs(network: Network, found: Structure) -> tuple[IntegerOutput, ...]:
 
 def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
     return any(isinstance(step, NormStep | RowsStep) and _written(step) == value for step in steps)
+
+
+def _title(step: Step) -> str:
+    """What a step is called while it takes its time: by its matrices, where it has any."""
+    match step:
+        case ExpertsStep():
+            return step.experts.name
+        case GeluStep() | GatedStep() | ResidualStep():
+            return step.linear.name
+        case _:
+            return _written(step)
 
 
 def _written(step: Step) -> str:
