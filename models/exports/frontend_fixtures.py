@@ -172,6 +172,12 @@ GATED: dict[str, GatedForm] = {
     "activations_gelus": GatedForm(experts="loop", activation="gelu_tanh", mlp_activation="gelu"),
     "pre_norm": GatedForm(activation="quick", mlp="plain", pre_norm=True),
     "post_norm": GatedForm(mlp="plain", experts="loop", pre_norm=True, post_norm=True),
+    "post_norm_first": GatedForm(mlp="plain", experts="loop", post_norm=True),
+    "embed_norm": GatedForm(activation="gelu", mlp="plain", pre_norm=True, tokens_last=True),
+    "embed_norm_positions": GatedForm(mlp="plain", pre_norm=True, tokens_last=True, tokens="none"),
+    "embed_norm_registers": GatedForm(
+        norm="rms_product", experts="loop", pre_norm=True, tokens_last=True, tokens="registers"
+    ),
     "pre_norm_experts": GatedForm(norm="rms_product", experts="index_add", gate="chosen", pre_norm=True),
 }
 OPSETS: dict[str, tuple[tuple[Exporter, int], ...]] = {
@@ -256,6 +262,7 @@ DERIVED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 HALF: tuple[str, ...] = ("plain", "experts_loop", "timm_vit")
 """Forms also exported from float16 modules."""
 DYNAMO_ONLY = (
+    "torch_encoder",
     "experts_sorted",
     "experts_repeat",
     "gate_one_assign",
@@ -263,8 +270,8 @@ DYNAMO_ONLY = (
     "published_switch",
     "transformers_dinov2_registers",
 )
-"""TorchScript cannot export an index_add with repeated rows, nor torch.cond, nor a bicubic resize with antialiasing; rows
-written by a mask get the example's number of rows."""
+"""TorchScript cannot export torch's fast path of an encoder, an index_add with repeated rows, torch.cond, nor a bicubic resize
+with antialiasing; rows written by a mask get the example's number of rows."""
 USUAL: tuple[tuple[Exporter, int], ...] = (("ts", 17), ("dynamo", 20))
 DYNAMIC: tuple[str, ...] = ("plain", "experts_dense", "timm_vit", "transformers_vit", "tokens")
 """Forms also exported with a named batch dimension."""

@@ -49,6 +49,10 @@ class GatedForm:
     """whether the embedded tokens are normalised before the first block (CLIP)"""
     post_norm: bool = False
     """whether blocks normalise the sums, from which the stream goes on, in place of what they read (BERT)"""
+    tokens: str = "class"
+    """class tokens and positions, a form of `small_vit.Tokens`"""
+    tokens_last: bool = False
+    """whether they join behind the norm of the embedded tokens (vit-pytorch)"""
     qk_norm: str = "none"
     """a norm of queries and keys, a head at a time, or of all their channels (`whole_…`)"""
 
@@ -254,7 +258,8 @@ class GatedVit(nn.Module):
 
     def __init__(self, form: GatedForm) -> None:
         super().__init__()
-        self.embed, self.tokens = Embed("conv"), Tokens("class")
+        self.embed, self.tokens = Embed("conv"), Tokens(form.tokens)
+        self.tokens_last = form.tokens_last
         self.pre_norm = norm(form.norm) if form.pre_norm else nn.Identity()
         sparse = [False] if form.experts == "none" else [False, True]
         self.blocks = nn.ModuleList([Block(form, each) for each in sparse])
@@ -262,7 +267,8 @@ class GatedVit(nn.Module):
         self.head = nn.Linear(WIDTH, 5)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.pre_norm(self.tokens(self.embed(image)))
+        x = self.embed(image)
+        x = self.tokens(self.pre_norm(x)) if self.tokens_last else self.pre_norm(self.tokens(x))
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.head(self.norm(x)[:, 0])

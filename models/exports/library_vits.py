@@ -118,6 +118,25 @@ class TorchVit(nn.Module):
         return out
 
 
+class TorchEncoder(nn.Module):
+    """`nn.TransformerEncoder` as its defaults are: normalisation of the sums, ReLU, none before the first block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.cls = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.position = nn.Parameter(torch.zeros(1, (SIDE // PATCH) ** 2 + 1, WIDTH))
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 2 * WIDTH, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        x = torch.cat((self.cls.expand(len(x), -1, -1), x), dim=1) + self.position
+        out: Tensor = self.head(self.encoder(x)[:, 0])
+        return out
+
+
 class TokenVit(nn.Module):
     """Encoder blocks on tokens that another network made, with or without a projection before them."""
 
@@ -190,6 +209,7 @@ LIBRARY_VITS: dict[str, Callable[[], nn.Module]] = {
     "timm_features": Features,
     "timm_parallel": parallel,
     "torch_attention": TorchVit,
+    "torch_encoder": TorchEncoder,
     "timm_unfused": unfused,
     "timm_no_position": lambda: timm_vit(pos_embed="none"),
     "transformers_vit": lambda: transformers_vit("ViT", "ForImageClassification", "logits"),

@@ -131,6 +131,19 @@ class Slots:
     """[tokens, slots]"""
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A stream that begins behind a norm: `weight · norm(embedded) + rows`."""
+
+    norm: LayerNorm
+    """its offset is part of the rows"""
+    embedded: Base
+    weight: FloatArray
+    """[channels, channels of the norm]"""
+    rows: FloatArray
+    """[tokens, channels]"""
+
+
 @dataclass(frozen=True)
 class ImageNorm:
     """How a graph normalises its image."""
@@ -155,6 +168,8 @@ class Builder:
         self.lattices: dict[str, Lattice] = {}
         """of values that the graph quantises"""
         self.image_norm = ImageNorm()
+        self.starts: dict[str, Start] = {}
+        """by the name of the stream's first value"""
         self._names: Counter[str] = Counter()
         self._known: dict[tuple[Any, ...], str] = {}
         self._slots: dict[str, Slots] = {}
@@ -198,6 +213,13 @@ class Builder:
             self.operations.append(kind(name=name, output=name, **fields))
             self._known[key] = name
         return self._known[key]
+
+    def put_before(self, output: str, other: str) -> None:
+        """Move the operation that writes `output` right before the one that writes `other`."""
+        names = [operation.output for operation in self.operations]
+        place = names.index(other)
+        if names.index(output) > place:
+            self.operations.insert(place, self.operations.pop(names.index(output)))
 
     def slots(self, slots: Slots, channels: int) -> Base:
         """A matrix that stands for slots; no operation can read it."""

@@ -29,7 +29,7 @@ from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix
 from moehls.frontend.recognise.routing import sampled
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.residuals import chained, norms_behind_linears, readers_in_time, streams_of_norms
+from moehls.frontend.residuals import chained, norms_behind_linears, readers_in_time, rows_of_streams, streams_of_norms
 from moehls.frontend.tail import Tail
 from moehls.frontend.values import (
     Affine,
@@ -136,7 +136,7 @@ class _Reader:
             return Reading(None, tuple(self._refusals.values()), {})
         shown = {output.value for output in outputs if output}
         used = _used(self._context.builder.operations, set(shown))
-        operations = norms_behind_linears(readers_in_time(streams_of_norms(chained(used, shown))))
+        operations = norms_behind_linears(readers_in_time(rows_of_streams(streams_of_norms(chained(used, shown)))))
         written = {self._inputs.image, *(operation.output for operation in operations)}
         experts = [operation.output for operation in operations if isinstance(operation, Experts)]
         written |= {of_experts(name, role) for name in experts for role in ("hidden", "up")}

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from moehls.network.interpreter import reads
-from moehls.network.operations import Add, Embed, LayerNorm, Linear, Operation, Route
+from moehls.network.operations import Add, Constant, Embed, Experts, LayerNorm, Linear, Operation, Route, SelectTokens
 
 
 def chained(operations: Sequence[Operation], shown: set[str]) -> tuple[Operation, ...]:
@@ -116,6 +116,29 @@ def streams_of_norms(operations: Sequence[Operation]) -> tuple[Operation, ...]:
             name, channels = streams[operation.output], len(norms[operation.output].weight)
             identity, zero = np.eye(channels, dtype=np.float32), np.zeros(channels, np.float32)
             result.append(Linear(name, operation.output, name, identity, zero))
+    return tuple(result)
+
+
+def rows_of_streams(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """`operations` with a selection of all rows where linears or experts read the stream itself, without a norm before them.
+
+    So begins the first block of a post-norm encoder, and a head of all tokens without a last norm.
+    """
+    rows = {o.output: len(o.position) for o in operations if isinstance(o, Embed)}
+    rows |= {o.output: len(o.rows) for o in operations if isinstance(o, Constant)}
+    for operation in operations:
+        if isinstance(operation, Add) and (operation.left in rows or operation.right in rows):
+            rows[operation.output] = rows.get(operation.left, rows.get(operation.right, 0))
+    readers = [o for o in operations if isinstance(o, Linear | Experts) and o.input in rows]
+    found = {operation.input: f"{operation.input}.rows" for operation in readers}
+    result: list[Operation] = []
+    for operation in operations:
+        if isinstance(operation, Linear | Experts) and operation.input in found:
+            operation = replace(operation, input=found[operation.input])
+        result.append(operation)
+        if operation.output in found:
+            name = found[operation.output]
+            result.append(SelectTokens(name, operation.output, name, 0, rows[operation.output]))
     return tuple(result)
 
 

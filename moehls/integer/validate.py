@@ -172,7 +172,7 @@ class _Walk:
 
     def check_linear(self, operation: IntegerLinear) -> None:
         name, epilogue = operation.name, operation.epilogue
-        of_fine = isinstance(epilogue, Widen) and self.value(name, operation.input).kind == "fine"
+        of_fine = isinstance(epilogue, Widen | AddResidual) and self.value(name, operation.input).kind == "fine"
         x = self.read(name, operation.input, "fine" if of_fine else "operand")
         out = operation.weight.shape[0]
         self.check_weight(name, operation.weight, (out, x.columns))

@@ -155,7 +155,7 @@ class _Operations(ExpertSteps):
 
     def linear(self, op: IntegerLinear) -> None:
         fine = self.places.get(op.input)
-        of_fine = isinstance(op.epilogue, Widen) and fine is not None and fine.memory == "m2"
+        of_fine = isinstance(op.epilogue, Widen | AddResidual) and fine is not None and fine.memory == "m2"
         x = fine if of_fine and fine is not None else self.operand(op, op.input)
         out, rows = Channels(len(op.weight)), x.rows
         match op.epilogue:

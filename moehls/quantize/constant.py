@@ -18,13 +18,17 @@ _HEADROOM = 1.3
 
 
 def convert_constant(step: ConstantStep, builder: Builder) -> IntegerConstant:
-    """Rows of an attention's operand in its integers; others with one unit, that of the largest sum that replaces them."""
+    """Rows in the integers of an attention's operand, in the stream's unit, or in one for the largest sum that replaces them."""
     precision, rows = builder.precision, step.constant.rows.astype(np.float64)
     if step.attention is not None:
         plan_attention(step.attention, builder)
         own, limit = builder.grids[step.operand], 1 << (precision.activation_bits - 1)
         integers = np.clip(rounded(rows / own.scale + own.offset), -limit, limit - 1) << precision.fine_shift
         grid = Grid(np.ldexp(own.scale, -precision.fine_shift), np.ldexp(own.offset, precision.fine_shift))
+    elif step.stream:
+        top = (1 << (precision.residual_bits - 1)) - 1
+        integers = np.clip(rounded(rows / builder.residual), -top, top)
+        grid = Grid(np.full(rows.shape[1], builder.residual), np.zeros(rows.shape[1]))
     else:
         sums = [_HEADROOM * float(np.abs(builder.target(name)).max()) for name in step.sums]
         top = (1 << (precision.residual_bits - 1)) - 1

@@ -67,12 +67,17 @@ def convert_wide(step: WideStep, builder: Builder) -> IntegerLinear:
 
 
 def convert_stream(step: StreamStep, builder: Builder) -> IntegerLinear:
-    """The stream goes on from the norm's fine value, which has the bits that an operand lacks."""
+    """The stream goes on from the norm's fine value, which has the bits that an operand lacks.
+
+    Where constant rows join it the bias is not moved to meet the mean: tokens that are constants would move with the patches.
+    """
     linear = replace(step.linear, input=fine_name(step.linear.input))
     unit = np.full(len(linear.bias), builder.residual)
-    rows = _rows(linear, builder, unit, builder.target(linear.output), largest=1 << (builder.precision.fine_bits - 1))
-    builder.add_residual(linear.output, len(unit))
-    return _integer(linear, linear.output, rows, Widen(), builder)
+    target = None if step.residual else builder.target(linear.output)
+    rows = _rows(linear, builder, unit, target, largest=1 << (builder.precision.fine_bits - 1))
+    builder.add_residual(step.output, len(unit))
+    epilogue = AddResidual(step.residual) if step.residual else Widen()
+    return _integer(linear, step.output, rows, epilogue, builder)
 
 
 def convert_residual(step: ResidualStep, builder: Builder) -> IntegerLinear:
@@ -214,7 +219,7 @@ def _rows(
     linear: Linear,
     builder: Builder,
     unit: RealArray,
-    target: RealArray,
+    target: RealArray | None,
     offset: RealArray | float = 0.0,
     largest: int | None = None,
 ) -> Rows:

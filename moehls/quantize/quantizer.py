@@ -196,7 +196,7 @@ def _title(step: Step) -> str:
 def _written(step: Step) -> str:
     """Name of the last float value that a step computes."""
     match step:
-        case AttentionInputStep() | OutputStep() | UpStep() | WideStep() | StreamStep():
+        case AttentionInputStep() | OutputStep() | UpStep() | WideStep():
             return step.linear.output
         case GeluStep():
             return step.gelu.output

@@ -33,6 +33,8 @@ class ConstantStep:
     """float values of the sums that replace it"""
     attention: Attention | None = None
     operand: str = ""
+    stream: bool = False
+    """whether the stream begins with them"""
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,14 @@ class WideStep:
 
 @dataclass(frozen=True)
 class StreamStep:
-    """A linear behind a norm from which the residual stream goes on; it reads the norm's fine value."""
+    """A linear behind a norm from which the residual stream goes on, added to constant rows where `residual` names them.
+
+    It reads the norm's fine value.
+    """
 
     linear: Linear
+    output: str
+    residual: str = ""
 
 
 @dataclass(frozen=True)

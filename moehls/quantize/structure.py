@@ -204,7 +204,11 @@ class _Resolver:
         if select.input not in self.residuals | self.selections:
             raise self._refusal(select, "its input is neither the residual stream nor a LayerNorm")
         readers = self.readers[select.output]
-        if select.input in self.residuals and readers and all(isinstance(reader, Linear) for reader in readers):
+        if (
+            select.input in self.residuals
+            and readers
+            and all(isinstance(reader, Linear | Experts) for reader in readers)
+        ):
             self.operands.add(select.output)
             return [RowsStep(select)]
         self.selections.add(select.output)
@@ -216,6 +220,9 @@ class _Resolver:
         readers = self.readers[constant.output]
         if all(isinstance(reader, Attention) for reader in readers):
             return []
+        if len(readers) == 1 and isinstance(readers[0], Add) and self._begins(constant, readers[0]):
+            self.residuals.add(constant.output)
+            return [ConstantStep(constant, constant.output, stream=True)]
         self.sides.add(constant.output)
         if all(isinstance(reader, Route) for reader in readers):
             return [ConstantStep(constant, constant.output), FineStep(constant.output)]
@@ -226,6 +233,11 @@ class _Resolver:
         if not sums:
             raise self._refusal(constant, "it is read by something else than attentions, routers or one residual add")
         return [ConstantStep(constant, constant.output, tuple(sums))]
+
+    def _begins(self, constant: Constant, add: Add) -> bool:
+        """Whether the sum of constant rows and a linear behind a norm of the stream is the stream from there on."""
+        linear = self.makers.get(add.right if add.left == constant.output else add.left)
+        return isinstance(linear, Linear) and isinstance(self.makers.get(linear.input), LayerNorm)
 
     def _renamed(self, attention: Attention) -> Attention:
         """The attention as it reads operands of its own in the place of what is not the output of a linear."""
@@ -354,7 +366,7 @@ class _Resolver:
             isinstance(reader, Add) and self._continues(reader, linear) for reader in readers
         ):
             self.residuals.add(linear.output)
-            return StreamStep(linear)
+            return StreamStep(linear, linear.output)
         if readers and all(isinstance(reader, LayerNorm) for reader in readers) and linear.output not in self.shown:
             self.wide.add(linear.output)
             return WideStep(linear)
@@ -378,7 +390,10 @@ class _Resolver:
                 self.ups.add(linear.output)
                 return UpStep(linear)
             case Add() as add:
-                return ResidualStep(linear, self._residual(add, linear.output), add.output)
+                residual = self._residual(add, linear.output)
+                if isinstance(maker := self.makers.get(residual), Constant) and self._begins(maker, add):
+                    return StreamStep(linear, add.output, residual)
+                return ResidualStep(linear, residual, add.output)
             case other:
                 raise self._refusal(linear, f"its output goes to {other.name} ({type(other).__name__})")
 

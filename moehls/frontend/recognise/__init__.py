@@ -31,6 +31,7 @@ from moehls.frontend.recognise import (
     shared,
     slots,
     sort,
+    stream,
     structure,
     tokens,
 )
@@ -41,6 +42,7 @@ _MODULES = (
     pointwise,
     attention,
     pool,
+    stream,
     layer_norm,
     condition,
     assign,

@@ -25,9 +25,8 @@ def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     ]
     if parts and any(isinstance(value, Constant) for value in inputs) and len(parts) < len(inputs):
         raise UnsupportedError(
-            "constant tokens are put beside tokens that have been normalised",
-            "join class and register tokens to the embedded patches, before the first normalisation: vit-pytorch's models are "
-            "read without the nn.LayerNorm(dim) behind the embedding's nn.Linear (that of the raw patches is read)",
+            "constant tokens are put behind or between tokens that have been normalised",
+            "join class and register tokens before the others, to the embedded patches or to a normalisation of them",
         )
     if len(inputs) < 2 or len(parts) < len(inputs):
         return None

@@ -209,9 +209,8 @@ def read_affine(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
         vector = table[0].reshape(-1)
         if table[0].shape[-2:] == token.layout.shape[-2:] and token.layout.tokens > 1 and node.op_type == "Add":
             raise UnsupportedError(
-                "positions are added to tokens that have been normalised",
-                "add positions to the embedded patches, before the first normalisation: vit-pytorch's models are read without "
-                "the nn.LayerNorm(dim) behind the embedding's nn.Linear (that of the raw patches is read)",
+                "a constant that differs from token to token is added to a normalisation of something else than the stream",
+                "add positions to the embedded patches, or to a normalisation of them, before the first block",
             )
         if table.shape[0] != 1 or not _over_channels(token.layout, table[0].shape):
             return None

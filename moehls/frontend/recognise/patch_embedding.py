@@ -30,6 +30,7 @@ from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
 
 _REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
 _MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Concat Split Expand SpaceToDepth"
+_ALONE = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"))
 
 
 def read_convolution(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -201,9 +202,11 @@ def read_product(context: Context, node: ir.Node, inputs: list[Value]) -> Result
 
 
 def read_projection(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
-    """Embedded tokens times a matrix: another embedding."""
+    """Embedded tokens times a matrix: another embedding, unless they go on beside it as the residual stream."""
     value, matrix = inputs[0], inputs[1]
     if not isinstance(value, Patches) or not isinstance(matrix, Constant) or matrix.array.ndim != 2:
+        return None
+    if _goes_on(node.inputs[0]):
         return None
     labels = labels_of(node, len(value.layout.dims), 2)
     inner = labels.right.index(labels.left[-1])
@@ -235,6 +238,16 @@ def read_projection(context: Context, node: ir.Node, inputs: list[Value]) -> Res
         return result
     table = table_of(inputs[2])
     return None if table is None else add_rows(result, table * np.float32(attribute(node, "beta", 1.0)))
+
+
+def _goes_on(value: ir.Value | None) -> bool:
+    """Whether several nodes read the value, or what it was moved from: the first block of post-norm encoders has no norm."""
+    while value is not None:
+        if len({use.node for use in value.uses() if use.node.op_type not in ("Shape", "Size")}) > 1:
+            return True
+        mover = value.producer()
+        value = mover.inputs[0] if mover is not None and mover.op_type in _ALONE else None
+    return False
 
 
 def read_slice(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
