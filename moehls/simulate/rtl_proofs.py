@@ -30,7 +30,7 @@ _INSTANCE = re.compile(r"^    (\w+) (?:#\(.*\) )?\w+ \($", re.MULTILINE)
 _AROUND = "neighbours"
 _SEARCH = "bmc3 -F 20 -T 10"
 """a difference within so many cycles"""
-_PROVE = "scleanup; lcorr; scorr; sat; pdr -T 60"
+_PROVE = "scleanup; lcorr; scorr; sat; pdr -T 150"
 """what is alike is merged, which may leave nothing (`sat` says so); invariants"""
 _PROVED = re.compile(r"^(?:UNSATISFIABLE|Property proved)\b", re.MULTILINE)
 _DIFFERS = re.compile(r"was asserted in frame")
@@ -43,7 +43,7 @@ _OPERAND = re.compile(r"(\w+)(?:\[(\d+)(?::(\d+))?\])?")
 _TABLE = re.compile(r"^    logic \[(\d+):0\] (\w+) \[0:\d+\];\n", re.MULTILINE)
 _STEADY = 12
 """boxes up to which each gives the same in the next cycle where it is given the same; more make proofs slow"""
-_SECONDS = 120
+_SECONDS = 300
 """a proof that takes longer is none"""
 KINDS = {
     **dict.fromkeys(("moments", "inverse_deviation", "normalise"), Kind.NORM),

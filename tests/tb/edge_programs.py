@@ -8,7 +8,7 @@ that still fits after them, and one just below the power of two beyond, tell whe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -26,26 +26,45 @@ _ROWS, _BLOCKS = 24, 3
 _BIAS = range(24, 31)
 """bits of biases beside which sums of products are small"""
 _MULTIPLIER_BITS = 16
+WITHIN, BEYOND, WRAPPED = "within", "beyond", "wrapped"
+"""sides of a limit"""
 _SHIFT_BITS = 6
 _PLACED, _OUT, _RESULTS = 80, 90, 40
 """addresses of operands of chosen values, of words between two steps, and of contexts"""
 
 
+@dataclass(frozen=True)
+class Edge:
+    """Parameters with which one level of a shift alone tells a value within the limits from one beyond.
+
+    Attributes:
+        level: it stays, and all levels below it shift.
+        side: of the limits; `WRAPPED` is beyond by a power of two, so that the bits which are kept look like a small value.
+        sign: of the results.
+        choices: bias and multiplier as powers of two, and the shift.
+    """
+
+    level: int
+    side: str
+    sign: int
+    choices: tuple[tuple[int, int, int], ...]
+
+
 @cache
-def edges(width: int, multiplier_bits: int) -> tuple[tuple[int, bool, int, tuple[tuple[int, int, int], ...]], ...]:
-    """Levels of a shift, whether the result is within the limits of `width` bits there, its sign, and parameters (bias,
-    multiplier and shift, the first two as powers of two) with which that level alone tells."""
+def edges(width: int, multiplier_bits: int) -> tuple[Edge, ...]:
+    """All of a shift to `width` bits."""
     found = []
-    for level, within in product(range(_SHIFT_BITS), (True, False)):
-        shifts = range((1 << level) - 1, 1 << _SHIFT_BITS, 2 << level)  # the level stays, all below it shift
-        result = width - 2 if within else width - 1 + (1 << level)
+    for level, side in product(range(_SHIFT_BITS), (WITHIN, BEYOND, WRAPPED)):
+        shifts = range((1 << level) - 1, 1 << _SHIFT_BITS, 2 << level)
+        result = {WITHIN: width - 2, BEYOND: width - 1 + (1 << level), WRAPPED: width}[side]
         choices = tuple(
             (bias, shift + result - bias, shift)
             for bias in _BIAS
             for shift in shifts
             if 0 <= shift + result - bias < multiplier_bits
         )
-        found += [(level, within, sign, choices) for sign in (1, -1) if choices]
+        if choices and (level > 0 or side != WRAPPED):  # a single bit too many is the sign of what is kept
+            found += [Edge(level, side, sign, choices) for sign in (1, -1)]
     return tuple(found)
 
 
@@ -60,11 +79,15 @@ def edged(bench: Bench, step: BenchStep, width: int, turn: int, multiplier_bits:
     size, lanes, kinds = parameters.bias.size, bench.shape.epilogue_lanes, edges(width, multiplier_bits)
     for channel in range(size):
         own = turn * (size // lanes) + channel // lanes + 5 * (channel % lanes)
-        _, within, sign, choices = kinds[own % len(kinds)]
-        bias, multiplier, shift = choices[some(bench, 0, len(choices) - 1)]
-        # within: anywhere between the last two powers of two; beyond: about the power of two
-        beside = some(bench, 0, (1 << bias) - 1) if within else some(bench, -(1 << 16), 1 << 14)
-        parameters.bias[channel] = sign * min((1 << bias) + beside, (1 << _BIAS[-1]) - 1)
+        edge = kinds[own % len(kinds)]
+        bias, multiplier, shift = edge.choices[some(bench, 0, len(edge.choices) - 1)]
+        if edge.side == WITHIN:  # anywhere between the last two powers of two
+            beside = some(bench, 0, (1 << bias) - 1)
+        elif edge.side == BEYOND:  # about the power of two
+            beside = some(bench, -(1 << 16), 1 << 14)
+        else:  # what is left is of any size
+            beside = (1 << some(bench, 0, width - 2)) << shift >> multiplier
+        parameters.bias[channel] = edge.sign * min((1 << bias) + beside, (1 << _BIAS[-1]) - 1)
         parameters.multiplier[channel], parameters.shift[channel] = 1 << multiplier, shift
     return step
 
@@ -112,7 +135,12 @@ def saturations(bench: Bench, number: int) -> Iterator[BenchStep]:
     count = shape.max_experts
     logits = -(-count // shape.block)
     yield hardened(bench, bench.linear(_linear(Mode.RAW, groups, n0=logits, y_s1=logits)), 16)
-    yield BenchStep(Instruction(Kind.ROUTE, n0=count, n1=count, n2=logits, rows=_ROWS, multiplier=1 << 15, shift=30))
+    # about the same gate for every expert, on residuals that do not saturate from them
+    yield BenchStep(Instruction(Kind.ROUTE, n0=count, n1=count, n2=logits, rows=_ROWS, multiplier=1 << 15, shift=40))
+    residual = bench.load(Instruction(Kind.LOAD, n2=_BLOCKS, rows=_ROWS))
+    values: Any = residual.payload
+    values.values[:] >>= 4
+    yield residual
     for expert in range(count):
         yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=1, y_base=_OUT))
         scatter = _linear(Mode.SCATTER, groups, expert=expert, x_base=_OUT, x_s1=1, binding=Binding.SCORES)
@@ -126,14 +154,16 @@ def activations(bench: Bench, _number: int) -> Iterator[BenchStep]:
     yield from _prepared(bench)
     for n in range(7):
         scale = some(bench, 0, 3)
-        gelu = _linear(Mode.GELU, groups, y_base=n * groups * _BLOCKS, shift=scale, offset=some(bench, 0, 3 << 10))
+        tail = n % 2 == 0  # up to the table's end and beyond; offsets that leave a bit less of nothing to be seen
+        offset = some(bench, 1, 255) if tail else some(bench, 0, 3 << 10)
+        gelu = _linear(Mode.GELU, groups, y_base=n * groups * _BLOCKS, shift=scale, offset=offset)
         step = bench.linear(gelu)
         payload: Any = step.payload
         parameters: Parameters = payload.parameters
         size = parameters.bias.size
         parameters.bias[:] = bench.rng.integers(-(1 << 14), 1 << 14, size)
         parameters.multiplier[:] = bench.rng.integers(1 << 14, 1 << 16, size)  # type: ignore[index]
-        parameters.shift[:] = bench.rng.integers(17, 22, size)  # type: ignore[index]
+        parameters.shift[:] = 17 if tail else bench.rng.integers(17, 22, size)  # type: ignore[index]
         parameters.second[:] = bench.rng.integers(1, 2 << scale, size)  # type: ignore[index]
         yield step
 
@@ -242,9 +272,9 @@ def logits(bench: Bench, _number: int) -> Iterator[BenchStep]:
         payload: Any = step.payload
         bits, size = some(bench, 22, 30), payload.parameters.bias.size
         apart = bench.rng.integers(-1 << 14, 1 << 14, size) << some(bench, 0, max(0, bits - 18))
-        bias = ((1 << bits) + some(bench, 0, (1 << bits) - 1) // 2 + apart) * bench.rng.choice(
-            [-1, 1, n % 2 * 2 - 1], size
-        )
+        sign = n % 2 * 2 - 1
+        signs = bench.rng.choice([-1, 1, sign], size) if n % 3 else np.full(size, sign)
+        bias = ((1 << bits) + some(bench, 0, (1 << bits) - 1) // 2 + apart) * signs
         shift = bits + 15 - shape.precision.logit_bits + some(bench, 0, 3)
         if n % 4 == 3:  # as little as a logit can be: nothing stands in for an expert that there is not
             payload.weight[:], bias, shift = (

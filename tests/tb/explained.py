@@ -53,8 +53,8 @@ class Reason:
     """Why a break of one line of the RTL shows nowhere.
 
     Attributes:
-        file: the process.
-        kind: of the break.
+        file: the process, as a pattern.
+        kind: of the break, as a pattern.
         target: what the line gives, as a pattern.
         good: the line's expression, as a pattern.
         broken: what becomes of it, as a pattern.
@@ -72,12 +72,14 @@ class Reason:
 
     def explains(self, fault: Fault, shape: Shape) -> bool:
         """Whether the break is this one."""
-        texts = ((self.target, fault.target), (self.good, fault.good), (self.broken, fault.broken))
-        same = (self.file, self.kind) == (fault.file, fault.kind)
-        return same and all(re.fullmatch(pattern, text) for pattern, text in texts) and self.holds(shape)
+        texts = (
+            (self.file, fault.file), (self.kind, fault.kind), (self.target, fault.target), (self.good, fault.good),
+            (self.broken, fault.broken),
+        )  # fmt: skip
+        return all(re.fullmatch(pattern, text) for pattern, text in texts) and self.holds(shape)
 
 
-_FIRST = r"\(advance_0 & \(step_0 == 1'd0\)\)"
+_FIRST = r"\(advance_\d & \(step_\d == \d'd0\)\)"
 _RTL_REASONS = (
     Reason(
         *("copy_tokens.sv", "width", r"to_\d+_write_data", r"level_\d+_\d+_\d+", r"cut\(level_\d+_\d+_\d+\)"),
@@ -88,8 +90,15 @@ _RTL_REASONS = (
         "what is there a cycle later than without the break is read two cycles later, as a bubble follows the first token",
     ),
     Reason(
-        *("multiply.sv", "condition", r"nest_end\d|split", _FIRST, rf"~\({_FIRST}\)"),
-        "what is there a cycle later than without the break is read when the first operands have come, several cycles later",
+        *(
+            r"(multiply|rescale|activate|write_tiles|inverse_deviation)\.sv",
+            "condition",
+            r"\w+",
+            _FIRST,
+            rf"~\({_FIRST}\)",
+        ),
+        "a value of the header, which stands still, is there a cycle later than without the break, and is read with the "
+        "first operands, which the processes before this one give several cycles later",
     ),
     Reason(
         *("normalise.sv", "index", r"above_\d+_is_(0|limit)", r"above_\d+\[39:19\] == 21'h(0|1fffff)"),
@@ -112,8 +121,8 @@ _RTL_REASONS = (
         "no gate is above its limit (tests/integer/test_arithmetic.py goes through all sums)",
     ),
     Reason(
-        *("activate.sv", "index", r"above_\d_\d_is_0", r"product_\d_\d_\d\[48:39\] == 10'h0"),
-        *(r"product_\d_\d_\d\[47:38\] == 10'h0",),
+        *("activate.sv", "index", r"above_\d_\d_is_(0|limit)", r"product_\d_\d_\d\[48:39\] == 10'h(0|3ff)"),
+        *(r"product_\d_\d_\d\[47:38\] == 10'h(0|3ff)",),
         "2^38 and more, shifted by fewer than 32, are beyond a signed operand all the same, and no activation is so large",
     ),
     Reason(
@@ -141,6 +150,49 @@ _RTL_REASONS = (
         *("rescale.sv", "constant", r"slice_least_\d+", r"slice_least_\d+_and \? .* : 13'hfff"),
         *(r"slice_least_\d+_and \? .* : 13'hfbf",),
         "both are more than the exponent of any score, of which one is always there in a row's first tile",
+    ),
+    Reason(
+        *("rescale.sv", "width", r"beyond_\d_\d_5", r"not_above_\d_\d_is_0_5 & not_above_\d_\d_is_3", r"cut\(.*\)"),
+        "a single bit too many is the sign of what is kept, which is not the product's then: the last comparison sees it",
+    ),
+    Reason(
+        *("rescale.sv", "constant|width", r"slice_\d_\d_is_limit", r"\{slice_\d_\d\[20:8\], 8'h0\} == 21'hfff00"),
+        *(r"\{slice_\d_\d\[20:8\], 8'h10\} == 21'hfff00|cut\(.*\)",),
+        "the exponent is taken where it is the largest, which is what stands there without any",
+    ),
+    Reason(
+        *(
+            "feed.sv",
+            "width",
+            r"risen_\d",
+            r"\{1'h0, x_\d_read_data\[.*\]\} \+ \{4'h0, shift_\d_next\w*\}",
+            r"cut\(.*\)",
+        ),
+        "the sum of two shifts of at most 31 is below 256",
+    ),
+    Reason(
+        *(
+            "inverse_deviation.sv",
+            "width",
+            "variance_below_1",
+            r"\$signed\(variance_s\d+\) < \$signed\(66'h1\)",
+            r"cut\(.*\)",
+        ),
+        "without a variance all values are their mean, and nothing is scaled by what the root is",
+    ),
+    Reason(
+        *("pool.sv", "width", r"to_step_0_and\w*", r"not_j_below_conv2_\w+ & steps_is_0\w*", r"cut\(.*\)"),
+        "a mean of one block has a step for each of its channels, whatever else the header says",
+    ),
+    Reason(
+        *(
+            "pool.sv",
+            "condition",
+            r"(plane_)?first",
+            r"\(\(advance_\d & \(step_\d == 2'd0\)\) & place_group_is_0\w*\)",
+            r"~\(.*\)",
+        ),
+        "the same product of the header's fields, whichever of the two ways into the loop loads it",
     ),
     Reason(
         *("activate.sv", "operator", r"results_\d+_wanted", r"\(valid_0 & \(step_0 == 1'd1\)\)"),

@@ -281,6 +281,20 @@ def loops(bench: Bench, number: int) -> Iterator[BenchStep]:
         yield bench.linear(replace(linear, mode=Mode.RAW, n1=_MANY))
     else:
         yield BenchStep(replace(scores, n2=_MANY))
+        yield from _largest_sum(bench)
+
+
+def _largest_sum(bench: Bench) -> Iterator[BenchStep]:
+    """The context of as many keys as there may be tokens, all of them as probable as can be."""
+    lanes, place = bench.shape.token_parallel, 60
+    groups = bench.shape.max_tokens // lanes
+    yield bench.input(Instruction(Kind.INPUT, n2=1, rows=lanes, y_base=place))
+    bench.pixels[-1][:] = 0xFF
+    context = Instruction(
+        Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=1, n1=1,
+        n2=groups, rows=groups * lanes, x_base=place, w_base=0, y_base=place + 1,
+    )  # fmt: skip
+    yield bench.context(context)
 
 
 def extreme_programs() -> list[Program]:

@@ -177,6 +177,7 @@ def run_rtl(projects: Sequence[Project], number: int, seed: int, checks: Sequenc
     verdicts = Campaign(first, faults, checks, size).verdicts()
     seen = grouped((sort_of(v.seen), v.fault) for v in verdicts if v.seen is not None)
     unseen = [v.fault for v in verdicts if v.seen is None]
+    unexplained = [fault for fault in unseen if explained(fault, first.plan.shape) is None]
 
     def proof(fault: Fault) -> str:
         source = sources[fault.file]
@@ -184,7 +185,7 @@ def run_rtl(projects: Sequence[Project], number: int, seed: int, checks: Sequenc
         return compared(source, broken_text(source, fault), first.plan.shape, folder).value
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        proofs = dict(zip(unseen, pool.map(proof, unseen), strict=True))
+        proofs = dict(zip(unexplained, pool.map(proof, unexplained), strict=True))
     return sorted_out(first.plan.shape, seen, unseen, proofs, Proof.UNKNOWN.value)
 
 
