@@ -289,7 +289,8 @@ def _largest_sum(bench: Bench) -> Iterator[BenchStep]:
     lanes, place = bench.shape.token_parallel, 60
     groups = bench.shape.max_tokens // lanes
     yield bench.input(Instruction(Kind.INPUT, n2=1, rows=lanes, y_base=place))
-    bench.pixels[-1][:] = 0xFF
+    bench.pixels[-1][:] = 0
+    bench.pixels[-1][:, : lanes * bench.shape.precision.activation_bits // 8] = 0xFF
     context = Instruction(
         Kind.LINEAR, Mode.CONTEXT, Binding.CONTEXT, Flag.W_MEMORY | Flag.PARAMETERS | Flag.X_UNSIGNED, n0=1, n1=1,
         n2=groups, rows=groups * lanes, x_base=place, w_base=0, y_base=place + 1,
