@@ -19,15 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moehls.plan.instruction import FIELDS, Kind
 from moehls.plan.shape import Shape
 from moehls.simulate import aig
 from moehls.simulate.aig import Bit, Graph, Netlist
+from moehls.simulate.rtl_neighbours import AROUND, around, looked_at
 
 _YOSYS = "from pyosys import libyosys as l; import sys; d = l.Design(); [l.run_pass(c, d) for c in sys.argv[1:]]"
-_PORT = re.compile(r"^    (input|output)\s+wire (?:\[(\d+):0\] )?(\w+),?$", re.MULTILINE)
 _INSTANCE = re.compile(r"^    (\w+) (?:#\(.*\) )?\w+ \($", re.MULTILINE)
-_AROUND = "neighbours"
 _SEARCH = "bmc3 -F 20 -T 10"
 """a difference within so many cycles"""
 _PROVE = "scleanup; lcorr; scorr; sat; pdr -T 150"
@@ -45,49 +43,6 @@ _STEADY = 12
 """boxes up to which each gives the same in the next cycle where it is given the same; more make proofs slow"""
 _SECONDS = 300
 """a proof that takes longer is none"""
-KINDS = {
-    **dict.fromkeys(("moments", "inverse_deviation", "normalise"), Kind.NORM),
-    **dict.fromkeys(("rank", "exponentials", "enqueue", "prune", "settle"), Kind.ROUTE),
-    **dict.fromkeys(("form_passes", "copy_tokens"), Kind.GATHER),
-    **dict.fromkeys(("fetch", "send"), Kind.STORE),
-    **{"pool": Kind.POOL, "load": Kind.LOAD, "input_pixels": Kind.INPUT},
-    **dict.fromkeys(("feed", "multiply", "rescale", "activate", "write_tiles", "weights", "reciprocals"), Kind.LINEAR),
-}
-"""processes that run in steps of one kind alone"""
-
-
-def bounds(kind: Kind | None, shape: Shape) -> dict[str, tuple[int, int]]:
-    """Least and largest values of a legal step's header fields (docs/accelerator.md, section 3), where there are some."""
-    lane = {"w_base": (0, shape.token_parallel - 1)}
-    rows = {"rows": (1, shape.token_parallel * max(shape.activation_depth, shape.residual_depth))}
-    match kind:
-        case Kind.NORM:
-            blocks = {"n2": (1, shape.norm_depth), "channels": (1, shape.norm_depth * shape.block)}
-            return lane | rows | blocks
-        case Kind.POOL:
-            return lane | rows | {"n2": (1, shape.norm_depth)}
-        case Kind.STORE:
-            return lane | rows | {"n2": (1, max(shape.activation_depth, shape.residual_depth, shape.raw_depth))}
-        case Kind.INPUT:
-            return rows | {"n2": (1, shape.activation_depth)}
-        case Kind.LOAD:
-            return rows | {"n2": (1, shape.residual_depth)}
-        case Kind.ROUTE:
-            experts = {"n0": (1, shape.max_experts), "n1": (1, shape.max_experts)}
-            return experts | {"n2": (1, -(-shape.max_experts // shape.block)), "rows": (1, shape.max_tokens)}
-        case Kind.GATHER:
-            return {"rows": (1, shape.max_tokens), "n2": (1, shape.activation_depth)}
-        case Kind.LINEAR:
-            return dict.fromkeys(("n0", "n1", "n2", "rows"), (1, 65535))
-    return {}
-
-
-def streams(module: str, shape: Shape) -> dict[str, tuple[int, int]]:
-    """Least and largest values of what comes from a process's streams, where numbers.md gives some: the largest value of a
-    softmax, which its sum holds, is at least half."""
-    if module == "enqueue" and not shape.sigmoids and not shape.thresholds:
-        return {"sums_data": (1 << 15, shape.max_experts * 65535)}
-    return {}
 
 
 class Proof(enum.Enum):
@@ -141,20 +96,17 @@ def _prove(joined: _Joined, folder: Path) -> tuple[Proof, list[str]]:
 def _netlist(text: Path, source: Path, shape: Shape) -> Netlist | None:
     """The module of `text` between its neighbours, without the modules that it calls; None where yosys fails."""
     name = source.stem
-    head = text.read_text()
-    head = head[head.index(f"module {name} (") :]
-    ports = [(way, int(msb or 0) + 1, port) for way, msb, port in _PORT.findall(head[: head.index(");")])]
-    around, graph, names = (text.with_suffix(end) for end in (".around.sv", ".aig", ".map"))
-    around.write_text(_around(name, ports, bounds(KINDS.get(name), shape), streams(name, shape)))
+    outside, graph, names = (text.with_suffix(end) for end in (".around.sv", ".aig", ".map"))
+    outside.write_text(around(name, text.read_text(), shape))
     others = sorted(
         path for path in source.parent.glob("*.sv") if path != source and path.stem in _called(text, source)
     )
     graph.unlink(missing_ok=True)
     commands = [
-        f"read_verilog -sv {' '.join(map(str, [text, around, *others]))}",
-        f"hierarchy -top {_AROUND}",
-        f"blackbox =A:* {_AROUND} %d {name} %d",
-        *("proc", "flatten", "opt_clean", f"expose -evert {_AROUND}/c:*", "memory_map", "techmap", "dffunmap"),
+        f"read_verilog -sv {' '.join(map(str, [text, outside, *others]))}",
+        f"hierarchy -top {AROUND}",
+        f"blackbox =A:* {AROUND} %d {name} %d",
+        *("proc", "flatten", "opt_clean", f"expose -evert {AROUND}/c:*", "memory_map", "techmap", "dffunmap"),
         *(
             "setundef -undriven -zero -init",
             "opt_clean",
@@ -293,7 +245,7 @@ def _joined(good: Netlist, bad: Netlist, own: set[Bit]) -> _Joined:
     names = {name for name, _ in outputs[0]}
     for bit in sorted(bit for bit in outputs[0] if f"_{_BOX}." not in bit[0]):
         different = graph.differ(outputs[0][bit], outputs[1].get(bit, 0))
-        looked = _looked_at(bit[0], names)
+        looked = looked_at(bit[0], names)
         if looked is not None:
             different = graph.both(different, (inputs | outputs[0]).get((looked, 0), 1))
         differs = graph.either(differs, different)
@@ -367,65 +319,3 @@ def _abc() -> Path:
     import pyosys
 
     return Path(pyosys.__file__).parent / "yosys-abc"
-
-
-def _around(
-    module: str,
-    ports: list[tuple[str, int, str]],
-    limits: Mapping[str, tuple[int, int]],
-    values: Mapping[str, tuple[int, int]],
-) -> str:
-    """The module as its neighbours use it: started while it does not run, with scalars that stand still while it does."""
-    names = {name for _, _, name in ports}
-    head = ["input wire clock", "input wire reset"]
-    wires, pins, lines = [], [".clock(clock)", ".reset(reset)"], []
-    for way, width, name in ports:
-        if name in ("clock", "reset"):
-            continue
-        used = name
-        head.append(f"{way} wire [{width - 1}:0] {name}")
-        if name == "start":
-            used = "begins"
-        elif way == "input" and not name.endswith(("_valid", "_data", "_ready")):
-            used = f"{name}_still"
-            legal = _legal(name, width, limits) if name == "h" else name
-            wires.append(f"logic [{width - 1}:0] {name}_held;")
-            wires.append(f"wire [{width - 1}:0] {used} = begins ? {legal} : {name}_held;")
-            lines.append(f"always_ff @(posedge clock) {name}_held <= {used};")
-        elif name in values:
-            used = f"{name}_legal"
-            low, high = values[name]
-            fits = f"({name} >= {low}) && ({name} <= {high})"
-            wires.append(f"wire [{width - 1}:0] {used} = {fits} ? {name} : {width}'d{low};")
-        pins.append(f".{name}({used})")
-    if "start" in names:
-        wires = ["logic running;", "wire begins = start & ~running & ~reset;", *wires]
-        lines.append("always_ff @(posedge clock) running <= ~reset & (begins | (running & ~done));")
-    body = "\n".join([*wires, *lines, f"{module} inner ({', '.join(pins)});"])
-    return f"module {_AROUND} ({', '.join(head)});\n{body}\nendmodule\n"
-
-
-def _legal(name: str, width: int, limits: Mapping[str, tuple[int, int]]) -> str:
-    """A header whose fields lie within their limits, whatever the input holds."""
-    parts, end = [], 0
-    for field in FIELDS:
-        bits = f"{name}[{field.offset + field.bits - 1}:{field.offset}]"
-        if field.name in limits:
-            low, high = limits[field.name]
-            bits = f"(({bits} >= {low}) && ({bits} <= {high}) ? {bits} : {field.bits}'d{low})"
-        parts.append(bits)
-        end = field.offset + field.bits
-    if width > end:
-        parts.append(f"{name}[{width - 1}:{end}]")
-    return f"{{{', '.join(parts[::-1])}}}"
-
-
-def _looked_at(output: str, names: set[str]) -> str | None:
-    """The signal without which nobody looks at an output; none for always."""
-    for end, signal in (("_data", "_valid"), ("_ready", "_valid")):
-        if output.endswith(end) and not output.endswith(("_read_data", "_write_data")):
-            return output.removesuffix(end) + signal
-    for ends in (("write_data", "write_address"), ("read_address",)):
-        if output.endswith(ends):
-            return output.rpartition("_")[0] + "_enable"
-    return None

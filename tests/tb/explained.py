@@ -195,6 +195,16 @@ _RTL_REASONS = (
         "the same product of the header's fields, whichever of the two ways into the loop loads it",
     ),
     Reason(
+        *(
+            "rank.sv",
+            "constant",
+            r"arriving_\d+_mux",
+            r"address_or_s\d+ \? 32'h0 : .*",
+            r"address_or_s\d+ \? 32'h10000 : .*",
+        ),
+        "what is read behind the last token is not ranked",
+    ),
+    Reason(
         *("activate.sv", "operator", r"results_\d+_wanted", r"\(valid_0 & \(step_0 == 1'd1\)\)"),
         *(r"\(valid_0 & \(step_0 != 1'd1\)\)",),
         "whether there is room for the results of one lane is whether there is room for those of the others",

@@ -10,7 +10,8 @@ from moehls.integer.tables import exp2_table
 from moehls.plan.instruction import NO_EXPERT, Instruction
 from moehls.plan.shape import Shape
 from moehls.project import Project
-from moehls.simulate.rtl_proofs import Proof, bounds, compared, streams
+from moehls.simulate.rtl_neighbours import bounds, streams
+from moehls.simulate.rtl_proofs import Proof, compared
 from tests.tb.faults import LEAST, SMALL, frames, run_cpp, run_rtl
 from tests.tb.projects import write_family
 from tests.tb.step_programs import StepProgram, roomy, step_programs
