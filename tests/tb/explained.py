@@ -205,6 +205,20 @@ _RTL_REASONS = (
         "what is read behind the last token is not ranked",
     ),
     Reason(
+        *(
+            "inverse_deviation.sv",
+            "width",
+            "error_mul",
+            r"\$signed\(.*normalised_s\d+\[63:46\]\}\) \* .*",
+            r"cut\(.*\)",
+        ),
+        "a value times the square of its inverse root is about 2^34: the top bit, 2^35, is never there",
+    ),
+    Reason(
+        *(r"(inverse_deviation|reciprocals)\.sv", "width", "d", r"(error|shifted)\[37:\d+\] \+ .*", r"cut\(.*\)"),
+        "a Newton step's factor is about one, of which the top bit is twice as much and more",
+    ),
+    Reason(
         *("activate.sv", "operator", r"results_\d+_wanted", r"\(valid_0 & \(step_0 == 1'd1\)\)"),
         *(r"\(valid_0 & \(step_0 != 1'd1\)\)",),
         "whether there is room for the results of one lane is whether there is room for those of the others",
