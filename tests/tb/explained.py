@@ -86,8 +86,8 @@ _RTL_REASONS = (
         "the top bit of a gathered token's exponent, and nobody reads the exponents of M1",
     ),
     Reason(
-        *("fetch.sv", "condition", "steps", _FIRST, rf"~\({_FIRST}\)"),
-        "what is there a cycle later than without the break is read two cycles later, as a bubble follows the first token",
+        *(r"(fetch|pool)\.sv", "condition", r"steps|blocks|conv2_\w+", _FIRST, rf"~\({_FIRST}\)"),
+        "what is there a cycle later than without the break is read two cycles later, as a bubble follows what comes first",
     ),
     Reason(
         *(
@@ -217,6 +217,17 @@ _RTL_REASONS = (
     Reason(
         *(r"(inverse_deviation|reciprocals)\.sv", "width", "d", r"(error|shifted)\[37:\d+\] \+ .*", r"cut\(.*\)"),
         "a Newton step's factor is about one, of which the top bit is twice as much and more",
+    ),
+    Reason(
+        *("exponentials.sv", "condition", r"token_\d+_mux", r"nest_i2_is_0_s\d+ \? 17'h0 : token_\d+"),
+        *(r"nest_i2_is_0_s\d+ \? token_\d+ : 17'h0",),
+        "an expert of a pass that there is not comes after the chosen ones of the token, which alone are queued",
+        lambda shape: not shape.thresholds and not shape.rooms,
+    ),
+    Reason(
+        *("rescale.sv", "width", r"multiple_\d_\d_4", r"multiple_\d_\d_4_xor \? .*", r"cut\(.*\)"),
+        "a multiplier of 2^16 and more, which a reciprocal alone is, and a sum of 2^30 and more, which no context has",
+        lambda shape: shape.precision.activation_bits == 8 and shape.max_tokens < 1 << 15,
     ),
     Reason(
         *("activate.sv", "operator", r"results_\d+_wanted", r"\(valid_0 & \(step_0 == 1'd1\)\)"),
