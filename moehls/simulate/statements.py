@@ -25,6 +25,7 @@ _OPERAND = re.compile(
     r"|(?P<name>[A-Za-z_]\w*)(?:\[\d+(?::\d+)?\])?(?P<table>\[)?"
 )
 _PART = re.compile(r"\[(\d+)(?::(\d+))?\]\}?$")
+_COMMUTES = re.compile(r"\0 [&|^+*] \0")
 _OF_A_SLICE = " // of a DSP"
 WIDEST = 64
 """bits of a value that a loop computes"""
@@ -41,7 +42,8 @@ class Statement:
         value: the expression.
         line: where it stands.
         form: the expression with a zero character for each operand; a table is part of it.
-        operands: name and text of each: the name, a constant part of it, or a part with its sign.
+        operands: name and text of each: the name, a constant part of it, or a part with its sign; where two commute, in the
+            order of their names without numbers.
         looks_up: whether it reads a table.
         plain: whether a loop can compute it.
     """
@@ -148,6 +150,8 @@ def _add(module: Module, name: str, condition: str | None, value: str, line: int
         operands.append((operand, text))
         end = found.end()
     form.append(value[end:])
+    if _COMMUTES.fullmatch("\0".join(form)):
+        operands.sort(key=lambda operand: re.sub(r"\d+", "", operand[0]))
     width = module.widths[name]
     plain &= width <= WIDEST and all(0 < module.bits(*operand) <= WIDEST for operand in operands)
     module.statements[name] = Statement(name, width, condition, value, line, "\0".join(form), operands, looks_up, plain)

@@ -39,6 +39,13 @@ def test_lanes_become_arrays_and_what_they_compute_loops() -> None:
     assert "sum_1" not in text
 
 
+def test_operands_that_commute_are_alike_in_either_order() -> None:
+    text = module().replace("in_2 + scale", "scale + in_2")
+    assert looped(text, statements=8) == looped(module(), statements=8)
+    text = module().replace("+ scale", "- scale").replace("in_2 - scale", "scale - in_2")
+    assert re.search(r"copied_\d+\[2\] = scale;", looped(text, statements=8))
+
+
 def test_a_register_that_others_read_is_written_at_the_end() -> None:
     text = looped(module(), statements=8)
     assert re.search(r"(lanes_0_\d_total_0) <= \1_next;", text)
