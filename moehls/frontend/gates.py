@@ -186,6 +186,8 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         raise LayoutError(f"{used} expert outputs are added for a token, but the router has {experts} columns")
     if len(found) != experts:
         left_out = "; an `if` in Python on the routing leaves out what the example input did not choose: mask instead"
+        if len(found) == 1:
+            left_out = "; a network of all tokens may be added or weighed by sigmoid(gate(x)), as shared experts are"
         raise LayoutError(
             f"{len(found)} experts meet a router of {experts} columns" + (left_out if len(found) < experts else "")
         )
@@ -211,6 +213,12 @@ def match_experts(mixture: Mixture) -> MatchedExperts:
         raise LayoutError(
             f"every expert takes {taken.max()} tokens, whatever the routing: experts choose their tokens (expert choice), which "
             "has no place on the accelerator; tokens must choose their experts"
+        )
+    if mixture.source.ordered and (coefficients != 0).sum(axis=1).min() < without_ties:
+        raise LayoutError(
+            f"tokens are put in the order of their gates by {mixture.source.ordered[0]!r} before the experts' places are filled "
+            "(batch-prioritised routing); the accelerator fills them in the order of the tokens, all first choices before the "
+            "second ones (V-MoE with batch_priority=False) or token by token, or takes every token where no capacity is given"
         )
     raise LayoutError(
         f"the weights of the experts are not a top-{without_ties} gate: neither softmax over all {experts} experts "

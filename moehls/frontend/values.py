@@ -102,6 +102,8 @@ class RouteSource:
     """constants that values computed from the logits are compared with"""
     added: list[FloatArray] = field(default_factory=list)
     """`[experts]`: constants that are added to the sigmoids of the logits"""
+    ordered: list[str] = field(default_factory=list)
+    """nodes that put the tokens in the order of values computed from the logits"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ each of one matrix with its part of the weight.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, apply, attribute
 from moehls.frontend.recognise.linear import add_table, table_of
-from moehls.frontend.values import Affine, Beside, Constant, Normalised, Sum, Value
+from moehls.frontend.values import Affine, Beside, Constant, Normalised, Pointwise, Sum, Value
 
 
 def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
@@ -81,7 +82,24 @@ def _with_bias(value: Value, table: np.ndarray) -> Sum | None:
     return None
 
 
+def read_turned(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """Channels beside others whose sign was changed, as rotary positions turn them."""
+    turned = [_negated(value) for value in inputs]
+    return None if all(new is old for new, old in zip(turned, inputs, strict=True)) else context.read(node, turned)
+
+
+def _negated(value: Value) -> Value:
+    """The affine map of which a value is the negative."""
+    if not isinstance(value, Pointwise):
+        return value
+    x = np.linspace(-4, 4, 65)
+    with np.errstate(all="ignore"):
+        negative = np.array_equal(value.function(x), -x)
+    return replace(value.operand, factor=-value.operand.factor, grid=None) if negative else value
+
+
 RULES: Rules = (
+    ("Concat", read_turned),
     ("Concat", read_concat),
     ("MatMul Gemm", read_product),
     ("Add", read_bias),

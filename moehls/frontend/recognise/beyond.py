@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, operator_of
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Pixels, Value
+from moehls.frontend.values import Mixture, Pixels, Routed, Value
 
 _REASONS: tuple[tuple[str, str, str], ...] = (
     (
@@ -52,4 +52,17 @@ def read_beyond(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     raise UnsupportedError(reason, remedy)
 
 
-RULES: Rules = tuple((names, read_beyond) for names, _, _ in _REASONS)
+def read_weighed_sum(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """DeepSpeed's residual mixture: a softmax of two weighs an MLP and a sum of experts."""
+    if not any(isinstance(value, Mixture) for value in inputs) or not any(
+        isinstance(value, Routed) for value in inputs
+    ):
+        return None
+    raise UnsupportedError(
+        "a sum of experts is multiplied by weights of a second softmax or sigmoid, as DeepSpeed's residual mixture "
+        "(use_residual) weighs it and an MLP",
+        "add the MLP as a shared expert, plain or weighed by sigmoid(gate(x)), to the sum of experts as it is",
+    )
+
+
+RULES: Rules = (("Mul", read_weighed_sum), *((names, read_beyond) for names, _, _ in _REASONS))

@@ -23,7 +23,7 @@ from moehls.frontend.contraction import (
     weights_of,
 )
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
-from moehls.frontend.recognise.linear import table_of
+from moehls.frontend.recognise.linear import scale_table, table_of
 from moehls.frontend.values import FeedForward, Gathered, Grid, Hidden, Pointwise, Value, restructure, shape_of
 from moehls.network.operations import Lattice
 
@@ -136,6 +136,20 @@ def read_bias(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return None
 
 
+def read_gated_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A constant on the product of a gated MLP (st-moe's `mult_bias`) goes to the branch without activation."""
+    for hidden, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        table = table_of(other)
+        if not isinstance(hidden, Hidden) or hidden.up is None or table is None or table.shape[0] != 1:
+            continue
+        shape = hidden.layout.shape
+        if np.broadcast_shapes(shape, table.shape[1:]) != shape or (node.op_type == "Div" and other is inputs[0]):
+            return None
+        scale = 1 / table if node.op_type == "Div" else table
+        return replace(hidden, up=scale_table(hidden.up, scale), grid=None)
+    return None
+
+
 def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """LayerScale or a scalar on the second layer."""
     for token, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
@@ -152,5 +166,6 @@ def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
 RULES: Rules = (
     ("MatMul Gemm Einsum", read_second),
     ("Add", read_bias),
+    ("Mul Div", read_gated_scale),
     ("Mul Div", read_scale),
 )

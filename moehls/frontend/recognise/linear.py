@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.builder import folded, with_weight
-from moehls.frontend.context import Context, Result, Rules, attribute
+from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import contract, joint_selector, labels_of, weights_of
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
 from moehls.frontend.values import (
@@ -121,8 +121,27 @@ def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
                 return None
             table = np.asarray(1 / table.astype(np.float64), np.float64)
             table = table if table.size == 1 else table.astype(np.float32)
+        if table.size > 1 and _differs(token, table):
+            raise UnsupportedError(
+                "tokens are multiplied by constants that differ from token to token, as rotary positions (RoPE) do; the "
+                "accelerator has no step for it",
+                "use learned or sine positions that are added to the tokens, or a relative position bias of the scores",
+                ends=True,
+            )
         return scale_table(token, table)
     return None
+
+
+def _differs(token: Affine, table: Array) -> bool:
+    """Whether a constant of the tensor's shape is not the same for all tokens."""
+    shape = token.layout.shape
+    if np.broadcast_shapes(shape, table.shape[1:]) != shape:
+        return False
+    try:
+        invariant(token.layout, table)
+    except LayoutError:
+        return True
+    return False
 
 
 RULES: Rules = (

@@ -327,6 +327,23 @@ def read_add(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     return None
 
 
+def read_scale(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
+    """A constant, or one a channel, that the embedded tokens are multiplied with or divided by."""
+    for value, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
+        table = table_of(other)
+        if not isinstance(value, Patches) or table is None or table.shape[0] != 1:
+            continue
+        shape = value.layout.shape
+        if np.broadcast_shapes(shape, table.shape[1:]) != shape or (node.op_type == "Div" and other is inputs[0]):
+            return None
+        scale = invariant(value.layout, 1 / table if node.op_type == "Div" else table)[..., 0]
+        prefix, position = value.prefix * scale, value.position * scale
+        return replace(
+            value, weight=value.weight * scale[..., None], bias=value.bias * scale, prefix=prefix, position=position
+        )
+    return None
+
+
 def read_concat(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     """Constant tokens put before the patches."""
     value = inputs[-1]
@@ -383,5 +400,6 @@ RULES: Rules = (
     ("MatMul Gemm", read_projection),
     ("Slice", read_slice),
     ("Add Sub", read_add),
+    ("Mul Div", read_scale),
     ("Concat", read_concat),
 )

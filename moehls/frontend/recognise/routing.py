@@ -137,13 +137,18 @@ def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     sources = {id(source): source for value in inputs if (source := _source(value)) is not None}
     if len(sources) != 1:
         if len(sources) > 1:
-            raise UnsupportedError("values of two routers are combined", "let each expert layer use one router")
+            raise UnsupportedError(
+                "values of two routers, or of two heads, are combined",
+                "let each expert layer use one router; give out what each head computes and combine it behind the graph",
+            )
         return None
     (source,) = sources.values()
     if node.op_type in _COMPARISONS:
         scalars = [value.array for value in inputs if isinstance(value, Constant) and value.array.size == 1]
         source.compared.extend(float(array.reshape(-1)[0]) for array in scalars if array.dtype.kind == "f")
         source.compared.extend([float(attribute(node, "alpha", 1.0))] if node.op_type == "ThresholdedRelu" else [])
+    if node.op_type == "TopK" and isinstance(inputs[0], Routed) and _over_tokens(node, inputs[0]):
+        source.ordered.append(node.name or "")
     evaluate = NodeEvaluator(node, context.opset)
     results: list[list[Array]] = []
     for number in range(len(source.samples)):
@@ -161,6 +166,12 @@ def sampled(context: Context, node: ir.Node, inputs: list[Value]) -> Result:
     if any(sample.size > _LARGEST for output in outputs for sample in output.samples):
         raise LayoutError("routing makes a very large tensor")
     return outputs
+
+
+def _over_tokens(node: ir.Node, value: Routed) -> bool:
+    """Whether a TopK puts all tokens in the order of real numbers."""
+    size = value.shape[attribute(node, "axis", -1)] if value.shape else 0
+    return value.samples[0].dtype.kind == "f" and size == value.source.logits.layout.tokens
 
 
 def _baked_in(inputs: list[Value]) -> UnsupportedError | None:
