@@ -31,6 +31,8 @@ def start_of(builder: Builder, value: Value) -> tuple[Start, Layout] | None:
         return None
     if not _is_matrix(plain.layout) or plain.selector is not None or plain.weighing is not None:
         return None
+    if plain.layout.features != len(norm.weight):  # a head, or queries, keys and values in one
+        return None
     dense = with_weight(folded(plain))
     assert dense.weight is not None
     weight, bias = (full_features(plain.layout, array)[:, 0] for array in (dense.weight, dense.bias))
