@@ -32,9 +32,10 @@ def main(arguments: Sequence[str]) -> None:
     plan, network = project.plan, project.network
     zero, one = np.zeros(network.input.shape[0]), np.ones(network.input.shape[0])
     samples = read_samples(options.inputs, network) if options.inputs else random_samples(network, 1, 0, zero, one)
-    begin, used = time.monotonic(), _children()
+    begin, used = time.monotonic(), time.process_time() + _children()
     RtlSimulator(project, dram_of(project)).close()
-    print(f"RTL and simulator built in {time.monotonic() - begin:.0f} s, {_children() - used:.0f} s of processor time")
+    used = time.process_time() + _children() - used
+    print(f"RTL and simulator built in {time.monotonic() - begin:.0f} s, {used:.0f} s of processor time")
     for frame in range(options.frames):
         sample = frame % len(samples)
         data = input_bytes(quantise_image(project.integer, samples.images[sample]), plan.input, plan.shape)
