@@ -39,6 +39,7 @@ from moehls.plan.instruction import (
     Source,
     Target,
 )
+from moehls.plan.packing import Form
 from moehls.plan.payload import Biases, Matrix, Parameters, Payload
 from moehls.plan.shape import Shape
 from moehls.plan.splits import Block, blocks_of, blockwise_norms, waiting_linears
@@ -141,7 +142,7 @@ class Builder:
             raw_depth=self.raw_depth,
             kept_depth=max((m.input_blocks for m in streams), default=1),
             norm_depth=max(blocks, default=1),
-            parameter_depth=max((i.payload_words for i in contexts), default=1),
+            parameter_depth=max((i.n1 for i in contexts), default=1),
             max_tokens=max([self.network.tokens, *(i.rows for i in keyed)]),
             max_experts=max([s.instruction.n0 for s in self.steps if s.instruction.kind == Kind.ROUTE], default=1),
             gated=any(s.instruction.mode == Mode.GATED for s in self.steps if s.instruction.kind == Kind.LINEAR),
@@ -167,6 +168,9 @@ class Builder:
             second_bits=bounds.second_bits,
             second_shift_low=bounds.second_shift_low,
             second_shift_high=bounds.second_shift_high,
+            channel_bias_bits=self.shape.channel_bias_bits,
+            activated_bias_bits=self.shape.activated_bias_bits,
+            channel_shift_bits=self.shape.channel_shift_bits,
         )
 
     def matrix(
@@ -180,7 +184,8 @@ class Builder:
         if weight.shape[1] != x.channels.count:
             raise MoehlsError(f"{name}: {weight.shape[1]} input channels, but {source.value!r} has {x.channels.count}")
         blocks, planes = self.blocks(x.channels), x.planes
-        parameters = self.parameters(y.channels, scaling, gelu)
+        form: Form = "raw" if mode == Mode.RAW else "activated" if gelu else "channel"
+        parameters = self.parameters(y.channels, scaling, form, gelu)
         matrix = Matrix(parameters, weight, blocks, x.channels.positions(self.shape.block), magnitudes)
         y_s0, y_s1 = (0, 0) if mode == Mode.SCATTER else (1, y.stride)
         writes_memory = mode in (Mode.REQUANTISE, Mode.GELU, Mode.GATED)
@@ -304,10 +309,14 @@ class Builder:
             self.refuse(op, f"reads the residual {value!r}, which was replaced by {self.residual!r}")
         return self.places[value]
 
-    def parameters(self, channels: Channels, scaling: Scaling, gelu: GeluRequantise | None = None) -> Parameters:
+    def parameters(
+        self, channels: Channels, scaling: Scaling, form: Form = "row", gelu: GeluRequantise | None = None
+    ) -> Parameters:
         positions = channels.positions(self.shape.block)
         second = gelu.multiplier if gelu else None
-        return Parameters(self.blocks(channels), positions, scaling.bias, scaling.multiplier, scaling.shift, second)
+        return Parameters(
+            self.blocks(channels), positions, scaling.bias, scaling.multiplier, scaling.shift, second, form
+        )
 
     def blocks(self, channels: Channels) -> int:
         return channels.blocks(self.shape.block)

@@ -106,7 +106,7 @@ def _small(i: Instruction, shape: Shape) -> Iterator[tuple[str, int, int]]:
         case Kind.LINEAR if i.mode == Mode.SOFTMAX:
             yield "keys", i.rows, shape.max_tokens
         case Kind.LINEAR if i.flags & Flag.PARAMETERS:
-            yield "words of parameters", i.payload_words, shape.parameter_depth
+            yield "blocks of parameters", i.n1, shape.parameter_depth
 
 
 def _fail(step: Step, what: str) -> NoReturn:

@@ -63,8 +63,8 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
     """Every memory of the accelerator."""
     p, b, tt = shape.precision, shape.block, shape.token_parallel
     token_word, parameters = b * p.activation_bits + 8, b * shape.parameter_bits
+    channels = b * max(shape.channel_bits, shape.activated_bits)
     activation, depth = shape.activation_storage, shape.activation_depth
-    kept = -(-shape.parameter_depth * shape.blocks_per_parameter_word)
     entries = shape.max_experts * shape.max_tokens
     blocks = shape.norm_tokens * b * p.residual_bits
     return (
@@ -78,7 +78,7 @@ def memory_map(shape: Shape) -> tuple[MemoryUse, ...]:
         _use("kept", "weights of an output block", 1, shape.word_bits, shape.kept_depth),
         _use("norm parameters", "of a layer norm", 1, parameters, shape.norm_depth),
         _use("norm blocks", "tokens between sums and result", 1, blocks, shape.norm_depth + 32),
-        _use("context parameters", "of a head", 1, parameters, kept),
+        _use("context parameters", "of a head", 1, channels, shape.parameter_depth),
         _use("stream", "weights ahead of the compute", 1, shape.word_bits, shape.fifo_words, shape.fifo_storage),
         *(() if shape.experts == "streamed" else (_segments(shape),)),
     )

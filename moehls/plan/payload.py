@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from moehls.errors import MoehlsError
 from moehls.integer.operations import IntArray, WeightArray
 from moehls.plan.instruction import EXPERT_STEPS, HEADER_BITS, Instruction, encode
+from moehls.plan.packing import Form
 from moehls.plan.shape import BIAS_BITS, Shape
 
 Bytes = npt.NDArray[np.uint8]
@@ -40,31 +42,55 @@ class Parameters:
     multiplier: IntArray | None = None
     shift: IntArray | None = None
     second: IntArray | None = None
+    form: Form = "row"
 
     def count(self, shape: Shape) -> int:
-        return -(-self.blocks // shape.blocks_per_parameter_word)
+        return shape.packing(self.form).count(self.blocks)
 
     def write(self, out: Bytes, shape: Shape) -> None:
-        used = shape.blocks_per_parameter_word * shape.block * shape.parameter_bits // 8
-        flat = np.zeros(len(out) * used, np.uint8)
-        packed = self.bytes(shape)
-        flat[: packed.size] = packed.ravel()
-        out[:, :used] = flat.reshape(len(out), used)
+        packing = shape.packing(self.form)
+        groups = -(-self.blocks // packing.blocks)
+        blocks = np.zeros((groups * packing.blocks, packing.block_bits), np.uint8)
+        blocks[: self.blocks] = self.bits(shape)
+        words = np.zeros((groups, packing.words * packing.word_bits), np.uint8)
+        words[:, : packing.blocks * packing.block_bits] = blocks.reshape(groups, -1)
+        out[:] = np.packbits(words, axis=1, bitorder="little").reshape(-1, out.shape[1])[: len(out)]
 
-    def bytes(self, shape: Shape) -> Bytes:
-        """`[blocks · B, parameter_bits / 8]`: bias, multiplier, shift, second multiplier, low byte first."""
-        wide = shape.precision.accumulator_bits // 8
-        packed = np.zeros((self.blocks * shape.block, shape.parameter_bits // 8), np.uint8)
-        fields = (
-            (self.bias, 0, wide),
-            (self.multiplier, wide, 2),
-            (self.shift, wide + 2, 1),
-            (self.second, wide + 3, 1),
-        )
-        for values, start, size in fields:
+    def bits(self, shape: Shape) -> Bytes:
+        """`[blocks, bits of a block]`: the fields of each channel, low bit first.
+
+        Raises:
+            MoehlsError: a bias or shift does not fit the machine's format.
+        """
+        channel = shape.packing(self.form).block_bits // shape.block
+        bits = np.zeros((self.blocks * shape.block, channel), np.uint8)
+        start = 0
+        for values, width in self._fields(shape):
             if values is not None:
-                packed[self.positions, start : start + size] = little_endian(values, 8)[:, :size]
-        return packed
+                bits[self.positions, start : start + width] = _low_bits(values, width)
+            start += width
+        return bits.reshape(self.blocks, -1)
+
+    def _fields(self, shape: Shape) -> tuple[tuple[IntArray | None, int], ...]:
+        """Every field with its bits, the lowest first."""
+        p = shape.precision
+        if self.form == "row":
+            return (
+                (self.bias, p.accumulator_bits),
+                (self.multiplier, p.multiplier_bits),
+                (self.shift, 8),
+                (self.second, 8),
+            )
+        if self.form == "raw":
+            width = min(shape.channel_bits, p.accumulator_bits)
+            return ((_fitting(self.bias, "bias", width, signed=True), width),)
+        assert self.shift is not None
+        shift = _fitting(self.shift, "shift", shape.channel_shift_bits, signed=False)
+        first = (self.multiplier, p.multiplier_bits), (shift, shape.channel_shift_bits)
+        activates = self.form == "activated"
+        width = min(shape.activated_bias_bits if activates else shape.channel_bias_bits, p.accumulator_bits)
+        bias = _fitting(self.bias, "bias", width, signed=True), width
+        return (*first, (self.second, p.second_multiplier_bits), bias) if activates else (*first, bias)
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ class Matrix:
 
     def write(self, out: Bytes, shape: Shape) -> None:
         blocks, each, b = self.parameters.blocks, self.input_blocks, shape.block
-        group = shape.blocks_per_parameter_word
+        packing = shape.packing(self.parameters.form)
         padded = np.zeros((blocks * b, self.input_blocks * b), self.weight.dtype)
         padded[np.ix_(self.parameters.positions, self.columns)] = self.weight
         tiles = padded.reshape(blocks, b, self.input_blocks, b).transpose(0, 2, 1, 3)
@@ -95,10 +121,12 @@ class Matrix:
         words = words.reshape(blocks, self.input_blocks, -1)
         parameters = np.zeros((self.parameters.count(shape), out.shape[1]), np.uint8)
         self.parameters.write(parameters, shape)
-        out[:: 1 + group * each] = parameters
-        first = np.arange(blocks) * each + np.arange(blocks) // group + 1
         for block in range(blocks):
-            out[first[block] : first[block] + each] = words[block]
+            word = packing.word_of(block)
+            first = block * each + word + 1
+            if packing.begins(block):
+                out[first - 1] = parameters[word]
+            out[first : first + each] = words[block]
 
 
 @dataclass(frozen=True)
@@ -139,6 +167,22 @@ class Rows:
         flat = np.zeros(out.size, np.uint8)
         flat[: data.size] = data
         out[:] = flat.reshape(out.shape)
+
+
+def _fitting(values: IntArray, name: str, bits: int, *, signed: bool) -> IntArray:
+    """`values`, which `bits` bits hold."""
+    low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if signed else (0, 1 << bits)
+    if values.size and not low <= values.min() <= values.max() < high:
+        raise MoehlsError(
+            f"parameters: a {name} of {values.min()} … {values.max()} does not fit the machine's {bits} bits; this is an "
+            "error of moehls, please report the model"
+        )
+    return values
+
+
+def _low_bits(values: IntArray, count: int) -> Bytes:
+    """Integers `[n]` to their low `count` bits `[n, count]` in two's complement, low bit first."""
+    return np.unpackbits(little_endian(values, 8), axis=1, bitorder="little")[:, :count]
 
 
 def token_words_a_word(shape: Shape) -> int:

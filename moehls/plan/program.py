@@ -270,7 +270,8 @@ class _Operations(ExpertSteps):
         for n, head in enumerate(heads):
             own, to = _head(q, n, each), _head(y, head, each)
             keys, values = Access(key, _head(k, n, each)), Access(value, _head(v, n, each))
-            parameters = self.parameters(Channels(size), part_of(op.scaling, slice(head * size, (head + 1) * size)))
+            own_scaling = part_of(op.scaling, slice(head * size, (head + 1) * size))
+            parameters = self.parameters(Channels(size), own_scaling, "channel")
             for part in parts:
                 suffix = str(head) if len(parts) == 1 else f"{head}.row{part.first}"
                 p = Access(p_name, replace(whole, rows=part.rows))

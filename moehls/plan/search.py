@@ -17,6 +17,7 @@ from moehls.integer.operations import IntegerExperts, IntegerNetwork
 from moehls.plan.cost import ExpertLoad, frame_cycles, frame_macs
 from moehls.plan.instruction import HEADER_BITS
 from moehls.plan.memory import DSP_LIMIT, LUT_LIMIT, fit_memories
+from moehls.plan.packing import channel_widths
 from moehls.plan.program import build_program
 from moehls.plan.resources import column_dsps, dsp_by_process, plan_resources
 from moehls.plan.shape import Experts, Shape, Storage
@@ -161,6 +162,7 @@ def program_key(shape: Shape) -> tuple[object, ...]:
 
 def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Iterator[Shape]:
     """Every parallelism that the machine allows and whose DSPs the board has; memories without depth."""
+    widths = channel_widths(network)
     for block in _choices(settings.block, BLOCKS):
         word_bits = block * block * network.precision.weight_bits
         if word_bits > WORD_BITS_LIMIT or word_bits < HEADER_BITS or block % 8:
@@ -176,7 +178,7 @@ def candidates(network: IntegerNetwork, board: Board, settings: Settings) -> Ite
                     continue
                 parallel = token_parallel, block, lanes, ports
                 shape = Shape(network.precision, *parallel, 0, 0, 0, 0, 0, 0, 0, 0, fifo_beats=0, experts=experts)
-                shape = replace(shape, norm_depth=norm_depth)
+                shape = replace(shape, norm_depth=norm_depth, **widths)
                 shape = replace(shape, token_blocks=settings.token_blocks or 1, head_groups=settings.head_groups or 1)
                 shape = replace(shape, lut_columns=_lut_columns(shape, board, settings))
                 if _has_dsps(shape, board):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moehls.integer.precision import Precision
+from moehls.plan.packing import Form, Packing, packing
 
 BIAS_BITS = 16
 """of an entry of a score bias"""
@@ -59,6 +60,13 @@ class Capabilities:
     """of what `activate` multiplies, never more than accumulator_bits"""
     second_shift_low: int = 0
     second_shift_high: int = 63
+    channel_bias_bits: int = 64
+    """of the bias of a channel that a LINEAR step requantises, in the stream; never more than accumulator_bits. These three
+    are a format: a program is made for the ones of its machine"""
+    activated_bias_bits: int = 64
+    """the same where the step activates too, and has a second multiplier"""
+    channel_shift_bits: int = 6
+    """of its shift"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Shape(Capabilities):
     norm_depth: int
     """channel blocks of a token that is normalised or pooled: more than the residual has where heads are padded"""
     parameter_depth: int
-    """parameter words kept in memory order"""
+    """blocks of parameters kept in memory order"""
     max_tokens: int
     max_experts: int
     fifo_beats: int
@@ -135,9 +143,25 @@ class Shape(Capabilities):
 
     @property
     def parameter_bits(self) -> int:
-        """bits of one channel's parameters"""
+        """bits of one channel's parameters in a norm, a pool or a router"""
         return self.precision.accumulator_bits + 32
 
     @property
-    def blocks_per_parameter_word(self) -> int:
-        return self.word_bits // (self.block * self.parameter_bits)
+    def channel_bits(self) -> int:
+        """bits of one channel's parameters in a LINEAR step"""
+        p = self.precision
+        return p.multiplier_bits + self.channel_shift_bits + min(self.channel_bias_bits, p.accumulator_bits)
+
+    @property
+    def activated_bits(self) -> int:
+        """bits of one channel's parameters in a LINEAR step that activates"""
+        p = self.precision
+        beside = p.multiplier_bits + self.channel_shift_bits + p.second_multiplier_bits
+        return beside + min(self.activated_bias_bits, p.accumulator_bits)
+
+    def packing(self, form: Form) -> Packing:
+        """How blocks of parameters of a form lie in words of the stream."""
+        if form == "row":
+            return packing(self.block * self.parameter_bits, self.word_bits, 1)
+        bits = self.activated_bits if form == "activated" else self.channel_bits
+        return packing(self.block * bits, self.word_bits)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from moehls.integer.arithmetic import halved
 from moehls.plan.instruction import NO_SPLIT, Flag, Instruction, Kind, Mode, encode
+from moehls.plan.packing import Packing
 from moehls.plan.shape import Shape
 
 BEAT_BITS = 128
@@ -69,24 +70,37 @@ def products(shape: Shape, generator: np.random.Generator, loops: tuple[int, int
     return Call(f"products {loops}, split {split}", encode(instruction), streams)
 
 
-def stream_order(shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int]) -> Call:
+def stream_order(
+    shape: Shape, generator: np.random.Generator, loops: tuple[int, int, int], mode: Mode = Mode.REQUANTISE
+) -> Call:
     """`weights` from the stream: every word once, kept for the other token groups; parameters before their blocks."""
     n0, n1, n2 = loops
-    size, per_word = shape.block * shape.parameter_bits, shape.blocks_per_parameter_word
+    packing = shape.packing("activated" if mode == Mode.GELU else "channel")
+    packed_words = [_random(generator, shape.word_bits) for _ in range(packing.count(n0))]
     words: Words = []
     tiles: Words = []
     parameters: Words = []
     for i0 in range(n0):
-        if i0 % per_word == 0:
-            words.append(_random(generator, shape.word_bits))
-            together = words[-1]
+        if packing.begins(i0):
+            words.append(packed_words[packing.word_of(i0)])
         block = [_random(generator, shape.word_bits) for _ in range(n2)]
         words += block
         tiles += block * n1
-        parameters += [together >> size * (i0 % per_word) & ((1 << size) - 1)] * n1
-    instruction = Instruction(Kind.LINEAR, n0=n0, n1=n1, n2=n2, payload_words=len(words))
+        parameters += [_channels_of(shape, packing, packed_words, i0)] * n1
+    instruction = Instruction(Kind.LINEAR, mode, n0=n0, n1=n1, n2=n2, payload_words=len(words))
     streams = {"words": words, "tiles": tiles, "parameters": parameters}
-    return Call(f"stream order {loops}", encode(instruction), streams, {"w": _memory(shape, generator)})
+    return Call(f"stream order {loops}, {mode.name}", encode(instruction), streams, {"w": _memory(shape, generator)})
+
+
+def _channels_of(shape: Shape, packing: Packing, words: Words, block: int) -> int:
+    """The parameters of a block, each channel in as many bits as the widest form has."""
+    own, size = packing.block_bits // shape.block, max(shape.channel_bits, shape.activated_bits)
+    group, number = divmod(block, packing.blocks)
+    together = sum(
+        word << shape.word_bits * n for n, word in enumerate(words[group * packing.words :][: packing.words])
+    )
+    bits = together >> number * packing.block_bits
+    return sum((bits >> c * own & ((1 << own) - 1)) << c * size for c in range(shape.block))
 
 
 def memory_order(
@@ -94,10 +108,9 @@ def memory_order(
 ) -> Call:
     """`weights` from memory W: keys as outputs (scores) or as inputs (context)."""
     n0, n1, n2 = loops
-    block, bits = shape.block, shape.precision.weight_bits
-    size, per_word = block * shape.parameter_bits, shape.blocks_per_parameter_word
+    block, bits, packing = shape.block, shape.precision.weight_bits, shape.packing("channel")
     memory = _memory(shape, generator)
-    words = [_random(generator, shape.word_bits) for _ in range(-(-n1 // per_word))] if has_parameters else []
+    words = [_random(generator, shape.word_bits) for _ in range(packing.count(n1))] if has_parameters else []
     strides = (-1, 2, 3)
     base = n0 + 1
     tiles: Words = []
@@ -108,8 +121,7 @@ def memory_order(
         elements = np.array([[key >> bits * c & ((1 << bits) - 1) for c in range(block)] for key in keys], object)
         tiles.append(packed(elements.T if mode == Mode.CONTEXT else elements, bits))
         if i2 == 0:
-            own = words[i1 // per_word] >> size * (i1 % per_word) & ((1 << size) - 1) if has_parameters else 0
-            parameters.append(own)
+            parameters.append(_channels_of(shape, packing, words, i1) if has_parameters else 0)
     instruction = Instruction(
         Kind.LINEAR, mode, flags=Flag.W_MEMORY | (Flag.PARAMETERS if has_parameters else 0), n0=n0, n1=n1, n2=n2,
         payload_words=len(words), w_base=base, w_s0=strides[0], w_s1=strides[1], w_s2=strides[2],
@@ -138,6 +150,7 @@ def weights_calls(shape: Shape, seed: int) -> list[Call]:
         memory_order(shape, generator, (3, 2, 2), Mode.SOFTMAX, False),
         memory_order(shape, generator, (2, blocks, 3), Mode.CONTEXT, True),
         stream_order(shape, generator, (2, 3, 2)),
+        stream_order(shape, generator, (9, 1, 1), Mode.GELU),
     ]
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from moehls.integer.operations import HIDDEN, IntArray, WeightArray
 from moehls.network.operations import ActivationForm
-from moehls.plan.instruction import NO_EXPERT, Instruction, Kind, Source
+from moehls.plan.instruction import NO_EXPERT, Instruction, Kind, Mode, Source
 from moehls.plan.layout import integers, port_chunks
+from moehls.plan.packing import Form
 from moehls.plan.payload import Biases, Bytes, Matrix, Parameters, Payload, Rows, headers_bytes, headers_together
 from moehls.plan.sections import in_sections
 from moehls.plan.shape import Shape
@@ -63,25 +64,34 @@ class Bench:
         weight = self.rng.integers(-top, top + 1, (instruction.n0 * b, inputs * b))
         narrow = self.shape.precision.weight_bits == 8
         stored: WeightArray = weight.astype(np.int8) if narrow else weight.astype(np.int16)
-        parameters = self.parameters(instruction.n0, 1 << 20, None, shifts)
+        parameters = self.parameters(instruction.n0, 1 << 20, None, shifts, form_of(instruction))
         matrix = Matrix(parameters, stored, inputs, np.arange(inputs * b))
         return self.step(instruction, matrix)
 
     def context(self, instruction: Instruction) -> BenchStep:
-        return self.step(instruction, self.parameters(instruction.n1, 1 << 12, None, (8, 24)))
+        return self.step(instruction, self.parameters(instruction.n1, 1 << 12, None, (8, 24), "channel"))
 
     def biases(self, queries: int, keys: int, hidden: float) -> Biases:
         entries = self.rng.integers(HIDDEN + 1, -HIDDEN, (queries, keys)) // int(self.rng.choice([1, 30, 30000]))
         return Biases(np.where(self.rng.random(entries.shape) < hidden, HIDDEN, entries).astype(np.int16))
 
-    def parameters(self, blocks: int, bias: int, multiplier: IntArray | None, shifts: tuple[int, int]) -> Parameters:
+    def parameters(
+        self, blocks: int, bias: int, multiplier: IntArray | None, shifts: tuple[int, int], form: Form = "row"
+    ) -> Parameters:
         n = blocks * self.shape.block
         multiplier = self.rng.integers(0, 1 << 16, n) if multiplier is None else multiplier
         biases, shift = self.rng.integers(-bias, bias, n), self.rng.integers(*shifts, n)
-        return Parameters(blocks, np.arange(n), biases, multiplier, shift, self.rng.integers(0, 256, n))
+        return Parameters(blocks, np.arange(n), biases, multiplier, shift, self.rng.integers(0, 256, n), form)
 
     def step(self, instruction: Instruction, payload: Payload) -> BenchStep:
         return BenchStep(replace(instruction, payload_words=payload.count(self.shape)), payload)
+
+
+def form_of(instruction: Instruction) -> Form:
+    """Of the parameters of a LINEAR step in stream order."""
+    if instruction.mode == Mode.RAW:
+        return "raw"
+    return "activated" if instruction.mode in (Mode.GELU, Mode.GATED) else "channel"
 
 
 def assert_steps_equal(library: Library, bench: Bench, steps: Sequence[BenchStep], task: int = 0) -> None:

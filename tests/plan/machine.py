@@ -7,6 +7,7 @@ start with random bits, so that a program which reads what it never wrote shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -122,14 +123,14 @@ class Machine:
             self.stream_linear(h, x, w, y, payload)
 
     def stream_linear(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
-        b, tt, group = self.shape.block, self.shape.token_parallel, self.shape.blocks_per_parameter_word
+        b, tt = self.shape.block, self.shape.token_parallel
         rows = self.count[h.expert] if h.expert != NO_EXPERT else h.rows
         groups = -(-rows // tt) if h.expert != NO_EXPERT else h.n1
         assert min(h.n2, h.split) <= self.shape.kept_depth, "words of kept weights"
         words = iter(payload)
+        blocks = self.channels(words, h.mode)
         for i0 in range(h.n0):
-            if i0 % group == 0:
-                parameters = self.parameters([next(words)], group)
+            parameters = next(blocks)
             kept = [signed(next(words), self.p.weight_bits // 8).reshape(b, b) for _ in range(min(h.n2, h.split))]
             for i1 in range(groups):
                 acc = np.zeros((tt, b), np.int64)
@@ -140,7 +141,7 @@ class Machine:
                     is_unsigned = bool(h.flags & Flag.X_UNSIGNED) or i2 >= h.split
                     acc = acc + self.operands(x, address, is_unsigned) @ kept[i2 % len(kept)].T
                 factor = self.operands(w, h.w_base + i0 * h.w_s0 + i1 * h.w_s1, False) if h.mode == Mode.GATED else None
-                tile = self.epilogue(h, acc, factor, *(field[i0 % group] for field in parameters))
+                tile = self.epilogue(h, acc, factor, *parameters)
                 self.write_tile(h, y, i0, i1, tile, int(rows))
         assert next(words, None) is None, "payload left over"
 
@@ -212,8 +213,11 @@ class Machine:
 
     def context(self, h: Instruction, x: int, w: int, y: int, payload: list[npt.NDArray[np.uint8]]) -> None:
         p, tt, b = self.p, self.shape.token_parallel, self.shape.block
-        assert len(payload) <= self.shape.parameter_depth, "words of parameters"
-        bias, multiplier, shift, _ = self.parameters(payload, h.n1)
+        assert h.n1 <= self.shape.parameter_depth, "blocks of parameters"
+        words = iter(payload)
+        blocks = list(islice(self.channels(words, h.mode), h.n1))
+        assert next(words, None) is None, "payload left over"
+        bias, multiplier, shift, _ = (np.stack(field) for field in zip(*blocks, strict=True))
         for i0 in range(h.n0):
             sums = np.zeros((tt, 1), np.int64)
             for i1 in range(h.n1):
@@ -337,10 +341,34 @@ class Machine:
         bits, half = self.data[memory][:, address], 1 << (self.p.activation_bits - 1)
         return bits if is_unsigned else (bits ^ half) - half
 
+    def channels(self, words: Iterator[npt.NDArray[np.uint8]], mode: int) -> Iterator[tuple[IntArray, ...]]:
+        """bias, multiplier, shift, second multiplier, each `[B]`, of block after block; a word is read where one ends in it."""
+        activates = mode in (Mode.GELU, Mode.GATED)
+        packing = self.shape.packing("activated" if activates else "channel")
+        channel, shift_bits = packing.block_bits // self.shape.block, self.shape.channel_shift_bits
+        while True:
+            pool, held = 0, 0
+            for _ in range(packing.blocks):
+                if held < packing.block_bits:
+                    pool |= int.from_bytes(next(words).tobytes(), "little") << held
+                    held += self.shape.word_bits
+                fields = []
+                for c in range(self.shape.block):
+                    value = pool >> c * channel & ((1 << channel) - 1)
+                    multiplier, rest, width = value & 0xFFFF, value >> 16, channel - 16
+                    shift, rest, width = rest & ((1 << shift_bits) - 1), rest >> shift_bits, width - shift_bits
+                    second, rest, width = (rest & 0xFF, rest >> 8, width - 8) if activates else (0, rest, width)
+                    if mode == Mode.RAW:
+                        width = min(channel, self.p.accumulator_bits)
+                        rest = value & ((1 << width) - 1)
+                    fields.append((rest - (rest >> (width - 1) << width), multiplier, shift, second))
+                pool, held = pool >> packing.block_bits, held - packing.block_bits
+                yield tuple(np.array(field, np.int64) for field in zip(*fields, strict=True))
+
     def parameters(self, payload: list[npt.NDArray[np.uint8]], blocks: int) -> tuple[IntArray, ...]:
-        """bias, multiplier, shift, second multiplier, each `[blocks, B]`."""
+        """bias, multiplier, shift, second multiplier of a norm, pool or router, each `[blocks, B]`."""
         shape, wide = self.shape, self.p.accumulator_bits // 8
-        used = shape.blocks_per_parameter_word * shape.block * shape.parameter_bits // 8
+        used = shape.packing("row").blocks * shape.block * shape.parameter_bits // 8
         fields = np.stack([word[:used] for word in payload]).reshape(-1, shape.block, shape.parameter_bits // 8)
         bias = signed(fields[..., :wide].ravel(), wide).reshape(-1, shape.block)
         multiplier = unsigned(fields[..., wide : wide + 2].ravel(), 2).reshape(-1, shape.block)

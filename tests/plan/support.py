@@ -7,6 +7,7 @@ from functools import cache
 
 from moehls.integer.operations import IntegerNetwork
 from moehls.integer.precision import W8A8, Precision
+from moehls.plan.packing import channel_widths
 from moehls.plan.program import build_program
 from moehls.plan.shape import Shape
 from moehls.plan.steps import Program
@@ -23,7 +24,10 @@ def program_and_shape(
 ) -> tuple[Program, Shape]:
     """The program of `network` and the smallest shape that runs it."""
     bare = replace(
-        bare_shape(network.precision, token_parallel, block), token_blocks=token_blocks, head_groups=head_groups
+        bare_shape(network.precision, token_parallel, block),
+        token_blocks=token_blocks,
+        head_groups=head_groups,
+        **channel_widths(network),
     )
     program = build_program(network, bare)
     return program, replace(bare, **asdict(program.requirements))

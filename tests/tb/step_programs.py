@@ -307,6 +307,15 @@ def roomy(shape: Shape) -> Shape:
     least = {"activation_depth": 136, "residual_depth": 136, "raw_depth": 260, "kept_depth": 8, "norm_depth": 4}
     least |= {"parameter_depth": 4, "max_tokens": 1200, "max_experts": 4}
     wide = replace(
-        shape, scaled_bits=64, shift_low=0, shift_high=63, second_bits=64, second_shift_low=0, second_shift_high=63
+        shape,
+        scaled_bits=64,
+        shift_low=0,
+        shift_high=63,
+        second_bits=64,
+        second_shift_low=0,
+        second_shift_high=63,
+        channel_bias_bits=64,
+        activated_bias_bits=64,
+        channel_shift_bits=6,
     )
     return replace(wide, **{name: max(value, getattr(shape, name)) for name, value in least.items()})  # type: ignore[arg-type]
