@@ -36,9 +36,12 @@ _BOUNDS: Mapping[str, Any] = {
     "second_bits": 25,
     "second_shift_low": 13,
     "second_shift_high": 25,
+    "channel_bias_bits": 21,
+    "activated_bias_bits": 18,
+    "channel_shift_bits": 5,
 }
-"""as the plan bounds sums and shifts of M3ViT-tiny"""
-_LARGE = Shape(W8A8, 12, 16, 4, 4, 528, 132, 129, 48, 12, 2, 129, 16, 49152, lut_columns=5, **_BOUNDS)
+"""as the plan bounds sums, shifts and parameters of M3ViT-tiny"""
+_LARGE = Shape(W8A8, 12, 16, 4, 4, 528, 132, 129, 48, 12, 4, 129, 16, 49152, lut_columns=5, **_BOUNDS)
 SHAPES = {
     "1 × 8": replace(_SMALL, token_parallel=1, ports=1, max_experts=3),
     "3 × 8 gated, columns": replace(_SMALL, token_parallel=3, epilogue_lanes=8, ports=4, lut_columns=3, gated=True),

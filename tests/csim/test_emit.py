@@ -66,7 +66,7 @@ def test_vitis_sees_its_pragmas_and_no_other(accelerator: Accelerator, tmp_path:
     assert {name for name, _ in pragmas} == VITIS_PRAGMAS
     heads = ("for (ap_uint<32> n", "while (more)")
     loops = sum(source.text.count(head) for source in render_hls(accelerator.shape, ("exact",)) for head in heads)
-    # with other heads: read_parameters, those of a context, copy_tokens, the counts of enqueue; request, choose and keep of sections
+    # with other heads: read_parameters, of a context too, copy_tokens, the counts of enqueue; request, choose, keep of sections
     others = 4 + 3 * (accelerator.shape.experts == "prefetched")
     assert sum(name == "PIPELINE" for name, _ in pragmas) == loops + others
     assert not re.search(r"_STORAGE\b", "".join(options for _, options in pragmas))

@@ -18,8 +18,9 @@ from moehls.rtl.generate import LIBRARY, generate
 from moehls.simulate.verilator import lint
 
 M3VIT_TINY = Shape(
-    W8A8, 12, 16, 4, 4, 528, 132, 129, 48, 12, 2, 129, 16, 49152, lut_columns=6,
+    W8A8, 12, 16, 4, 4, 528, 132, 129, 48, 12, 4, 129, 16, 49152, lut_columns=6,
     scaled_bits=25, shift_low=9, shift_high=27, second_bits=25, second_shift_low=13, second_shift_high=25,
+    channel_bias_bits=21, activated_bias_bits=18, channel_shift_bits=5,
 )  # fmt: skip
 """of `make bench-m3vit`"""
 

@@ -25,11 +25,6 @@ _REASONS: dict[tuple[str, str, str], str] = {
         "if (!(PACKED)) {",
     ): "two products in a DSP or each in its own: both branches give the same sums, exactly",
     (
-        "weights.cpp",
-        "[PARAMETER_DEPTH * BLOCKS_PER_PARAMETER_WORD]",
-        "[PARAMETER_DEPTH + BLOCKS_PER_PARAMETER_WORD]",
-    ): "with one block a word the memory has a word more, which nobody writes or reads",
-    (
         "pool.cpp",
         "sums[c == BLOCK - 1 ? c : c + 1]",
         "sums[c == BLOCK - 0 ? c : c + 1]",

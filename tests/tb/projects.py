@@ -15,7 +15,7 @@ from moehls.integer import storage
 from moehls.integer.host import quantise_image
 from moehls.integer.operations import IntegerNetwork
 from moehls.network.operations import GateNormalisation
-from moehls.plan import build_program, plan, save_plan, weights_bytes
+from moehls.plan import Plan, build_program, plan, save_plan, weights_bytes
 from moehls.plan.shape import Shape
 from moehls.project import MANIFEST, Project, json_text
 from tests.support.random_networks import Sizes, random_image, random_integer_network
@@ -37,9 +37,11 @@ def write_random_project(
 ) -> Project:
     """A project at `path` with all that a simulator reads."""
     integer = random_integer_network(seed, sizes=sizes, **network)  # type: ignore[arg-type]
-    planned = plan(integer, load_board("zcu104"), 300.0, settings)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "data").mkdir(exist_ok=True)
+    return _write(path, integer, plan(integer, load_board("zcu104"), 300.0, settings))
+
+
+def _write(path: Path, integer: IntegerNetwork, planned: Plan) -> Project:
+    (path / "data").mkdir(parents=True, exist_ok=True)
     found = manifest(integer, build_program(integer, planned.shape), planned, "none")
     (path / MANIFEST).write_text(json_text(found))
     emit_hls(planned.shape, integer.activations, path)
@@ -61,10 +63,17 @@ def write_family(path: Path, seed: int, variants: Sequence[Variant], grow: Calla
     sizes |= {name: max(getattr(shape, name) for shape in shapes) for name in ("max_tokens", "max_experts")}
     parts = {name: any(getattr(shape, name) for shape in shapes) for name in HARDWARE}
     shape = grow(replace(shapes[0], **sizes, **parts))
-    for project in found:
-        emit_hls(shape, project.integer.activations, project.path)
-        save_plan(project.path / "data/plan.npz", replace(project.plan, shape=shape))
-    return [Project(project.path, project.manifest) for project in found]
+    return [_write(project.path, project.integer, _on(project, shape)) for project in found]
+
+
+def _on(project: Project, shape: Shape) -> Plan:
+    """The plan of a project with its stream in the format of another machine."""
+    program = build_program(project.integer, shape)
+    beats = shape.word_bits // (128 * shape.ports)
+    return replace(
+        project.plan, shape=shape, stages=program.stages, weight_words=program.words, weight_beats=program.words * beats,
+        first_beats=program.first_words * beats,
+    )  # fmt: skip
 
 
 def pixels_of(network: IntegerNetwork, seed: int) -> np.ndarray:
