@@ -36,6 +36,9 @@ SHAPES = {
         second_bits=26,
         second_shift_low=5,
         second_shift_high=36,
+        channel_bias_bits=26,
+        activated_bias_bits=24,
+        channel_shift_bits=6,
     ),
     "w16a16": Shape(W16A16, 6, 16, 8, 4, 256, 128, 64, 64, 8, 8, 32, 6, 64, lut_columns=1, gated=True),
     # an odd number of token lanes, a tile in one slice, and products in LUTs
