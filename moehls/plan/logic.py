@@ -22,6 +22,7 @@ COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "weights": {
         "words": (2.55, 3.55),
         "parameters": (1.4, 2.43),
+        "places": (0.33, 0.0),
         "token words": (0.258, 0.162),
         "biases": (1.0, 1.0),
     },
@@ -95,7 +96,8 @@ COEFFICIENTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "one": (1230.0, 914.0),
     },
 }
-"""process → term → (LUTs, flip-flops) a unit; of "biases", not fitted, one for each bit chosen from two"""
+"""process → term → (LUTs, flip-flops) a unit. Two terms are not fitted: for a bit of "biases" that is chosen from two a LUT,
+for three such of "places" one."""
 
 _PORT_BITS = 27
 """of a DSP48E2: what a product has above them is made of LUTs"""
@@ -131,6 +133,8 @@ def _array(shape: Shape) -> dict[str, Terms]:
     p, b, tt = shape.precision, shape.block, shape.token_parallel
     token_word, accumulators = b * p.activation_bits + 8, tt * b * p.accumulator_bits
     operands = tt * b * p.activation_bits
+    parameters = b * max(shape.channel_bits, shape.activated_bits)
+    plain, activated = shape.packing("channel").blocks, shape.packing("activated").blocks
     return {
         "multiply": {
             "accumulators": accumulators,
@@ -140,7 +144,9 @@ def _array(shape: Shape) -> dict[str, Terms]:
         },
         "weights": {
             "words": shape.word_bits,
-            "parameters": b * shape.parameter_bits,
+            "parameters": parameters,
+            # a block is chosen from the places that blocks have in words, twice: with those of activated channels and without
+            "places": parameters * (2 * plain + activated - 3),
             "token words": tt * token_word * shape.gated,
             "biases": tt * tt * BIAS_BITS * shape.bias_words * shape.biased,
         },
