@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import with_weight
 from moehls.frontend.context import UnsupportedError, attribute
 from moehls.frontend.layout import Array, Layout, LayoutError, align, axes_of
+from moehls.frontend.maps import with_weight
 from moehls.frontend.values import Affine, Constant, Gathered, PerTask, Selector, Value, Weighing
 
 VARIANT, CHANNEL, HIDDEN = -1, -2, -3

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from moehls.frontend.builder import LARGEST
 from moehls.frontend.context import UnsupportedError, attribute, first_line
 from moehls.frontend.layout import Array
+from moehls.frontend.maps import LARGEST
 
 _REMEDY = "export with constant shapes and standard operators"
 _SHAPE_INPUT = {"ConstantOfShape": 0, "Expand": 1}

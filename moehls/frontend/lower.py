@@ -18,12 +18,13 @@ import onnx
 import onnx_ir as ir
 
 from moehls.errors import MoehlsError
-from moehls.frontend.builder import LARGEST, Builder, RoutingError, rows
+from moehls.frontend.builder import Builder, RoutingError
 from moehls.frontend.context import Context, Result, UnsupportedError, attribute, first_line, operator_of
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.image import image_pixels, network_input
 from moehls.frontend.layout import Layout, LayoutError, axes_of
 from moehls.frontend.load import Inputs
+from moehls.frontend.maps import LARGEST, rows
 from moehls.frontend.nearest import GENERAL, ROUTING, describe, nearest
 from moehls.frontend.recognise import rules_by_operator
 from moehls.frontend.recognise.patch_embedding import token_matrix

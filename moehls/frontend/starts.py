@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from moehls.frontend.builder import Builder, Start, folded, full_features, is_rows, rows, with_weight
+from moehls.frontend.builder import Builder, Start
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError, merge_dim
+from moehls.frontend.maps import folded, full_features, is_rows, rows, with_weight
 from moehls.frontend.values import Affine, Base, Normalised, Value
 from moehls.network.operations import Add, Constant, Embed, LayerNorm, Linear
 

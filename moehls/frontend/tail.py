@@ -13,9 +13,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import LARGEST
 from moehls.frontend.context import UnsupportedError, attribute, integers, operator_of
 from moehls.frontend.layout import Array
+from moehls.frontend.maps import LARGEST
 from moehls.frontend.recognise.structure import chosen_indices, new_shape
 from moehls.frontend.values import Affine, Constant, Value
 from moehls.network.processing import Step, evaluate

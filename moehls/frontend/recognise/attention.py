@@ -9,12 +9,14 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import Builder, rows
+from moehls.frontend.builder import Builder
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import labels_of
 from moehls.frontend.layout import Array, Layout, LayoutError, reshape, transpose
+from moehls.frontend.maps import rows
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.linear import as_affine
-from moehls.frontend.values import Affine, Constant, Normalised, Scores, Unknown, Value, restructure
+from moehls.frontend.values import Affine, Constant, Normalised, Scores, Unknown, Value
 from moehls.network.operations import FloatArray
 
 _REMEDY = "export plain self-attention: softmax(q·kᵀ·scale + bias)·v"

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.layout import Array, LayoutError, reshape
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.experts import sum_dims, weigh_inputs
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.recognise.place import place_rows, rows_of_slots
@@ -39,7 +40,6 @@ from moehls.frontend.values import (
     Routed,
     Sum,
     Value,
-    restructure,
     shape_of,
 )
 

@@ -15,7 +15,6 @@ from itertools import product
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import folded, full_features
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.contraction import Labels, joint_selector, labels_of
 from moehls.frontend.layout import (
@@ -30,6 +29,8 @@ from moehls.frontend.layout import (
     invariant,
     transpose,
 )
+from moehls.frontend.maps import folded, full_features
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.values import (
     Affine,
@@ -42,7 +43,6 @@ from moehls.frontend.values import (
     Selector,
     Value,
     Weighing,
-    restructure,
 )
 
 

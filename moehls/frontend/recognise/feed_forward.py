@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import folded, with_weight
 from moehls.frontend.context import Context, Result, Rules, attribute
 from moehls.frontend.contraction import (
     CHANNEL,
@@ -23,8 +22,10 @@ from moehls.frontend.contraction import (
     weights_of,
 )
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
+from moehls.frontend.maps import folded, with_weight
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.linear import scale_table, table_of
-from moehls.frontend.values import FeedForward, Gathered, Grid, Hidden, Pointwise, Value, restructure, shape_of
+from moehls.frontend.values import FeedForward, Gathered, Grid, Hidden, Pointwise, Value, shape_of
 from moehls.network.operations import Lattice
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import folded, with_weight
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.contraction import contract, joint_selector, labels_of, weights_of
 from moehls.frontend.layout import Array, LayoutError, expand, invariant
+from moehls.frontend.maps import folded, with_weight
+from moehls.frontend.moves import restructure
 from moehls.frontend.values import (
     Affine,
     Constant,
@@ -24,7 +25,6 @@ from moehls.frontend.values import (
     Shared,
     Sum,
     Value,
-    restructure,
     shape_of,
 )
 

@@ -24,9 +24,10 @@ from moehls.frontend.layout import (
     matrix_layout,
     merge_dim,
 )
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.linear import table_of
 from moehls.frontend.recognise.structure import chosen_indices
-from moehls.frontend.values import Constant, Patches, Pixels, Value, restructure
+from moehls.frontend.values import Constant, Patches, Pixels, Value
 
 _REMEDY = "embed non-overlapping patches: a Conv2d with stride equal to its kernel and no padding"
 _MOVES = "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Identity Concat Split Expand SpaceToDepth"

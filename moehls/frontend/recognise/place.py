@@ -13,20 +13,10 @@ import onnx_ir as ir
 
 from moehls.frontend.context import attribute
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.rows import rows_shape, written_places
 from moehls.frontend.recognise.sort import row_numbers
-from moehls.frontend.values import (
-    Affine,
-    Constant,
-    Dispatched,
-    FeedForward,
-    Placed,
-    Routed,
-    Selector,
-    Slotted,
-    Value,
-    restructure,
-)
+from moehls.frontend.values import Affine, Constant, Dispatched, FeedForward, Placed, Routed, Selector, Slotted, Value
 
 _ARRAYS = ("first", "first_bias", "second", "second_bias", "up", "up_bias")
 

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, attribute, integers
 from moehls.frontend.layout import Array, LayoutError, drop_dims
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Affine, Value, restructure
+from moehls.frontend.values import Affine, Value
 
 
 def _axes(node: ir.Node, inputs: list[Value], rank: int) -> tuple[int, ...] | None:

@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from moehls.frontend.activations import match_activation
-from moehls.frontend.builder import identity_index
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.layout import Array, Layout, LayoutError, align
+from moehls.frontend.maps import identity_index
 from moehls.frontend.values import (
     Affine,
     Constant,

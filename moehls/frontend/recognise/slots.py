@@ -14,14 +14,16 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import Slots, identity_index
+from moehls.frontend.builder import Slots
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError
 from moehls.frontend.contraction import Labels, labels_of
 from moehls.frontend.layout import Array, Axis, Layout, axes_of, transpose
+from moehls.frontend.maps import identity_index
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.soft import soft_mixture
 from moehls.frontend.recognise.structure import TOKENS
-from moehls.frontend.values import Affine, FeedForward, Routed, Tokens, Value, restructure
+from moehls.frontend.values import Affine, FeedForward, Routed, Tokens, Value
 
 _REMEDY = (
     "let each slot of an expert hold one token, dispatched by a 0/1 tensor and combined by the gate weights of the same "

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from moehls.frontend.builder import Builder, Slots, folded, full_features, network_layers, rows, with_weight
+from moehls.frontend.builder import Builder, Slots, network_layers
 from moehls.frontend.context import UnsupportedError
 from moehls.frontend.gates import TOLERANCE
 from moehls.frontend.layout import Array, Layout
+from moehls.frontend.maps import folded, full_features, rows, with_weight
 from moehls.frontend.values import Affine, Base, FeedForward, RouteSource
 from moehls.network.interpreter import softmax
 from moehls.network.operations import Add, Constant, FloatArray, Route

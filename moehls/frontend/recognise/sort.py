@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute
 from moehls.frontend.layout import Array, LayoutError, expand, reshape
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.experts import sum_dims
 from moehls.frontend.recognise.linear import as_affine
 from moehls.frontend.values import (
@@ -25,7 +26,6 @@ from moehls.frontend.values import (
     Pointwise,
     Routed,
     Value,
-    restructure,
     shape_of,
 )
 

@@ -10,7 +10,6 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from moehls.frontend.builder import folded, identity_index, with_weight
 from moehls.frontend.context import Context, Result, Rules, UnsupportedError, attribute, integers
 from moehls.frontend.evaluate import NodeEvaluator
 from moehls.frontend.layout import (
@@ -27,6 +26,8 @@ from moehls.frontend.layout import (
     tile,
     transpose,
 )
+from moehls.frontend.maps import folded, identity_index, with_weight
+from moehls.frontend.moves import restructure
 from moehls.frontend.values import (
     Affine,
     Constant,
@@ -46,7 +47,6 @@ from moehls.frontend.values import (
     Tokens,
     Value,
     Weighing,
-    restructure,
     shape_of,
 )
 

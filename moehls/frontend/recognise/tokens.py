@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from moehls.frontend.context import Context, Result, Rules, attribute
 from moehls.frontend.layout import Array, Axis, Layout, LayoutError, merge_dim
+from moehls.frontend.moves import restructure
 from moehls.frontend.recognise.structure import TOKENS, chosen_indices
-from moehls.frontend.values import Affine, Constant, Hidden, Normalised, Pointwise, Tokens, Value, restructure
+from moehls.frontend.values import Affine, Constant, Hidden, Normalised, Pointwise, Tokens, Value
 
 
 def select(context: Context, value: Tokens, dim: int, start: int, stop: int, keep: bool) -> Tokens:
