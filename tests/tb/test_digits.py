@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from moehls import api
+from moehls.emit.hls import emit_hls
+from moehls.plan import save_plan
 from moehls.plan.instruction import ANY_TASK
+from moehls.plan.shape import Shape
 from moehls.project import open_project
 from moehls.resources import resource
 from tests.cli.support import call
@@ -16,12 +20,40 @@ from tests.cli.support import call
 DIGITS = resource("models") / "digits"
 
 
+SETTINGS = {"token_parallel": "2", "block": "8"}
+"""of the machine that builds fastest"""
+IN_PARTS = {"token_blocks": "2", "head_groups": "2"}
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trained") / "digits"
-    settings = {"token_parallel": "2", "block": "8"}  # the machine that builds fastest
-    api.compile(DIGITS / "digits.onnx", path, calibration=DIGITS / "calibration.npz", settings=settings)
-    return path
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Values whole, and in two blocks of tokens and two groups of heads: two programs for one machine, which is built once."""
+    path = tmp_path_factory.mktemp("trained")
+    whole, parts = path / "digits", path / "parts"
+    for folder, settings in ((whole, SETTINGS), (parts, SETTINGS | IN_PARTS)):
+        api.compile(DIGITS / "digits.onnx", folder, calibration=DIGITS / "calibration.npz", settings=settings)
+    plans = [open_project(folder).plan for folder in (whole, parts)]
+    own = [{name: getattr(plan.shape, name) for name in IN_PARTS} for plan in plans]
+    machine = joint(*(replace(plan.shape, **own[0]) for plan in plans))
+    (whole / "build").mkdir()
+    (parts / "build").symlink_to(whole / "build")
+    for folder, plan, splits in zip((whole, parts), plans, own, strict=True):
+        emit_hls(machine, open_project(folder).integer.activations, folder)
+        save_plan(folder / "data/plan.npz", replace(plan, shape=replace(machine, **splits)))
+    return whole, parts
+
+
+def joint(one: Shape, other: Shape) -> Shape:
+    """A machine that has room and hardware for the programs of both."""
+    others = {name: getattr(other, name) for name in asdict(one)}
+    different = {name: value for name, value in others.items() if value != getattr(one, name)}
+    assert all(name.endswith("_depth") or name in ("beside", "fifo_beats") for name in different)
+    return replace(one, **{name: max(value, getattr(one, name)) for name, value in different.items()})
+
+
+@pytest.fixture(scope="module")
+def folder(folders: tuple[Path, Path]) -> Path:
+    return folders[0]
 
 
 def test_frames_of_both_tasks_equal_the_reference_under_stalls(folder: Path) -> None:
@@ -36,6 +68,19 @@ def test_frames_of_both_tasks_equal_the_reference_under_stalls(folder: Path) -> 
     summary = open_project(folder).summary()
     assert summary["cycles_rtl"] == level.cycles
     assert summary["bit_exact"]["rtl"] is True
+
+
+def test_frames_in_parts_equal_the_reference(folders: tuple[Path, Path]) -> None:
+    whole, parts = folders
+
+    found = api.verify(parts, ["rtl"], inputs=DIGITS / "test.npz", samples=2, stall=0.2)
+
+    (level,) = found.levels
+    assert found.passed, found.failure()
+    assert level.samples == 2
+    project = open_project(parts)
+    assert [project.plan.shape.token_blocks, project.plan.shape.head_groups] == [2, 2]
+    assert len(project.plan.stages) > len(open_project(whole).plan.stages)
 
 
 def test_benches_run_in_the_folder_of_a_project(
