@@ -77,6 +77,22 @@ class Reason:
 _FIRST = r"\(advance_\d & \(step_\d == \d'd0\)\)"
 _RTL_REASONS = (
     Reason(
+        *("write.cpp", "constant", "", r"const ap_uint<8> lane = entry\.range\(7, 0\);"),
+        *(
+            r"\s*const ap_uint<8> lane = entry\.range\(6, 0\);",
+            "no machine has 128 token lanes, of which the top bit would tell",
+        ),
+        lambda shape: shape.token_parallel <= 128,
+    ),
+    Reason(
+        *("multiply.cpp", "operator", "", r"plane \+= ap_uint<OVERLAP>\(a\[i\] & mask\);"),
+        *(
+            r"\s*plane -= ap_uint<OVERLAP>\(a\[i\] & mask\);",
+            "with blocks of 8 channels the sum is one of a bit, where -1 is 1",
+        ),
+        lambda shape: shape.block == 8 and shape.precision.activation_bits == 8,
+    ),
+    Reason(
         *("copy_tokens.sv", "width", r"to_\d+_write_data", r"level_\d+_\d+_\d+", r"cut\(level_\d+_\d+_\d+\)"),
         "the top bit of a gathered token's exponent, and nobody reads the exponents of M1",
     ),
