@@ -27,7 +27,7 @@ IN_PARTS = {"token_blocks": "2", "head_groups": "2"}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Values whole, and in two blocks of tokens and two groups of heads: two programs for one machine, which is built once."""
+    """Values whole, and in two blocks of tokens and two groups of heads: two programs for one machine, compiled once."""
     path = tmp_path_factory.mktemp("trained")
     whole, parts = path / "digits", path / "parts"
     for folder, settings in ((whole, SETTINGS), (parts, SETTINGS | IN_PARTS)):
