@@ -35,9 +35,11 @@ FORMS = (
     "published_room-dynamo20",
     "attention_bias_shared-dynamo20",
     "ort2_timm_beit_relative-ts17",
+    "embed_norm_registers-dynamo20",
+    "post_norm_first-ts17",
 )
 """two activations, a stream that goes on from a norm, weighed inputs, soft mixtures, capacities, thresholds, DeepSeek's router,
-SwiGLU with RMS normalisation, shared experts, normalised queries, means"""
+SwiGLU with RMS normalisation, shared experts, normalised queries, means, class tokens behind a norm, a first block without one"""
 SETTINGS = {"token_parallel": "2", "block": "8"}
 """of the machine that builds fastest"""
 
