@@ -262,7 +262,8 @@ def rises(bench: Bench, _number: int) -> Iterator[BenchStep]:
 
 
 def logits(bench: Bench, _number: int) -> Iterator[BenchStep]:
-    """Routers of logits that lie close together, about the saturation of base-2 logits, and about the least of all."""
+    """Routers of logits that lie close together, about the saturation of base-2 logits, and about the least of all, and the
+    operands of what they choose."""
     shape = bench.shape
     groups, most = _ROWS // shape.token_parallel, shape.max_experts
     blocks = -(-most // shape.block)
@@ -288,6 +289,8 @@ def logits(bench: Bench, _number: int) -> Iterator[BenchStep]:
         route = Instruction(Kind.ROUTE, n0=min(count, most), n1=some(bench, 1, min(count, most)), n2=blocks, rows=_ROWS)
         flags = int(bench.rng.choice([0, Flag.CHOSEN]))
         yield BenchStep(replace(route, flags=flags, multiplier=some(bench, 1 << 14, 65535), shift=shift))
+        for expert in range(route.n0):  # from any lane to any other
+            yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=1, y_base=_OUT))
 
 
 def edge_programs() -> list[Program]:

@@ -12,12 +12,16 @@ from moehls.plan.shape import Shape
 from moehls.project import Project
 from moehls.simulate.rtl_neighbours import bounds, streams
 from moehls.simulate.rtl_proofs import Proof, compared
-from tests.tb.faults import LEAST, SMALL, frames, run_cpp
+from tests.tb.faults import LEAST, SMALL, frames, run_cpp, run_rtl
 from tests.tb.projects import write_family
 from tests.tb.step_programs import StepProgram, roomy, step_programs
 
 NUMBER = 25
 """of a sample so small, one survivor is let pass"""
+RTL_NUMBER = 12
+"""none is"""
+EVERY = 4
+"""of the programs, for the sample in RTL"""
 
 COUNTS = """module counts (
     input wire clock,
@@ -97,4 +101,10 @@ def test_proofs_tell_equal_processes_from_others(projects: list[Project], tmp_pa
 def test_verification_sees_broken_cpp(projects: list[Project], programs: list[StepProgram]) -> None:
     found = run_cpp(projects, NUMBER, 1, [*frames(projects, 1, 1), *programs])
     assert len(found) == NUMBER
+    assert found.share >= LEAST, found.survivors
+
+
+def test_verification_sees_broken_rtl(projects: list[Project], programs: list[StepProgram]) -> None:
+    found = run_rtl(projects[:1], RTL_NUMBER, 1, programs[::EVERY])
+    assert len(found) == RTL_NUMBER
     assert found.share >= LEAST, found.survivors
