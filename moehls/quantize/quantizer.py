@@ -183,14 +183,24 @@ def _is_norm(value: str, steps: tuple[Step, ...]) -> bool:
 
 
 def _title(step: Step) -> str:
-    """What a step is called while it takes its time: by its matrices, where it has any."""
+    """The name of the operation that a step becomes."""
     match step:
+        case Embed() | Attention() | Route():
+            return step.name
+        case NormStep():
+            return step.norm.name if step.output == step.norm.output else step.output
         case ExpertsStep():
             return step.experts.name
-        case GeluStep() | GatedStep() | ResidualStep():
-            return step.linear.name
+        case FineStep():
+            return fine_name(step.source)
+        case RowsStep():
+            return step.selection.name
+        case PoolStep():
+            return step.mean.name
+        case ConstantStep() | OperandStep():
+            return step.output
         case _:
-            return _written(step)
+            return step.linear.name
 
 
 def _written(step: Step) -> str:
