@@ -293,9 +293,46 @@ def logits(bench: Bench, _number: int) -> Iterator[BenchStep]:
             yield BenchStep(Instruction(Kind.GATHER, expert=expert, n2=1, y_base=_OUT))
 
 
+def limits(bench: Bench, _number: int) -> Iterator[BenchStep]:
+    """Results without products, in every lane and channel about a limit to half a unit, activations to an eighth."""
+    shape = bench.shape
+    widths = {
+        Mode.REQUANTISE: shape.precision.activation_bits,
+        Mode.GELU: shape.precision.gelu_bits,
+        Mode.RESIDUAL: shape.precision.residual_bits + 1,
+    }
+    yield from _prepared(bench)
+    place = 0
+    for mode, width in widths.items():
+        for sign in (1, -1):
+            own = _linear(mode, 1, y_base=place * _BLOCKS, shift=shape.precision.gelu_bits - 1)
+            step = bench.linear(replace(own, y_base=0) if mode == Mode.RESIDUAL else own)
+            payload: Any = step.payload
+            halves = (sign << width) + bench.rng.integers(-3, 4, payload.parameters.bias.size)
+            _alone(payload, halves)
+            yield step
+            place += 1
+    top = 1 << shape.precision.activation_bits + 3  # in eighths, the first operand beyond
+    for beside in range(-5, 2):
+        own = _linear(Mode.GELU, 1, y_base=place * _BLOCKS, shift=3, offset=top + beside)
+        step = bench.linear(own)
+        payload = step.payload
+        _alone(payload, np.full(payload.parameters.bias.size, -(1 << 24)))  # GELU makes nothing of it
+        payload.parameters.second[:] = 1
+        yield step
+        place += 1
+
+
+def _alone(payload: Any, bias: IntArray) -> None:
+    """Weights of zero, and parameters whose results are half of the biases."""
+    payload.weight[:] = 0
+    parameters: Parameters = payload.parameters
+    parameters.bias[:], parameters.multiplier[:], parameters.shift[:] = bias, 1 << 15, 16  # type: ignore[index]
+
+
 def edge_programs() -> list[Program]:
     """One seed each."""
-    return [saturations, activations, probabilities, rises, logits] * 6
+    return [saturations, activations, probabilities, rises, logits] * 6 + [limits]
 
 
 _KINDS = 5

@@ -13,12 +13,7 @@ from dataclasses import dataclass
 from moehls.plan.shape import Shape
 from moehls.simulate.faults import Fault
 
-_REASONS: dict[tuple[str, str, str], str] = {
-    (
-        "write.cpp",
-        "nest.i0 == 0 ? RESIDUAL_DEPTH - 1 : 0",
-        "nest.i0 == 1 ? RESIDUAL_DEPTH - 1 : 0",
-    ): "a word of a lane that holds no token of this step is read and not used",
+_BY_TEXT: dict[tuple[str, str, str], str] = {
     (
         "multiply.cpp",
         "if (PACKED) {",
@@ -45,7 +40,7 @@ _REASONS: dict[tuple[str, str, str], str] = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a break of one line of the RTL shows nowhere.
+    """Why a break of one line shows nowhere.
 
     Attributes:
         file: the process, as a pattern.
@@ -75,7 +70,7 @@ class Reason:
 
 
 _FIRST = r"\(advance_\d & \(step_\d == \d'd0\)\)"
-_RTL_REASONS = (
+_BY_PATTERN = (
     Reason(
         *("write.cpp", "constant", "", r"const ap_uint<8> lane = entry\.range\(7, 0\);"),
         *(
@@ -83,6 +78,34 @@ _RTL_REASONS = (
             "no machine has 128 token lanes, of which the top bit would tell",
         ),
         lambda shape: shape.token_parallel <= 128,
+    ),
+    Reason(
+        *(
+            "write.cpp",
+            "constant|operator",
+            "",
+            r"const address_t elsewhere = nest\.i0 == 0 \? RESIDUAL_DEPTH - 1 : 0;",
+        ),
+        *(
+            r"\s*const address_t elsewhere = nest\.i0 (== 1|!= 0) \? RESIDUAL_DEPTH - 1 : 0;",
+            "a word of a lane that holds no token of this step is read and not used",
+        ),
+    ),
+    Reason(
+        *("gather.cpp", "constant", "", r"hinders\[d\] = d == GATHER_TOKENS - 1 \|\| .*"),
+        *(
+            r"\s*hinders\[d\] = d == GATHER_TOKENS - 0 \|\| .*",
+            "where a pass has room for a token of every lane, the one after a full pass shares its lane with one of it",
+        ),
+        lambda shape: shape.token_parallel <= shape.gather_tokens,
+    ),
+    Reason(
+        *("norm.cpp", "constant", "", r"const bool possible = TOKENS % NORM_TOKENS != 0 \|\| t % NORM_TOKENS == s;"),
+        *(
+            r"\s*const bool possible = TOKENS % NORM_TOKENS != 1 \|\| t % NORM_TOKENS == s;",
+            "with an even number of lanes every slot is possible then, and the slot decides all the same",
+        ),
+        lambda shape: shape.token_parallel % 2 == 0,
     ),
     Reason(
         *("multiply.cpp", "operator", "", r"plane \+= ap_uint<OVERLAP>\(a\[i\] & mask\);"),
@@ -95,6 +118,10 @@ _RTL_REASONS = (
     Reason(
         *("copy_tokens.sv", "width", r"to_\d+_write_data", r"level_\d+_\d+_\d+", r"cut\(level_\d+_\d+_\d+\)"),
         "the top bit of a gathered token's exponent, and nobody reads the exponents of M1",
+    ),
+    Reason(
+        *("copy_tokens.sv", "width", r"level_\d+_\d+", r"used_\w+\[\d+\] \? from_\d+_read_data : from_\d+_read_data"),
+        *(r"cut\(.*\)", "the top bit of a gathered token's exponent, and nobody reads the exponents of M1"),
     ),
     Reason(
         *(r"(fetch|pool)\.sv", "condition", r"steps|blocks|conv2_\w+", _FIRST, rf"~\({_FIRST}\)"),
@@ -253,7 +280,7 @@ def explained(fault: Fault, shape: Shape) -> str | None:
     """Why a break of an accelerator of this shape cannot be seen, where that is known."""
     found = (
         reason
-        for (file, good, broken), reason in _REASONS.items()
+        for (file, good, broken), reason in _BY_TEXT.items()
         if file == fault.file and good in fault.good and broken in fault.broken
     )
-    return next(found, None) or next((r.why for r in _RTL_REASONS if r.explains(fault, shape)), None)
+    return next(found, None) or next((r.why for r in _BY_PATTERN if r.explains(fault, shape)), None)
