@@ -19,7 +19,7 @@ help:
 	@echo "make bench        the figures of benchmarks/"
 	@echo "make bench-resources  a small kernel counted whole by yosys, within 15 % of the plan"
 	@echo "make bench-m3vit  M3ViT-tiny in RTL: cycles, resources, utilisation (installs torch; WEIGHTS=file.npz)"
-	@echo "make rtl-forms    a frame in RTL of each of 14 forms of models, about 15 minutes"
+	@echo "make rtl-forms    a frame in RTL of each of 19 forms of models, about 10 minutes"
 	@echo "make lint-m3vit   the RTL of M3ViT-tiny's machine: lint, intervals, paths"
 	@echo "make faults       100 breaks in generated C++ and 100 in RTL: which of them verification sees"
 	@echo "make fuzz-rtl     1000 random C++ programs, native against RTL (COUNT=…, SEED=…)"
