@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import attention, cycles, fidelity, fits, m3vit, prefetch, resources, scale, shapes, speed
+from moehls.errors import MoehlsError
 
 ALONE = {"scale": scale.main, "fidelity": fidelity.main}
 """need no argument"""
@@ -27,7 +28,11 @@ def main() -> None:
     if names[0] not in BENCHMARKS:
         sys.exit(f"unknown benchmark {names[0]!r}; known are {', '.join(BENCHMARKS)}")
     for name in names:
-        BENCHMARKS[name](sys.argv[2:])
+        try:
+            BENCHMARKS[name](sys.argv[2:])
+        except MoehlsError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 if __name__ == "__main__":
